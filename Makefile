@@ -1,0 +1,45 @@
+# `make demo` and `make test` need only Python >= 3.11 and a network; see README.md.
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.microforge-installed
+PIP_ARGS ?=
+BUNDLE := build/microforge.mfb
+IMAGE := build/demo.png
+PROMPT := a red circle on a white background
+SUITES := python
+# The first of these that is new enough and can make environments.
+PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python; do \
+	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo "$$python" && break; done)
+
+.PHONY: env demo test lint clean $(SUITES:%=test-%)
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 with venv and pip found; install it (Debian, Ubuntu: apt install python3-venv) or run make PYTHON=/path/to/python" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[export,dev]'
+	@touch $@
+
+$(BUNDLE)/manifest.json: $(STAMP) $(wildcard microforge/pretrained/*)
+	$(BIN)/mf-export build --out $(BUNDLE) --force
+
+# mf-generate prints where the image is.
+demo: $(BUNDLE)/manifest.json
+	$(BIN)/mf-generate $(BUNDLE) "$(PROMPT)" --out $(IMAGE) --force
+
+# One suite per language; each is a target `test-LANGUAGE`.
+test: $(SUITES:%=test-%)
+
+test-python: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,188 @@
+"""``mf-eval``: thin; everything heavy is imported inside the command."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from microforge.cli import command_app, print_json, run
+from microforge.errors import OutputError, missing_extra
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from microforge.data.captions import Prompt
+    from microforge.evaluation.evaluate import Draw, Judged
+    from microforge_benchmarks.subjects import Subject
+
+app = command_app("Measure how well images follow their prompts.")
+
+EXAMPLE = "Example: mf-eval runs/tiny/checkpoint --prompts 500 --out scores.json"
+FORMAT = 1
+VAE_SCENES = 128
+
+
+@app.command(epilog=EXAMPLE)
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Checkpoint folder, or bundle made by mf-export build.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write; the contact sheet goes beside it, as .png.")],
+    prompts: Annotated[int, typer.Option(min=1, max=100_000, help="How many prompts.")] = 500,
+    size: Annotated[str | None, typer.Option(help="256 or 256x384 (height x width).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale, 1 = off (checkpoints only).")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the prompts, and of the first image.")] = 0,
+    single_object: Annotated[
+        bool, typer.Option("--single-object", help="Only prompts for one coloured object.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the scores as the last line of stdout.")
+    ] = False,
+) -> None:
+    """Draw an image for every prompt, let the oracle judge it, and write the scores beside their ceilings."""
+    sheet_path = _check_outputs(out, force)
+    _need_torch()
+    from microforge.bundle_files import atomic_bytes
+    from microforge.data.captions import evaluation_prompts, single_object_prompts
+    from microforge.evaluation.sheet import contact_sheet, png_bytes
+    from microforge_benchmarks.subjects import Settings, open_subject
+
+    subject = open_subject(model, Settings(size, steps, guidance))
+    asked = (single_object_prompts if single_object else evaluation_prompts)(prompts, seed)
+    results, scores = _measure(subject, asked, seed)
+    report = {
+        "format": FORMAT, "model": str(model), "kind": subject.kind, "identity": subject.identity,
+        "size": [subject.height, subject.width], "steps": subject.steps, "guidance": subject.guidance,
+        "seed": seed, "prompts": len(asked), "prompt_set": "single object" if single_object else "all categories",
+        **scores,
+    }  # fmt: skip
+    full = report | {"images": [_entry(result) for result in results]}
+    atomic_bytes(sheet_path, png_bytes(contact_sheet(results)), force)
+    atomic_bytes(out, (json_module.dumps(full, indent=1) + "\n").encode(), force)
+    _print_table(report)
+    if json:
+        print_json({"out": str(out.absolute()), "sheet": str(sheet_path.absolute()), **report})
+    else:
+        print(out.absolute())
+
+
+def _check_outputs(out: Path, force: bool) -> Path:
+    """Refuse outputs that could not be written; the contact sheet's path."""
+    from microforge.bundle_files import check_output
+
+    if out.suffix.lower() != ".json":
+        raise OutputError(f"--out is {out}; the scores are JSON, give a name that ends in .json")
+    sheet = out.with_suffix(".png")
+    for path in (out, sheet):
+        check_output(path, force)
+        if path.is_dir():
+            raise OutputError(f"cannot write {path}: it is a folder")
+    return sheet
+
+
+def _need_torch() -> None:
+    """Bundles need it too: the true renders that they are compared with are drawn with torch."""
+    for package in ("torch", "scipy"):
+        try:
+            __import__(package)
+        except ModuleNotFoundError:
+            raise missing_extra(package, "train") from None
+
+
+def _measure(subject: Subject, prompts: list[Prompt], seed: int) -> tuple[list[Judged], dict[str, Any]]:
+    """All scores: the model's, the ceilings, the VAE's; with a progress bar on stderr."""
+    from microforge.evaluation.evaluate import evaluate as judged
+    from microforge.evaluation.evaluate import scenes_draw, summarize, vae_quality
+
+    size = subject.height, subject.width
+    with _progress() as progress:
+
+        def score(draw: Draw, what: str) -> list[Judged]:
+            return list(_tracked(progress, judged(draw, prompts, seed), len(prompts), what))
+
+        results = score(subject.draw, "images")
+        ceilings = {"true_renders": summarize(score(scenes_draw(*size), "ceiling"))}
+        quality = None
+        if subject.round_trip is not None:
+            through = scenes_draw(*size, subject.round_trip)
+            ceilings["vae_round_trip"] = summarize(score(through, "ceiling of the VAE"))
+            quality = vae_quality(subject.round_trip, *size, scenes=VAE_SCENES, seed=seed)
+    return results, {"scores": summarize(results), "ceilings": ceilings, "vae": quality}
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A progress display on stderr that stays silent about a command that fails before its first image."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True))
+    try:
+        yield progress
+    finally:
+        if progress.live.is_started:
+            progress.stop()
+
+
+def _tracked(progress: Progress, results: Iterable[Judged], total: int, what: str) -> Iterator[Judged]:
+    task = progress.add_task(what, total=total)
+    for result in results:
+        progress.start()
+        progress.advance(task)
+        yield result
+
+
+def _entry(result: Judged) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    prompt = result.prompt
+    return {
+        "prompt": prompt.text, "category": prompt.category, "held_out": prompt.held_out, "seed": result.seed,
+        **asdict(result.verdict),
+    }  # fmt: skip
+
+
+def _print_table(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    scores, ceilings = report["scores"], list(report["ceilings"].values())
+    table = Table(
+        "", "accuracy", "95 % interval", "of", *(name.replace("_", " ") for name in report["ceilings"])
+    )
+
+    def row(name: str, mine: dict[str, Any], bounds: list[dict[str, Any]]) -> None:
+        interval = f"{100 * mine['low']:.1f} - {100 * mine['high']:.1f}"
+        label = name.replace("_", " ")
+        table.add_row(label, _percent(mine), interval, str(mine["total"]), *map(_percent, bounds))
+
+    row("overall", scores["overall"], [part["overall"] for part in ceilings])
+    for name, part in scores["split"].items():
+        row(name, part["overall"], [ceiling["split"][name]["overall"] for ceiling in ceilings])
+    for group in ("categories", "facts"):
+        table.add_section()
+        for name, mine in scores[group].items():
+            label = f"{name} (fact)" if group == "facts" else name
+            row(label, mine, [part[group][name] for part in ceilings])
+    Console(stderr=True).print(table)
+
+
+def _percent(rate: dict[str, Any]) -> str:
+    return "-" if rate["accuracy"] is None else f"{100 * rate['accuracy']:.1f} %"
+
+
+def main() -> None:
+    """Entry point of ``mf-eval``."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What can be evaluated, as one kind of value: a checkpoint (in PyTorch) or a bundle (in its runtime)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from microforge.bundle import MANIFEST
+from microforge.data.captions import Prompt
+from microforge.errors import CheckpointError, SpecError
+from microforge.evaluation.evaluate import Draw, Images, RoundTrip, to_bytes
+from microforge.evaluation.oracle import MIN_SIDE
+
+if TYPE_CHECKING:
+    from microforge_runtimes.generate import Generator
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to draw; None is the model's own choice. ``size`` as on the command line: 256 or 256x384."""
+
+    size: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate; ``round_trip`` is None for a bundle without its VAE encoder."""
+
+    kind: str
+    identity: str
+    height: int
+    width: int
+    steps: int
+    guidance: float
+    draw: Draw
+    round_trip: RoundTrip | None
+
+
+def open_subject(path: Path, settings: Settings) -> Subject:
+    """Open a checkpoint or a bundle folder; a bundle is one that holds manifest.json.
+
+    Raises:
+        CheckpointError, BundleError, SpecError: when it cannot be opened, drawn with these settings, or
+            its images are too small for the oracle.
+    """
+    opener = _open_bundle if (path / MANIFEST).is_file() else _open_checkpoint
+    subject = opener(path, settings)
+    if min(subject.height, subject.width) < MIN_SIDE:
+        raise SpecError(
+            f"size {subject.height}x{subject.width} is too small: the oracle needs at least {MIN_SIDE} px"
+        )
+    return subject
+
+
+def _open_checkpoint(path: Path, settings: Settings) -> Subject:
+    import torch
+
+    from microforge.checkpoint import read_checkpoint
+    from microforge.pipeline import MicroForgePipeline
+    from microforge.spec import parse_size
+
+    identity = read_checkpoint(path).sha256
+    pipeline = MicroForgePipeline.from_pretrained(path)
+    if pipeline.tokenizer is None:
+        raise CheckpointError(f"{path} has no tokenizer.json, so it cannot read prompts")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline = pipeline.to(device)
+    sampler, factor = pipeline.spec.sampler, pipeline.vae.spec.downsample
+    height, width = parse_size(settings.size, factor) if settings.size else pipeline.spec.native_size
+    own_steps = len(sampler.timesteps) - 1
+    steps = own_steps if settings.steps is None else settings.steps
+    if sampler.guidance_folded and steps != own_steps:
+        raise SpecError(f"this model was distilled to {own_steps} steps, got {steps}")
+    if settings.guidance is not None and not math.isfinite(settings.guidance):
+        raise SpecError(f"guidance is {settings.guidance}; a finite number is needed")
+    own_guidance = 1.0 if sampler.guidance_folded else sampler.text_guidance
+    guidance = own_guidance if settings.guidance is None else settings.guidance
+
+    def draw(prompts: Sequence[Prompt], seed: int) -> Images:
+        texts = [prompt.text for prompt in prompts]
+        return to_bytes(pipeline.text2img(texts, height, width, steps, guidance, seed))
+
+    @torch.no_grad()
+    def round_trip(images: torch.Tensor) -> torch.Tensor:
+        return pipeline.vae.decode(pipeline.vae.encode(images.to(device)).mean).clamp(0, 1).cpu()
+
+    return Subject("checkpoint", identity, height, width, steps, guidance, draw, round_trip)
+
+
+def _open_bundle(path: Path, settings: Settings) -> Subject:
+    from microforge.spec import parse_size
+    from microforge_runtimes.generate import Generator
+    from microforge_runtimes.sampler import text_scale, timesteps
+
+    if settings.guidance is not None:
+        raise SpecError("--guidance is for checkpoints; a bundle's guidance is part of its manifest")
+    size = None if settings.size is None else parse_size(settings.size, 1)
+    generator = Generator(path, size=size, keep_loaded=True)
+    sampler = generator.bundle.manifest.sampler
+    steps = len(timesteps(sampler, settings.steps)) - 1
+
+    def draw(prompts: Sequence[Prompt], seed: int) -> Images:
+        return np.stack(
+            [
+                generator.generate(prompt.text, seed + i, settings.steps).image
+                for i, prompt in enumerate(prompts)
+            ]
+        )
+
+    subject = Subject(
+        "bundle", generator.bundle.id, generator.size.height, generator.size.width, steps, text_scale(sampler),
+        draw, None,
+    )  # fmt: skip
+    roles = {component.role for component in generator.bundle.manifest.components.values()}
+    return replace(subject, round_trip=_bundle_round_trip(generator)) if "vae_encoder" in roles else subject
+
+
+def _bundle_round_trip(generator: Generator) -> RoundTrip:
+    import torch
+
+    from microforge_runtimes.session import open_session
+
+    bundle, target = generator.bundle, generator.target
+    key = {role: bundle.component(role, generator.size)[0] for role in ("vae_encoder", "vae_decoder")}
+    encoder = open_session(bundle, target, key["vae_encoder"])
+    decoder = open_session(bundle, target, key["vae_decoder"])
+
+    def round_trip(images: torch.Tensor) -> torch.Tensor:
+        """Image by image, since a bundle's shapes are static with batch 1."""
+        latents = (encoder.run({"image": image[None].numpy()})["latent"] for image in images)
+        decoded = np.concatenate([decoder.run({"latent": latent})["image"] for latent in latents])
+        return torch.from_numpy(decoded).clamp(0, 1)
+
+    return round_trip

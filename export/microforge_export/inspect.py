@@ -1,0 +1,85 @@
+"""What a bundle holds, as a table or as JSON values; reads the manifest only. No torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from microforge.bundle import Manifest, Target, TensorSpec
+from microforge.bundle_files import Bundle
+
+
+def summary(bundle: Bundle) -> dict[str, Any]:
+    """The bundle as JSON values: id, sizes, components with shapes, and per target files and measurements."""
+    manifest = bundle.manifest
+    return {
+        "bundle": str(bundle.path),
+        "id": bundle.id,
+        "name": manifest.model.get("name"),
+        "tasks": list(manifest.tasks),
+        "sizes": [str(entry.size) for entry in manifest.sizes],
+        "steps": manifest.sampler.steps,
+        "components": {key: item.model_dump(mode="json") for key, item in manifest.components.items()},
+        "targets": {
+            name: {**target.model_dump(mode="json"), "bytes": target_bytes(target)}
+            for name, target in manifest.targets.items()
+        },
+        "bytes": sum(entry.bytes for entry in bundle.files()),
+        "provenance": manifest.provenance.model_dump(mode="json"),
+    }
+
+
+def target_bytes(target: Target) -> int:
+    """Bytes of a target's files, shared ones counted once."""
+    return sum(entry.bytes for entry in (*target.files.values(), *target.shared_files))
+
+
+def render(bundle: Bundle) -> RenderableType:
+    """The bundle as tables: one of facts, one of components per target."""
+    manifest = bundle.manifest
+    facts = Table.grid(padding=(0, 2))
+    for name, value in _facts(bundle):
+        facts.add_row(name, value)
+    return Group(facts, *(_target_table(manifest, name, target) for name, target in manifest.targets.items()))
+
+
+def _facts(bundle: Bundle) -> list[tuple[str, str]]:
+    manifest = bundle.manifest
+    guidance = manifest.sampler.guidance
+    scales = "folded" if guidance == "folded" else f"text {guidance.text:g}, image {guidance.image:g}"
+    return [
+        ("bundle", f"{bundle.path} ({bundle.id})"),
+        ("model", str(manifest.model.get("name"))),
+        ("tasks", ", ".join(manifest.tasks)),
+        ("sizes", ", ".join(str(entry.size) for entry in manifest.sizes)),
+        ("sampler", f"{manifest.sampler.steps} steps, guidance {scales}"),
+        ("bytes", f"{sum(entry.bytes for entry in bundle.files()):,}"),
+        ("made from", f"{manifest.provenance.checkpoint_sha256[:12]}, {manifest.provenance.created}"),
+        ("with", ", ".join(f"{name} {number}" for name, number in manifest.provenance.versions.items())),
+    ]
+
+
+def _target_table(manifest: Manifest, name: str, target: Target) -> RenderableType:
+    table = Table(title=f"{name}, {target.precision}", title_justify="left", box=box.SIMPLE)
+    table.add_column("component", overflow="fold")
+    table.add_column("tensors", overflow="fold")
+    for heading in ("bytes", "PSNR dB", "max abs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for key, entry in target.files.items():
+        component, parity = manifest.components[key], target.parity.get(key)
+        tensors = f"{_tensors('in', component.inputs)}\n{_tensors('out', component.outputs)}"
+        measured = (f"{parity.psnr_db:.1f}", f"{parity.max_abs:.1e}") if parity else ("-", "-")
+        table.add_row(f"{key}\n{entry.path}", tensors, f"{entry.bytes:,}", *measured, end_section=True)
+    for entry in target.shared_files:
+        table.add_row(f"shared by all\n{entry.path}", "", f"{entry.bytes:,}", "", "")
+    image = target.image
+    worst = f"{image.max_abs_255:.3g}/255, allowed {image.threshold:g}/255" if image else "not measured"
+    operators = ", ".join(f"{count} {operator}" for operator, count in target.operators.items())
+    return Group("", table, f"whole image, worst pixel: {worst}", f"operators: {operators}")
+
+
+def _tensors(side: str, specs: tuple[TensorSpec, ...]) -> str:
+    return "\n".join(f"{side:4}{spec.name} {'x'.join(map(str, spec.shape))}" for spec in specs)

@@ -1,0 +1,307 @@
+"""A build as stages in order: each takes a state and returns the next one; the order is checked first.
+
+read -> components | trace -> lower -> lint -> write -> reference -> manifest -> parity -> golden -> manifest
+-> verify. The two before the bar are the plan; a dry run ends there, and bad input is found there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from PIL import Image
+from torch.export import ExportedProgram
+
+from microforge.bundle import FileEntry, Golden, ImageParity, Manifest, Parity, Size, Trajectory
+from microforge.bundle_files import atomic_folder, check_output, file_entry, load_bundle, write_manifest
+from microforge.errors import GraphLintError, ParityError, SpecError
+from microforge.spec import parse_size
+from microforge_export import golden, parity
+from microforge_export.lint import lint, operator_counts
+from microforge_export.manifest import TOKENIZER, WEIGHTS, make_manifest
+from microforge_export.program import Component, SourceModel, trace
+from microforge_export.recipe import Recipe
+from microforge_export.reference import Reference, record
+from microforge_export.to_onnx import lower
+from microforge_export.verify import verify
+from microforge_export.weights import SharedWeights, check_graph, write_graph
+from microforge_runtimes import Generator
+
+REPORT, PREVIEW = "report.json", "preview.png"
+
+#: Told of every stage before it starts: number from 1, count, name.
+Reporter = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything a build knows; a stage fills the fields that it ``gives``."""
+
+    recipe: Recipe
+    load: Callable[[], SourceModel]
+    folder: Path | None = None  # None in a dry run
+    model: SourceModel | None = None
+    sizes: tuple[Size, ...] | None = None
+    components: tuple[Component, ...] | None = None
+    programs: Mapping[str, ExportedProgram] | None = None
+    graphs: Mapping[str, ir.Model] | None = None
+    operators: Mapping[str, int] | None = None
+    files: Mapping[str, FileEntry] | None = None
+    reference: Reference | None = None
+    manifest: Manifest | None = None
+    parity: Mapping[str, Parity] | None = None
+    images: Mapping[str, ImageParity] | None = None
+    golden: Golden | None = None
+    bundle_id: str | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def get(self, name: str) -> Any:
+        """A field that an earlier stage has given."""
+        value = getattr(self, name)
+        if value is None:
+            raise LookupError(f"no stage has given {name!r} yet")
+        return value
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A pure step of a build: reads the fields ``needs`` and returns new values for the fields ``gives``."""
+
+    name: str
+    needs: tuple[str, ...]
+    gives: tuple[str, ...]
+    run: Callable[[State], Mapping[str, Any]]
+
+
+def check_order(stages: Sequence[Stage], given: Sequence[str]) -> None:
+    """Refuse stages that read a field before it is there.
+
+    Raises:
+        ValueError: names the stage and the field.
+    """
+    known = set(given)
+    for stage in stages:
+        missing = [name for name in stage.needs if name not in known]
+        if missing:
+            raise ValueError(f"stage {stage.name!r} needs {missing[0]!r}, which no earlier stage gives")
+        known.update(stage.gives)
+
+
+def run_stages(stages: Sequence[Stage], state: State, report: Reporter = lambda *_: None) -> State:
+    """The state after all ``stages``; their order is checked before the first one runs."""
+    given = [item.name for item in dataclasses.fields(state) if getattr(state, item.name) is not None]
+    check_order(stages, given)
+    for number, stage in enumerate(stages, 1):
+        report(number, len(stages), stage.name)
+        start = time.perf_counter()
+        values = stage.run(state)
+        if set(values) != set(stage.gives):
+            raise ValueError(f"stage {stage.name!r} gave {sorted(values)}, declared: {sorted(stage.gives)}")
+        seconds = {**state.seconds, stage.name: round(time.perf_counter() - start, 3)}
+        state = dataclasses.replace(state, **values, seconds=seconds)
+    return state
+
+
+def plan(recipe: Recipe, load: Callable[[], SourceModel]) -> State:
+    """The state before anything is traced: the model, its sizes and components. Writes nothing.
+
+    Raises:
+        CheckpointError, SpecError: when the model cannot be read or cannot have a size or task.
+    """
+    return run_stages(PLANNING, State(recipe, load))
+
+
+def build(
+    recipe: Recipe, load: Callable[[], SourceModel], out: Path, force: bool = False,
+    report: Reporter = lambda *_: None,
+) -> State:  # fmt: skip
+    """Build the bundle ``out``; it appears whole at the end or not at all.
+
+    Args:
+        load: reads the model; called once, after ``out`` was found writable.
+
+    Raises:
+        OutputExistsError, OutputError: as ``microforge.bundle_files.atomic_folder``.
+        CheckpointError, SpecError: as ``plan``.
+        GraphLintError, ParityError: when a graph or its results are not good enough.
+    """
+    check_output(out, force)
+    check_order((*PLANNING, *STAGES), ("recipe", "load", "folder"))
+    planned = plan(recipe, load)
+    with atomic_folder(out, force) as folder:
+        return run_stages(STAGES, dataclasses.replace(planned, folder=folder), report)
+
+
+def _read(state: State) -> Mapping[str, Any]:
+    model = state.load()
+    for task in state.recipe.tasks:
+        if task not in model.tasks:
+            raise SpecError(f"this checkpoint cannot {task}; its tasks: {', '.join(model.tasks)}")
+    return {"model": model}
+
+
+def _components(state: State) -> Mapping[str, Any]:
+    model: SourceModel = state.get("model")
+    pixels = [parse_size(text, model.latent.downsample) for text in state.recipe.sizes]
+    sizes = tuple(Size(height=height, width=width) for height, width in dict.fromkeys(pixels))
+    sizes = sizes or (model.native_size,)
+    return {"sizes": sizes, "components": model.provider.components(sizes)}
+
+
+def _trace(state: State) -> Mapping[str, Any]:
+    return {"programs": {component.key: trace(component) for component in state.get("components")}}
+
+
+def _lower(state: State) -> Mapping[str, Any]:
+    programs = state.get("programs")
+    return {"graphs": {item.key: lower(item, programs[item.key]) for item in state.get("components")}}
+
+
+def _lint(state: State) -> Mapping[str, Any]:
+    graphs: Mapping[str, ir.Model] = state.get("graphs")
+    for key, graph in graphs.items():
+        lint(key, graph)
+    return {"operators": operator_counts(graphs.values())}
+
+
+def _write(state: State) -> Mapping[str, Any]:
+    folder: Path = state.get("folder")
+    (folder / WEIGHTS).parent.mkdir()
+    files = {}
+    with SharedWeights(folder / WEIGHTS) as weights:
+        for key, graph in state.get("graphs").items():
+            files[key] = f"onnx/{key}.onnx"
+            write_graph(graph, folder / files[key], weights)
+    for key, relative in files.items():
+        try:
+            check_graph(folder / relative)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise GraphLintError(f"{key}: onnx.checker: {' '.join(str(error).split())[:300]}") from None
+    shutil.copyfile(state.get("model").tokenizer.path, folder / TOKENIZER)
+    entries = {key: file_entry(folder, relative) for key, relative in files.items()}
+    return {"files": {**entries, WEIGHTS: file_entry(folder, WEIGHTS)}}
+
+
+def _reference(state: State) -> Mapping[str, Any]:
+    return {"reference": record(state.get("model"), state.get("components"), state.recipe.draws)}
+
+
+def _draft(state: State) -> Mapping[str, Any]:
+    """The manifest without measurements: what the runtime needs to open the files."""
+    manifest = _manifest(state)
+    write_manifest(state.get("folder"), manifest)
+    return {"manifest": manifest}
+
+
+def _manifest(state: State) -> Manifest:
+    """The manifest of what ``state`` has so far."""
+    return make_manifest(
+        state.get("folder"), state.recipe, state.get("model"), state.get("sizes"), state.get("components"),
+        state.get("files"), state.get("operators"), state.parity or {}, state.images or {}, state.golden or Golden(),
+    )  # fmt: skip
+
+
+def _parity(state: State) -> Mapping[str, Any]:
+    """Components and whole drawings, through the runtime that ships; refuses what falls short."""
+    model: SourceModel = state.get("model")
+    thresholds, target = state.recipe.thresholds, state.recipe.target
+    bundle = load_bundle(state.get("folder"))
+    cases = state.get("reference").cases
+    measured = parity.measure_components(bundle, target, cases, threshold_db=thresholds.component_psnr_db)
+    images = {}
+    for size in state.get("sizes"):
+        with Generator(bundle, target, (size.height, size.width), keep_loaded=True) as generator:
+            for draw in state.recipe.draws:
+                reference = model.provider.draw(draw.prompt, draw.seed, size)
+                image = parity.draw_float(generator, draw.prompt, draw.seed)
+                images[f"{draw.prompt!r} at {size}"] = ImageParity(
+                    max_abs_255=parity.image_difference_255(reference, image),
+                    threshold=thresholds.image_max_diff_255,
+                )
+    parity.require(measured, images)
+    return {"parity": measured, "images": images}
+
+
+def _golden(state: State) -> Mapping[str, Any]:
+    folder, reference = state.get("folder"), state.get("reference")
+    (folder / "golden").mkdir()
+    cases = {}
+    for key, values in reference.cases.items():
+        relative = f"golden/{key}.safetensors"
+        golden.write_cases(folder / relative, values)
+        cases[key] = file_entry(folder, relative)
+    trajectories, draw = [], state.recipe.draws[0]
+    for size, tensors in reference.trajectories.items():
+        relative = f"golden/trajectory_{size}.safetensors"
+        golden.write_tensors(folder / relative, tensors)
+        entry = file_entry(folder, relative)
+        trajectories.append(
+            Trajectory(task="generate", size=size, prompt=draw.prompt, seed=draw.seed, file=entry)
+        )
+    return {"golden": Golden(components=cases, trajectories=tuple(trajectories))}
+
+
+def _finish(state: State) -> Mapping[str, Any]:
+    """The complete manifest, the report, and the first drawing as a picture made by the bundle itself."""
+    folder, draw, size = state.get("folder"), state.recipe.draws[0], state.get("sizes")[0]
+    manifest = _manifest(state)
+    bundle_id = write_manifest(folder, manifest)
+    with Generator(folder, state.recipe.target, (size.height, size.width)) as generator:
+        image: np.ndarray = generator.generate(draw.prompt, draw.seed).image
+    Image.fromarray(image).save(folder / PREVIEW)
+    (folder / REPORT).write_text(json.dumps(_report(state), indent=1) + "\n", "utf-8")
+    return {"manifest": manifest, "bundle_id": bundle_id}
+
+
+def _verify(state: State) -> Mapping[str, Any]:
+    """What was written, read back as ``mf-export verify`` does."""
+    result = verify(load_bundle(state.get("folder")))
+    if result.problems:
+        raise ParityError("; ".join(result.problems))
+    return {}
+
+
+def _report(state: State) -> dict[str, Any]:
+    return {
+        "recipe": {**dataclasses.asdict(state.recipe), "sizes": [str(size) for size in state.get("sizes")]},
+        "parameter_bytes": {item.key: item.weight_bytes() for item in state.get("components")},
+        "parity": {key: value.model_dump() for key, value in state.get("parity").items()},
+        "images": {name: value.model_dump() for name, value in state.get("images").items()},
+        "operators": dict(state.get("operators")),
+        "seconds": dict(state.seconds),
+    }
+
+
+_MANIFEST = ("folder", "model", "sizes", "components", "files", "operators")
+PLANNING = (
+    Stage("read the checkpoint", ("recipe", "load"), ("model",), _read),
+    Stage("choose components", ("model",), ("sizes", "components"), _components),
+)
+STAGES = (
+    Stage("trace", ("components",), ("programs",), _trace),
+    Stage("lower to ONNX", ("components", "programs"), ("graphs",), _lower),
+    Stage("lint", ("graphs",), ("operators",), _lint),
+    Stage("write graphs and weights", ("folder", "model", "graphs"), ("files",), _write),
+    Stage("record the reference", ("model", "components"), ("reference",), _reference),
+    Stage("draft the manifest", _MANIFEST, ("manifest",), _draft),
+    Stage(
+        "check parity", ("folder", "model", "sizes", "reference", "manifest"), ("parity", "images"), _parity
+    ),
+    Stage("write golden files", ("folder", "reference"), ("golden",), _golden),
+    Stage(
+        "write manifest and preview",
+        (*_MANIFEST, "parity", "images", "golden"),
+        ("manifest", "bundle_id"),
+        _finish,
+    ),
+    Stage("verify the result", ("folder", "bundle_id"), (), _verify),
+)

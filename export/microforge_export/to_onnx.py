@@ -1,0 +1,115 @@
+"""ExportedProgram -> ONNX graph with static shapes, in a form whose weights several graphs can share.
+
+The exporter's graph is folded completely: whatever depends on constants only becomes a constant, transposed
+weights included, so that graphs of two image sizes hold the same bytes for the same weight. Everything that
+varies between two runs (paths, stack traces) is removed. ``microforge_export.weights`` writes the result.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common as passes
+from onnxscript import opset20, optimizer
+from torch.export import ExportedProgram
+
+from microforge_export.program import Component
+
+#: Gelu is an operator since 20, and no later one gives these graphs anything.
+OPSET = 20
+_op: Any = opset20  # its own types do not admit what its functions return
+_NO_LIMIT = 1 << 62
+
+
+def lower(component: Component, program: ExportedProgram) -> ir.Model:
+    """The component as one ONNX graph whose inputs and outputs carry the declared names."""
+    with _quiet():
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[spec.name for spec in component.inputs],
+            output_names=[spec.name for spec in component.outputs],
+            optimize=False,
+            verbose=False,
+            custom_translation_table=_TRANSLATIONS,
+        )
+        assert exported is not None
+        model = fold(exported.model)
+    model.graph.name = component.role
+    return model
+
+
+def fold(model: ir.Model) -> ir.Model:
+    """``model``, changed in place: constants folded, common subexpressions merged, annotations removed."""
+    optimizer.optimize_ir(
+        model, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT, should_fold=_depends_on_constants_only
+    )
+    ir.passes.Sequential(
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.TopologicalSortPass(),
+        passes.ClearMetadataAndDocStringPass(),  # stack traces and source paths live there
+    )(model)
+    model.doc_string = None
+    model.metadata_props.clear()
+    model.graph.doc_string = None
+    model.graph.metadata_props.clear()
+    for value in _values(model.graph):
+        value.metadata_props.clear()
+        value.doc_string = None
+    return model
+
+
+def _depends_on_constants_only(node: ir.Node) -> bool | None:
+    """True also for a weight that several nodes use: the optimizer alone folds its transpose only when one does."""
+    inputs = [value for value in node.inputs if value is not None]
+    return (
+        True
+        if inputs and all(ir.convenience.get_const_tensor(value) is not None for value in inputs)
+        else None
+    )
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
+def _pixel_unshuffle(image: Any, downscale_factor: int) -> Any:
+    """Space to depth with five axes; the exporter's own has six, which several phone engines refuse."""
+    batch, channels, height, width = (int(side) for side in image.shape)
+    rows, columns = height // downscale_factor, width // downscale_factor
+    cells = [batch * channels, rows, downscale_factor, columns, downscale_factor]
+    deep = [batch, channels * downscale_factor**2, rows, columns]
+    split = _op.Reshape(image, _op.Constant(value_ints=cells))
+    return _op.Reshape(_op.Transpose(split, perm=[0, 2, 4, 1, 3]), _op.Constant(value_ints=deep))
+
+
+_TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.aten.pixel_unshuffle.default: _pixel_unshuffle
+}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks about itself (torchvision is absent, tree specs) off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

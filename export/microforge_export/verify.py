@@ -1,0 +1,130 @@
+"""Check a bundle against itself: every hash, and every golden case through the shipped runtime. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from microforge.bundle import FileEntry, ImageParity, Manifest, Parity, TargetName, Trajectory
+from microforge.bundle_files import Bundle, file_entry
+from microforge.errors import BundleError
+from microforge_export import golden, parity
+from microforge_runtimes import Generator
+
+#: Told what is checked next.
+Reporter = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was measured, and everything that is not as it must be, one phrase each."""
+
+    parity: Mapping[str, Parity]
+    images: Mapping[str, ImageParity]
+    problems: tuple[str, ...]
+
+
+@dataclass
+class _Findings:
+    parity: dict[str, Parity] = field(default_factory=dict)
+    images: dict[str, ImageParity] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def verify(bundle: Bundle, report: Reporter = lambda _: None) -> Verification:
+    """Check the hashes of all files, then replay the golden files of every target through its runtime.
+
+    A file whose hash is wrong does not end the check: the parity that follows tells which component it hurts.
+    """
+    report("hashes")
+    findings = _Findings(problems=_hash_problems(bundle))
+    opened = _as_found(bundle) if findings.problems else bundle
+    for name in bundle.manifest.targets:
+        for key in bundle.manifest.targets[name].files:
+            report(f"{name} {key}")
+            _component(findings, opened, name, key)
+        for trajectory in bundle.manifest.golden.trajectories:
+            report(f"{name} drawing at {trajectory.size}")
+            _trajectory(findings, opened, name, trajectory)
+    if not bundle.manifest.targets:
+        findings.problems.append("the bundle has no target; build it again")
+    if not bundle.manifest.golden.trajectories:
+        findings.problems.append("the bundle has no golden drawing; build it again")
+    findings.problems += parity.shortfalls(findings.parity, findings.images)
+    return Verification(findings.parity, findings.images, tuple(findings.problems))
+
+
+def _hash_problems(bundle: Bundle) -> list[str]:
+    problems = []
+    for entry in bundle.files():
+        try:
+            bundle.checked(entry)
+        except BundleError as error:
+            problems.append(f"{_owner(bundle.manifest, entry)}: {error}")
+    return problems
+
+
+def _owner(manifest: Manifest, entry: FileEntry) -> str:
+    """What a file of the bundle is part of."""
+    for target in manifest.targets.values():
+        for key, value in target.files.items():
+            if value.path == entry.path:
+                return key
+        if entry.path in [value.path for value in target.shared_files]:
+            return f"weights of {', '.join(target.files)}"
+    for key, value in manifest.golden.components.items():
+        if value.path == entry.path:
+            return f"golden cases of {key}"
+    return "tokenizer" if entry.path == manifest.tokenizer.file.path else "golden drawing"
+
+
+def _component(findings: _Findings, bundle: Bundle, target: TargetName, key: str) -> None:
+    recorded = bundle.manifest.targets[target].parity.get(key)
+    entry = bundle.manifest.golden.components.get(key)
+    if recorded is None or entry is None:
+        findings.problems.append(f"{key} has no golden cases or no recorded parity; build the bundle again")
+        return
+    try:
+        cases = golden.read_cases(bundle.checked(entry))
+        findings.parity |= parity.measure_components(
+            bundle, target, {key: cases}, threshold_db=recorded.threshold_db
+        )
+    except (BundleError, ValueError) as error:  # ValueError: golden inputs that do not fit the component
+        findings.problems.append(f"{key} cannot be run: {error}")
+
+
+def _trajectory(findings: _Findings, bundle: Bundle, target: TargetName, trajectory: Trajectory) -> None:
+    recorded, size = bundle.manifest.targets[target].image, trajectory.size
+    name = f"{trajectory.prompt!r} at {size}"
+    if recorded is None:
+        findings.problems.append(f"image of {name} has no recorded parity; build the bundle again")
+        return
+    try:
+        reference = golden.read_tensors(bundle.checked(trajectory.file))["image"]
+        with Generator(bundle, target, (size.height, size.width), keep_loaded=True) as generator:
+            image = parity.draw_float(generator, trajectory.prompt, trajectory.seed)
+    except (BundleError, ValueError, KeyError) as error:
+        findings.problems.append(f"image of {name} cannot be drawn: {error}")
+        return
+    difference = parity.image_difference_255(reference, image)
+    findings.images[name] = ImageParity(max_abs_255=difference, threshold=recorded.threshold)
+
+
+def _as_found(bundle: Bundle) -> Bundle:
+    """``bundle`` with the sizes and hashes that its files really have, so that damaged ones can be opened."""
+
+    def corrected(value: Any) -> Any:
+        if isinstance(value, list):
+            return [corrected(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if set(value) == set(FileEntry.model_fields):
+            try:
+                return file_entry(bundle.path, value["path"]).model_dump()
+            except (OSError, BundleError):
+                return value
+        return {key: corrected(item) for key, item in value.items()}
+
+    values = corrected(bundle.manifest.model_dump(mode="json"))
+    return replace(bundle, manifest=Manifest.model_validate(values), _checked={})

@@ -1,0 +1,349 @@
+"""Bundles on disk: reading with every hash checked, and writing so that a result is whole or absent.
+
+``load_bundle`` refuses a manifest that is truncated, of another schema version, or holds an unknown key;
+``Bundle.file`` and its siblings return a path only after its size and SHA-256 were checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from microforge.bundle import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    Component,
+    FileEntry,
+    Manifest,
+    Role,
+    Size,
+    SizeEntry,
+    Target,
+)
+from microforge.errors import BundleError, OutputError, OutputExistsError
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder, its manifest, and its id (12 hex digits of the manifest's SHA-256)."""
+
+    path: Path
+    manifest: Manifest
+    id: str
+    _checked: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False, compare=False)
+
+    def target(self, name: str) -> Target:
+        """The files and measurements of one engine.
+
+        Raises:
+            BundleError: when the bundle was not built for it.
+        """
+        for target_name, target in self.manifest.targets.items():
+            if target_name == name:
+                return target
+        raise BundleError(
+            f"{self.path} has no target {name!r}; it has: {', '.join(self.manifest.targets) or 'none'}"
+        )
+
+    def size(self, size: tuple[int, int] | None = None) -> SizeEntry:
+        """The entry of ``size`` (height, width), or of the only size when ``size`` is None.
+
+        Raises:
+            BundleError: for a size that the bundle lacks, or None when it has several.
+        """
+        entries = self.manifest.sizes
+        allowed = ", ".join(str(entry.size) for entry in entries)
+        if size is None:
+            if len(entries) == 1:
+                return entries[0]
+            raise BundleError(f"{self.path} has several sizes; choose one: {allowed}")
+        for entry in entries:
+            if (entry.height, entry.width) == size:
+                return entry
+        raise BundleError(f"{self.path} has no size {size[0]}x{size[1]}; it has: {allowed}")
+
+    def component(self, role: Role, size: Size | None = None) -> tuple[str, Component]:
+        """Key and entry of the component with this role and size (None for the text encoder).
+
+        Raises:
+            BundleError: when the bundle has none.
+        """
+        key = self.manifest.find(role, size)
+        if key is None:
+            where = "" if size is None else f" for size {size.height}x{size.width}"
+            roles = sorted({component.role for component in self.manifest.components.values()})
+            raise BundleError(f"{self.path} has no {role}{where}; it has: {', '.join(roles) or 'nothing'}")
+        return key, self.manifest.components[key]
+
+    def file(self, target: str, key: str) -> Path:
+        """Checked path of component ``key`` for ``target``; the target's shared files are checked too.
+
+        Raises:
+            BundleError: for a target or file that is missing, outside the bundle, or not what its hash says.
+        """
+        entry = self.target(target)
+        if key not in entry.files:
+            raise BundleError(f"{self.path}: target {target} has no file for component {key!r}")
+        for shared in entry.shared_files:
+            self.checked(shared)
+        return self.checked(entry.files[key])
+
+    def tokenizer_file(self) -> Path:
+        return self.checked(self.manifest.tokenizer.file)
+
+    def files(self) -> list[FileEntry]:
+        """Every file that the manifest names, each once."""
+        manifest = self.manifest
+        entries = [manifest.tokenizer.file, *manifest.golden.components.values()]
+        entries += [trajectory.file for trajectory in manifest.golden.trajectories]
+        for target in manifest.targets.values():
+            entries += [*target.files.values(), *target.shared_files]
+        return list({entry.path: entry for entry in entries}.values())
+
+    def checked(self, entry: FileEntry) -> Path:
+        """Path of ``entry`` after its place, size and hash were checked; an unchanged file is hashed once.
+
+        Raises:
+            BundleError: when it is missing, reached through a link, or its size or hash differs.
+        """
+        path = inside(self.path, entry.path)
+        if not os.path.isfile(path):
+            raise BundleError(f"{self.path} lacks its file {entry.path}; copy or build the bundle again")
+        found = path.stat()
+        if self._checked.get(entry.path) == (found.st_size, found.st_mtime_ns):
+            return path
+        if found.st_size != entry.bytes:
+            raise BundleError(
+                f"{path} has {found.st_size} bytes, the manifest says {entry.bytes}; copy or build the bundle again"
+            )
+        digest = sha256_file(path)
+        if digest != entry.sha256:
+            raise BundleError(
+                f"{path} has SHA-256 {digest[:12]}..., the manifest says {entry.sha256[:12]}...; "
+                "copy or build the bundle again"
+            )
+        self._checked[entry.path] = (found.st_size, found.st_mtime_ns)
+        return path
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """``folder / relative`` when no part of it below ``folder`` is a link.
+
+    Raises:
+        BundleError: otherwise. (The manifest has already refused ``..`` and absolute paths.)
+    """
+    path = folder
+    for part in relative.split("/"):
+        path = path / part
+        if os.path.islink(path):
+            raise BundleError(f"{path} is a link; files of a bundle must lie inside it, copy the file there")
+    return path
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, in lower-case hex.
+
+    Raises:
+        BundleError: when it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}") from None
+    return digest.hexdigest()
+
+
+def file_entry(folder: Path, relative: str) -> FileEntry:
+    """The manifest entry of the existing file ``folder / relative``."""
+    path = folder / relative
+    return FileEntry(path=relative, sha256=sha256_file(path), bytes=path.stat().st_size)
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Open the bundle in the folder ``path``: read and check its manifest, not yet its files.
+
+    Raises:
+        BundleError: when it is no bundle, or its manifest is damaged, of another version or not allowed.
+    """
+    folder = Path(path)
+    if not os.path.isdir(folder):
+        what = "is a file" if os.path.exists(folder) else "does not exist"
+        raise BundleError(f"{folder} {what}; a bundle is a folder with a {MANIFEST}, made by mf-export build")
+    manifest_path = inside(folder, MANIFEST)
+    if not os.path.isfile(manifest_path):
+        raise BundleError(f"{folder} has no {MANIFEST}; a bundle is a folder made by mf-export build")
+    try:
+        data = manifest_path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{manifest_path} cannot be read: {error.strerror or error}") from None
+    return Bundle(folder, parse_manifest(data, str(manifest_path)), manifest_id(data))
+
+
+def manifest_id(data: bytes) -> str:
+    """The id of a bundle: the first 12 hex digits of its manifest's SHA-256."""
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def parse_manifest(data: bytes, where: str = MANIFEST) -> Manifest:
+    """A manifest from the bytes of its file.
+
+    Raises:
+        BundleError: one line that names the place, what was found and what is allowed.
+    """
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{where} is not JSON ({error}); copy or build the bundle again") from None
+    if not isinstance(values, dict):
+        raise BundleError(f"{where} must hold a JSON object, got {type(values).__name__}")
+    version = values.get("schema_version")
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{where} has schema_version {version!r}, this version reads {SCHEMA_VERSION}; build the bundle again "
+            "or update microforge"
+        )
+    try:
+        return Manifest.model_validate_json(data, strict=True)
+    except ValidationError as error:
+        raise BundleError(f"{where}: {_first_problem(error)}") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the manifest"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {where}; schema version {SCHEMA_VERSION} does not have it"
+    if problem["type"] == "missing":
+        return f"the key {where} is missing"
+    message = " ".join(problem["msg"].removeprefix("Value error, ").split())
+    value = problem["input"]
+    got = f", got {value!r}" if isinstance(value, (str, int, float, bool, type(None))) else ""
+    return f"{where}: {message}{got if len(got) < 80 else ''}"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> str:
+    """Write ``manifest.json`` into ``folder``; returns the bundle id."""
+    data = (manifest.model_dump_json(indent=1) + "\n").encode("utf-8")
+    (folder / MANIFEST).write_bytes(data)
+    return manifest_id(data)
+
+
+def check_output(path: str | Path, force: bool = False) -> None:
+    """Ask before the work starts whether ``path`` could be written at its end; writes nothing.
+
+    Raises:
+        OutputExistsError: when something is there and ``force`` is off.
+        OutputError: when its folder could not be made or written to.
+    """
+    path = Path(path)
+    if _present(path) and not force:
+        raise OutputExistsError(f"{path} already exists; choose another name or pass --force")
+    folder = path.absolute().parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not os.path.isdir(folder):
+        raise OutputError(f"cannot write {path}: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {path}: no permission to write in {folder}")
+
+
+def _present(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:  # too long, or a null character
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise OutputError(f"cannot write {str(path)[:80]!r}: {reason}") from None
+    return True
+
+
+def atomic_bytes(path: str | Path, data: bytes, force: bool = False) -> None:
+    """Write a file whole or not at all; missing folders above it are made.
+
+    Raises:
+        OutputExistsError, OutputError: as ``check_output``; also when ``path`` is a folder or the disk fails.
+    """
+    path = Path(path)
+    check_output(path, force)
+    if os.path.isdir(path):
+        raise OutputError(f"cannot write {path}: it is a folder")
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path, force: bool = False, marker: str = MANIFEST) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of ``path`` when the block ends without an error.
+
+    The old folder stays until the new one is complete, and is replaced only with ``force`` and when it is
+    empty or holds ``marker``: a mistyped ``--out`` never removes somebody's other folder.
+
+    Raises:
+        OutputExistsError, OutputError: as ``check_output``; also when ``path`` must not be replaced.
+    """
+    path = Path(path)
+    check_output(path, force)
+    _check_replaceable(path, marker)
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name[:64]}.", dir=path.absolute().parent))
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+    new, old = work / "new", work / "old"
+    try:
+        new.mkdir()
+        yield new
+        check_output(path, force)
+        _check_replaceable(path, marker)
+        if path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(new, path)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        if old.exists() and not os.path.lexists(path):
+            os.replace(old, path)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _check_replaceable(path: Path, marker: str) -> None:
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_dir():
+        raise OutputError(f"cannot replace {path}: it is not a folder")
+    if any(path.iterdir()) and not (path / marker).is_file():
+        raise OutputError(f"cannot replace {path}: it holds other files and no {marker}; choose another name")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,129 @@
+"""Checkpoint folders: ``config.json``, ``model.safetensors``, ``tokenizer.json``; never pickle.
+
+The tensors are named ``vae.*``, ``backbone.*``, ``planner.*`` and ``text_encoder.*``. A run that has
+only trained its VAE holds only ``vae.*``; ``stages`` in config.json says what was trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from microforge.bundle_files import atomic_folder
+from microforge.errors import CheckpointError, SpecError
+from microforge.spec import ModelSpec, from_dict, to_dict
+from microforge.tokenizer import PromptTokenizer
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+FORMAT = 1
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory; tensors are float32 whatever type the file holds."""
+
+    spec: ModelSpec
+    tensors: Mapping[str, Tensor]
+    stages: tuple[str, ...]
+    tokenizer: Path | None
+    sha256: str
+
+    def module_tensors(self, module: str) -> dict[str, Tensor]:
+        """Tensors of ``vae``, ``backbone``, ``planner`` or ``text_encoder``, without the prefix."""
+        prefix = module + "."
+        return {
+            name[len(prefix) :]: tensor for name, tensor in self.tensors.items() if name.startswith(prefix)
+        }
+
+    def load_into(self, name: str, module: nn.Module) -> None:
+        """Fill ``module`` with this checkpoint's ``name`` weights.
+
+        Raises:
+            CheckpointError: when weights are missing, unexpected or of another shape.
+        """
+        tensors = self.module_tensors(name)
+        if not tensors:
+            stages = ", ".join(self.stages) or "nothing"
+            raise CheckpointError(f"the checkpoint holds no {name} weights (trained so far: {stages})")
+        try:
+            module.load_state_dict(tensors)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:240]
+            raise CheckpointError(f"the {name} weights do not fit the configuration: {reason}") from None
+
+
+def read_checkpoint(folder: str | Path) -> Checkpoint:
+    """Read and check a checkpoint folder.
+
+    Raises:
+        CheckpointError: for a missing folder or file, a bad config.json, or a truncated weight file.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            what = "no such checkpoint folder" if not folder.is_dir() else f"the checkpoint has no {name}"
+            raise CheckpointError(f"{folder}: {what}; a checkpoint is a folder with {CONFIG} and {WEIGHTS}")
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is not JSON: {error}") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise CheckpointError(f"{folder / CONFIG} is not a MicroForge checkpoint of format {FORMAT}")
+    try:
+        spec = from_dict(ModelSpec, config.get("model"), "config.json model")
+    except SpecError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    stages = config.get("stages", [])
+    if not isinstance(stages, list) or not all(isinstance(stage, str) for stage in stages):
+        raise CheckpointError(f"{folder / CONFIG}: stages must be a list of names")
+    tokenizer = folder / TOKENIZER
+    return Checkpoint(
+        spec=spec,
+        tensors=_read_weights(folder / WEIGHTS),
+        stages=tuple(stages),
+        tokenizer=tokenizer if tokenizer.is_file() else None,
+        sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+    )
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or truncated ({error}); copy or train it again") from None
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+
+
+def write_checkpoint(
+    folder: str | Path,
+    spec: ModelSpec,
+    modules: Mapping[str, nn.Module],
+    tokenizer: PromptTokenizer | None,
+    stages: tuple[str, ...],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a checkpoint folder atomically; an older checkpoint at the same place is replaced."""
+    tensors = {
+        f"{name}.{key}": value.detach()
+        .to("cpu", dtype if value.is_floating_point() else value.dtype)
+        .contiguous()
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
+    with atomic_folder(folder, force=True, marker=CONFIG) as target:
+        config = {"format": FORMAT, "stages": list(stages), "model": to_dict(spec)}
+        (target / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
+        save_file(tensors, target / WEIGHTS)
+        if tokenizer is not None:
+            tokenizer.save(target / TOKENIZER)

@@ -1,0 +1,1 @@
+"""The built-in world of captioned scenes: sampling, rendering, captions and edits."""

@@ -1,0 +1,261 @@
+"""Words for scenes: captions from a small grammar with synonyms, and evaluation prompts with their facts.
+
+About four captions in ten are the plain form ("a red circle", "three blue stars"); the others add size,
+place, background, synonyms or a lead ("a picture of"). A background that is not white is nearly always
+mentioned, so that a prompt without one comes to mean white. Everything is lower case but for a few
+capitals and full stops, as people type them; the tokenizer lower-cases.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from microforge.data.scenes import (
+    MIRROR,
+    Scene,
+    SceneObject,
+    choice,
+    is_held_out,
+    place_of,
+    sample_scene,
+)
+
+Words = Mapping[str, tuple[str, ...]]
+
+#: Canonical word first; the others are synonyms.
+SHAPE_WORDS: Words = types.MappingProxyType({
+    "circle": ("circle", "disc"), "square": ("square",), "triangle": ("triangle",), "star": ("star",),
+    "heart": ("heart",), "diamond": ("diamond", "rhombus"), "cross": ("cross", "plus", "plus sign"),
+    "ring": ("ring", "donut"),
+})  # fmt: skip
+COLOR_WORDS: Words = types.MappingProxyType(
+    {"gray": ("gray", "grey"), "purple": ("purple", "violet"), "cyan": ("cyan", "turquoise")}
+)
+SIZE_WORDS: Words = types.MappingProxyType({
+    "small": ("small", "tiny", "little"), "medium": ("medium", "medium-sized"), "large": ("large", "big"),
+})  # fmt: skip
+RELATION_WORDS: Words = types.MappingProxyType(
+    {
+        "left of": ("left of", "to the left of", "on the left of"),
+        "right of": ("right of", "to the right of", "on the right of"),
+        "above": ("above", "over"),
+        "below": ("below", "under", "beneath"),
+    }
+)
+BACKGROUND_WORDS = (
+    "on a {} background", "on a {} background", "on a {} backdrop", "against a {} background", "with a {} background",
+)  # fmt: skip
+LEADS = ("a picture of ", "an image of ", "a drawing of ", "a photo of ")
+NUMBERS = ("zero", "one", "two", "three", "four")
+#: GenEval's categories (arXiv 2310.11513), each with the kind of scene it is about.
+CATEGORIES: Mapping[str, str] = types.MappingProxyType({
+    "single object": "single", "two objects": "two", "counting": "counting",
+    "color": "single", "position": "position", "attribute binding": "attribute",
+})  # fmt: skip
+
+_CANONICAL = 0.75  # share of the first word among synonyms
+
+
+@dataclass(frozen=True)
+class PromptObject:
+    """One thing a prompt asks for; ``color`` None is any colour, ``count`` None is at least one."""
+
+    shape: str
+    color: str | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt and the facts an oracle checks; a None fact is not checked.
+
+    ``relation`` is how ``objects[0]`` lies to ``objects[1]`` (``scenes.RELATIONS``), ``place`` is where the
+    only object lies (``scenes.PLACES``).
+    """
+
+    text: str
+    category: str
+    background: str | None
+    objects: tuple[PromptObject, ...]
+    relation: str | None
+    place: str | None
+    held_out: bool
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """One of many true captions of ``scene``."""
+    white = scene.background == "white"
+    if rng.random() < (0.58 if white else 0.15):
+        return _drop_article(_subject(scene, rng, plain=True), rng)
+    tail = []
+    if len(scene.objects) == 1:
+        place = place_of(scene.objects[0].x, scene.objects[0].y)
+        if rng.random() < (0.25 if place == "center" else 0.85):
+            tail.append(place_phrase(place, rng))
+    if rng.random() < (0.65 if white else 0.97):
+        tail.append(background_phrase(scene.background, rng))
+    if rng.random() < 0.25:
+        tail.reverse()
+    subject = _subject(scene, rng, plain=False)
+    lead = choice(rng, LEADS) if rng.random() < 0.2 else ""
+    return as_typed(lead + " ".join([subject, *tail]), rng)
+
+
+def synonym(words: Words, key: str, rng: np.random.Generator) -> str:
+    """``key``'s canonical word three times in four, else one of its synonyms."""
+    options = words.get(key, (key,))
+    return options[0] if len(options) == 1 or rng.random() < _CANONICAL else choice(rng, options[1:])
+
+
+def with_article(phrase: str) -> str:
+    """``"a circle"``, ``"an orange star"``."""
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def plural(noun: str) -> str:
+    """``"stars"``, ``"crosses"``."""
+    return noun + ("es" if noun.endswith(("s", "x")) else "s")
+
+
+def describe(item: SceneObject, rng: np.random.Generator, *, color: bool = True, size: bool = False) -> str:
+    """``item`` without article: ``"big red circle"``; colour and size only where asked."""
+    words = [synonym(SIZE_WORDS, item.size, rng)] if size else []
+    words += [synonym(COLOR_WORDS, item.color, rng)] if color else []
+    return " ".join([*words, synonym(SHAPE_WORDS, item.shape, rng)])
+
+
+def background_phrase(color: str, rng: np.random.Generator) -> str:
+    """``"on a white background"``."""
+    phrase = choice(rng, BACKGROUND_WORDS).format(synonym(COLOR_WORDS, color, rng))
+    return phrase.replace(" a orange", " an orange")
+
+
+def place_phrase(place: str, rng: np.random.Generator) -> str:
+    """``"on the left"``, ``"in the top left corner"``, ``"in the middle"``."""
+    if place == "center":
+        return choice(rng, ("in the center", "in the middle", "in the centre", "at the center"))
+    if place in ("left", "right"):
+        return choice(rng, ("on the {}", "on the {}", "on the {} side", "at the {}")).format(place)
+    if place in ("top", "bottom"):
+        return choice(rng, ("at the {}", "at the {}", "near the {}", "on the {}")).format(place)
+    if rng.random() < 0.2:
+        place = place.replace("top", "upper").replace("bottom", "lower")
+        return f"in the {place} corner"
+    return choice(rng, ("in the {} corner", "in the {} corner", "at the {}", "in the {}")).format(place)
+
+
+def as_typed(text: str, rng: np.random.Generator) -> str:
+    """``text``, now and then with a capital and a full stop."""
+    draw = rng.random()
+    return text + "." if draw < 0.06 else text.capitalize() + "." if draw < 0.10 else text
+
+
+def _drop_article(text: str, rng: np.random.Generator) -> str:
+    if " and " in text or rng.random() < 0.7:
+        return text
+    return text.removeprefix("a ").removeprefix("an ")
+
+
+def _says_size(size: str, rng: np.random.Generator) -> bool:
+    return bool(rng.random() < (0.1 if size == "medium" else 0.5))
+
+
+def _subject(scene: Scene, rng: np.random.Generator, plain: bool) -> str:
+    """The objects of ``scene`` and how they lie to each other; ``plain`` leaves sizes out."""
+    first = scene.objects[0]
+    if scene.kind == "counting":
+        return _counted(first, len(scene.objects), rng, plain)
+    # A prompt may name shapes alone, so a few captions do; "attribute" scenes are about the colours.
+    colorless = {"single": 0.06, "two": 0.25}.get(scene.kind, 0.0) if plain else 0.0
+    color = bool(rng.random() >= colorless)
+    phrases = [
+        with_article(describe(item, rng, color=color, size=not plain and _says_size(item.size, rng)))
+        for item in scene.objects
+    ]
+    if len(phrases) == 1:
+        return phrases[0]
+    swap = rng.random() < (0.3 if scene.relation else 0.5)
+    if swap:
+        phrases.reverse()
+    if scene.relation is None:
+        return choice(rng, (" and ", " and ", " and ", ", ")).join(phrases)
+    relation = MIRROR[scene.relation] if swap else scene.relation
+    verb = "is " if not plain and rng.random() < 0.1 else ""
+    return f"{phrases[0]} {verb}{synonym(RELATION_WORDS, relation, rng)} {phrases[1]}"
+
+
+def _counted(item: SceneObject, count: int, rng: np.random.Generator, plain: bool) -> str:
+    noun = describe(item, rng, size=not plain and _says_size(item.size, rng))
+    number = str(count) if rng.random() < 0.1 else NUMBERS[count]
+    return f"{number} {plural(noun)}"
+
+
+def evaluation_prompts(count: int, seed: int, held_out: bool | None = None) -> list[Prompt]:
+    """``count`` prompts that cycle over ``CATEGORIES``, in canonical words, with the facts to check.
+
+    Args:
+        held_out: False for compositions seen in training, True for held-out ones (without the category
+            "single object": a shape of any colour is never held out), None to alternate round by round.
+    """
+    rng = np.random.default_rng(seed)
+    prompts: list[Prompt] = []
+    hidden = bool(held_out)
+    while len(prompts) < count:
+        prompts += [
+            _evaluation_prompt(category, rng, hidden)
+            for category in CATEGORIES
+            if not hidden or category != "single object"
+        ]
+        hidden = not hidden if held_out is None else hidden
+    return prompts[:count]
+
+
+def single_object_prompts(count: int, seed: int) -> list[Prompt]:
+    """``count`` seen prompts for one coloured object: half name its place, half the background."""
+    rng = np.random.default_rng(seed)
+    prompts = []
+    for _ in range(count):
+        scene = sample_scene(rng, "single")
+        place = place_of(scene.objects[0].x, scene.objects[0].y) if rng.random() < 0.5 else None
+        prompts.append(_prompt(scene, "color", scene.background if rng.random() < 0.5 else None, place=place))
+    return prompts
+
+
+def _evaluation_prompt(category: str, rng: np.random.Generator, held_out: bool) -> Prompt:
+    scene = sample_scene(rng, CATEGORIES[category], held_out)
+    background = scene.background if rng.random() < 0.3 else None
+    # As in GenEval, the object categories leave colours open; a held-out pair needs its colour said.
+    return _prompt(
+        scene, category, background, colors=held_out or not category.endswith(("object", "objects"))
+    )
+
+
+def _prompt(
+    scene: Scene, category: str, background: str | None, colors: bool = True, place: str | None = None
+) -> Prompt:
+    counted = scene.kind == "counting"
+    items = scene.objects[:1] if counted else scene.objects
+    objects = tuple(
+        PromptObject(item.shape, item.color if colors else None, len(scene.objects) if counted else None)
+        for item in items
+    )
+    text = _canonical(objects, scene.relation)
+    if place is not None:
+        corner = " " in place
+        text += f" {'in' if corner or place == 'center' else 'on' if place in ('left', 'right') else 'at'} the {place}"
+        text += " corner" if corner else ""
+    if background is not None:
+        text += f" on {with_article(background)} background"
+    return Prompt(text, category, background, objects, scene.relation, place, colors and is_held_out(scene))
+
+
+def _canonical(objects: Sequence[PromptObject], relation: str | None) -> str:
+    phrases = []
+    for item in objects:
+        noun = f"{item.color} {item.shape}" if item.color else item.shape
+        phrases.append(f"{NUMBERS[item.count]} {plural(noun)}" if item.count else with_article(noun))
+    return f" {relation or 'and'} ".join(phrases)

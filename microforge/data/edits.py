@@ -1,0 +1,210 @@
+"""Edit triples with the true result: a scene, an instruction, and the scene the instruction asks for.
+
+Whatever the instruction does not name stays exactly as it was, to the jitter of every colour and radius,
+so the difference between the two renders is the edit and nothing else. Neither scene holds a held-out
+composition.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from microforge.data.captions import (
+    COLOR_WORDS,
+    SHAPE_WORDS,
+    as_typed,
+    describe,
+    place_phrase,
+    plural,
+    synonym,
+    with_article,
+)
+from microforge.data.scenes import (
+    COLORS,
+    EXTENT,
+    FRAME_MARGIN,
+    HELD_OUT,
+    MIN_CONTRAST,
+    PLACES,
+    SHAPES,
+    Scene,
+    SceneObject,
+    add_object,
+    choice,
+    color_distance,
+    is_clear,
+    jittered,
+    make_object,
+    place_of,
+    sample_background,
+    sample_scene,
+)
+from microforge.errors import DataError
+
+
+@dataclass(frozen=True)
+class Edit:
+    """``instruction`` turns ``source`` into ``target``; ``operation`` is one of ``OPERATIONS``."""
+
+    source: Scene
+    instruction: str
+    target: Scene
+    operation: str
+
+
+#: What one operation makes of a source scene: the instruction and the result, or None where it cannot apply.
+Outcome = tuple[str, Scene] | None
+
+
+def sample_edit(rng: np.random.Generator, operation: str | None = None) -> Edit:
+    """Draw one edit, of the given operation or of any with equal chance.
+
+    Raises:
+        DataError: for an unknown operation.
+    """
+    operation = choice(rng, tuple(OPERATIONS)) if operation is None else operation
+    if operation not in OPERATIONS:
+        raise DataError(f"unknown edit operation {operation!r}; allowed: {', '.join(OPERATIONS)}")
+    kinds, apply = OPERATIONS[operation]
+    while True:
+        source = sample_scene(rng, choice(rng, kinds))
+        outcome = apply(rng, source)
+        if outcome is not None:
+            instruction, target = outcome
+            return Edit(source, as_typed(instruction, rng), target, operation)
+
+
+def _recolor(rng: np.random.Generator, scene: Scene) -> Outcome:
+    old = _pick(rng, scene)
+    color = _new_color(rng, scene.background, old.shape)
+    if color == old.color:
+        return None
+    rgb = jittered(rng, COLORS[color])
+    target = _replaced(scene, old, lambda item: replace(item, color=color, rgb=rgb))
+    word = synonym(COLOR_WORDS, color, rng)
+    forms = (
+        "make {} {}", "make {} {}", "change {} to {}", "paint {} {}", "color {} {}", "recolor {} {}", "turn {} {}",
+        "change the color of {} to {}",
+    )  # fmt: skip
+    return choice(rng, forms).format(_reference(rng, scene, old), word), target
+
+
+def _reshape(rng: np.random.Generator, scene: Scene) -> Outcome:
+    old = _pick(rng, scene)
+    shape = choice(rng, SHAPES)
+    if (old.color, shape) in HELD_OUT or shape in [item.shape for item in scene.objects]:
+        return None
+    target = _replaced(scene, old, lambda item: replace(item, shape=shape))
+    noun = synonym(SHAPE_WORDS, shape, rng)
+    noun = plural(noun) if scene.kind == "counting" else with_article(noun)
+    forms = (
+        "turn {} into {}",
+        "change {} into {}",
+        "change {} to {}",
+        "replace {} with {}",
+        "make {} into {}",
+    )
+    return choice(rng, forms).format(_reference(rng, scene, old), noun), target
+
+
+def _move(rng: np.random.Generator, scene: Scene) -> Outcome:
+    old = _pick(rng, scene)
+    place = choice(rng, tuple(PLACES))
+    edge = EXTENT * old.radius + FRAME_MARGIN
+    x, y = (min(max(c + rng.uniform(-0.04, 0.04), edge), 1 - edge) for c in PLACES[place])
+    new = replace(old, x=x, y=y)
+    if place == place_of(old.x, old.y) or not is_clear(new, [item for item in scene.objects if item != old]):
+        return None
+    target = _replaced(scene, old, lambda _: new)
+    verb = choice(rng, ("move {} to the", "move {} to the", "shift {} to the", "put", "place"))
+    if verb in ("put", "place"):
+        return f"{verb} {_reference(rng, scene, old)} {place_phrase(place, rng)}", target
+    where = choice(rng, ("center", "middle")) if place == "center" else place
+    where += " corner" if " " in place and rng.random() < 0.6 else ""
+    return f"{verb.format(_reference(rng, scene, old))} {where}", target
+
+
+def _add(rng: np.random.Generator, scene: Scene) -> Outcome:
+    shape = choice(rng, SHAPES)
+    color = _new_color(rng, scene.background, shape)
+    size = choice(rng, ("small", "medium"))
+    if shape == scene.objects[0].shape:
+        return None
+    place = choice(rng, tuple(PLACES)) if rng.random() < 0.6 else None
+    if place is None:
+        new = add_object(rng, scene.objects, color, shape, size)
+    else:
+        new = make_object(rng, color, shape, size, *PLACES[place])
+        new = new if is_clear(new, scene.objects) else None
+    if new is None:
+        return None
+    thing = with_article(describe(new, rng, size=rng.random() < (0.7 if size == "small" else 0.2)))
+    text = f"{choice(rng, ('add', 'add', 'put', 'draw') if place else ('add', 'add', 'draw'))} {thing}"
+    text += f" {place_phrase(place, rng)}" if place else ""
+    return text, replace(scene, kind="two", objects=(*scene.objects, new))
+
+
+def _remove(rng: np.random.Generator, scene: Scene) -> Outcome:
+    old = _pick(rng, scene)
+    kept = tuple(item for item in scene.objects if item != old)
+    text = choice(rng, ("remove {}", "remove {}", "delete {}", "erase {}", "take away {}", "get rid of {}"))
+    return text.format(_reference(rng, scene, old)), replace(scene, kind="single", objects=kept)
+
+
+def _background(rng: np.random.Generator, scene: Scene) -> Outcome:
+    color = sample_background(rng, [item.color for item in scene.objects])
+    if color == scene.background:
+        return None
+    word = synonym(COLOR_WORDS, color, rng)
+    forms = (
+        "make the background {}", "change the background to {}", "change the background color to {}",
+        "paint the background {}", "turn the background {}", "use {} background", "make the backdrop {}",
+    )  # fmt: skip
+    form = choice(rng, forms)
+    text = form.format(with_article(word) if form.startswith("use") else word)
+    return text, replace(scene, background=color, background_rgb=COLORS[color])
+
+
+#: Operation -> the kinds of scene it applies to, and how.
+OPERATIONS: Mapping[str, tuple[tuple[str, ...], Callable[[np.random.Generator, Scene], Outcome]]] = (
+    types.MappingProxyType({
+        "recolor": (("single", "two", "counting"), _recolor),
+        "reshape": (("single", "two", "counting"), _reshape),
+        "move": (("single", "two"), _move),
+        "add": (("single",), _add),
+        "remove": (("two",), _remove),
+        "background": (("single", "two", "counting"), _background),
+    })
+)  # fmt: skip
+
+
+def _pick(rng: np.random.Generator, scene: Scene) -> SceneObject:
+    return scene.objects[int(rng.integers(len(scene.objects)))]
+
+
+def _replaced(scene: Scene, old: SceneObject, change: Callable[[SceneObject], SceneObject]) -> Scene:
+    """``scene`` with ``old`` changed; in a counting scene the whole group changes."""
+    everything = scene.kind == "counting"
+    return replace(
+        scene, objects=tuple(change(item) if everything or item == old else item for item in scene.objects)
+    )
+
+
+def _new_color(rng: np.random.Generator, background: str, shape: str) -> str:
+    """A colour that stands out from the background and is not held out for ``shape``."""
+    while True:
+        color = choice(rng, tuple(COLORS))
+        if (color, shape) not in HELD_OUT and color_distance(color, background) >= MIN_CONTRAST:
+            return color
+
+
+def _reference(rng: np.random.Generator, scene: Scene, item: SceneObject) -> str:
+    """Words for ``item``: shapes in a scene differ, so its shape is enough; ``it`` where it is alone."""
+    if scene.kind == "single" and rng.random() < 0.1:
+        return "it"
+    noun = describe(item, rng, color=rng.random() < 0.5)
+    return f"the {plural(noun) if scene.kind == 'counting' else noun}"

@@ -1,0 +1,58 @@
+"""Every error a user can cause or meet, by name.
+
+User mistakes subclass ValueError: a command line turns them into one line on stderr and exit code 2.
+Failed checks subclass RuntimeError: exit code 1.
+"""
+
+
+class MicroForgeError(Exception):
+    """Base of every error below; catch it to handle anything MicroForge reports on purpose."""
+
+
+class SpecError(MicroForgeError, ValueError):
+    """A configuration or a size that the model cannot have; the message lists what is allowed."""
+
+
+class CheckpointError(MicroForgeError, ValueError):
+    """A checkpoint folder that is missing, incomplete, truncated or of another model."""
+
+
+class DataError(MicroForgeError, ValueError):
+    """A dataset, a caption or an image that cannot be used."""
+
+
+class PromptError(MicroForgeError, ValueError):
+    """A prompt that cannot be encoded (empty)."""
+
+
+class BundleError(MicroForgeError, ValueError):
+    """A bundle whose manifest, paths or hashes are not what they must be."""
+
+
+class OutputError(MicroForgeError, ValueError):
+    """A result that cannot be written where it was asked for."""
+
+
+class OutputExistsError(OutputError):
+    """Something is already where the result should go, and ``--force`` was not given."""
+
+
+class MissingExtraError(MicroForgeError, ValueError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+class ParityError(MicroForgeError, RuntimeError):
+    """An exported artefact differs from the reference by more than its recipe allows."""
+
+
+class GraphLintError(MicroForgeError, RuntimeError):
+    """An exported graph holds an operator or a dimension that phones cannot run well."""
+
+
+class DivergenceError(MicroForgeError, RuntimeError):
+    """Training produced NaN or a loss that left its range; the last good checkpoint is named."""
+
+
+def missing_extra(package: str, extra: str) -> MissingExtraError:
+    """The error for an optional ``package`` that the extra ``extra`` installs."""
+    return MissingExtraError(f"{package} is not installed: pip install 'microforge[{extra}]'")

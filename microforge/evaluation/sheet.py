@@ -1,0 +1,76 @@
+"""The contact sheet of an evaluation: images with their prompts and the oracle's verdicts, for the eye."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from microforge.evaluation.evaluate import Judged
+
+_GREEN, _RED, _INK, _PAPER = (20, 140, 50), (205, 30, 40), (40, 40, 40), (255, 255, 255)
+_SIDE, _GAP, _LINE, _FONT = 144, 10, 13, 10
+_CAPTION_LINES = 4
+MAX_IMAGES = 120
+
+
+def contact_sheet(results: Sequence[Judged], columns: int = 10) -> Image.Image:
+    """At most ``MAX_IMAGES`` results, spread evenly over all of them, each with a green tick or a red cross."""
+    stride = max(1, math.ceil(len(results) / MAX_IMAGES))
+    shown = results[::stride]
+    columns = min(columns, max(1, len(shown)))
+    cell = _SIDE + _GAP, _SIDE + _GAP + _CAPTION_LINES * _LINE
+    size = columns * cell[0] + _GAP, math.ceil(len(shown) / columns) * cell[1] + _GAP
+    sheet = Image.new("RGB", size, _PAPER)
+    for index, result in enumerate(shown):
+        _draw_cell(sheet, result, _GAP + index % columns * cell[0], _GAP + index // columns * cell[1])
+    return sheet
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """``image`` as a PNG file."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def _draw_cell(sheet: Image.Image, result: Judged, left: int, top: int) -> None:
+    color = _GREEN if result.verdict.correct else _RED
+    picture = ImageOps.contain(Image.fromarray(result.image), (_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    pen = ImageDraw.Draw(sheet)
+    pen.rectangle(
+        (left - 2, top - 2, left + picture.width + 1, top + picture.height + 1), outline=color, width=2
+    )
+    sheet.paste(picture, (left, top))
+    below = top + _SIDE + 3
+    _draw_mark(pen, left, below, color, result.verdict.correct)
+    font = ImageFont.load_default(_FONT)
+    lines = _wrapped(pen, font, result.prompt.text, indent=14)
+    reason = [] if result.verdict.correct else _wrapped(pen, font, result.verdict.reason, indent=14)
+    for row, (text, ink) in enumerate([*((t, _INK) for t in lines), *((t, color) for t in reason)]):
+        if row < _CAPTION_LINES:
+            pen.text((left + 14, below + row * _LINE), text, ink, font)
+
+
+def _draw_mark(pen: ImageDraw.ImageDraw, x: int, y: int, color: tuple[int, int, int], good: bool) -> None:
+    """A tick or a cross, drawn because not every font has them."""
+    if good:
+        pen.line([(x + 1, y + 6), (x + 4, y + 10), (x + 10, y + 2)], color, 2)
+    else:
+        pen.line([(x + 1, y + 2), (x + 9, y + 10)], color, 2)
+        pen.line([(x + 1, y + 10), (x + 9, y + 2)], color, 2)
+
+
+def _wrapped(
+    pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str, indent: int
+) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if pen.textlength(longer, font) <= _SIDE - indent:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [line for line in lines if line]

@@ -1,0 +1,273 @@
+"""What a MicroForge model is, as plain numbers: no torch, safe to read on a device.
+
+``PRESETS`` holds the four sizes of SPEC section 2. A ``ModelSpec`` converts to and from the
+``config.json`` of a checkpoint and the ``model`` entry of a bundle manifest.
+
+Glossary used in every language: B batch, L text tokens, N latent tokens, K plan tokens, D width,
+C latent channels, E text width, H W image height and width in pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+from microforge.errors import SpecError
+
+SpecT = TypeVar("SpecT")
+
+#: Words that start a prompt to name its task; their token ids are reserved in every tokenizer.
+TASKS = ("generate", "edit", "inpaint", "super-resolve")
+
+
+@dataclass(frozen=True)
+class VAESpec:
+    """Deep-compression autoencoder (DC-AE, arXiv 2410.10733): ``stem_factor * 2**3`` times smaller per side."""
+
+    channels: tuple[int, int, int, int]
+    latent_channels: int
+    encoder_depths: tuple[int, int, int, int]
+    decoder_depths: tuple[int, int, int, int]
+    mid_depth: int
+    stem_factor: int = 4
+    latent_mean: tuple[float, ...] = ()  # per channel, measured on the training set; () = zeros
+    latent_std: tuple[float, ...] = ()  # per channel; () = ones
+
+    def __post_init__(self) -> None:
+        if self.stem_factor not in (2, 4, 8):
+            raise SpecError(f"stem_factor is {self.stem_factor}; allowed: 2, 4, 8")
+        for name in ("latent_mean", "latent_std"):
+            values = getattr(self, name)
+            if values and len(values) != self.latent_channels:
+                raise SpecError(
+                    f"{name} has {len(values)} numbers for {self.latent_channels} latent channels"
+                )
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per latent cell and side: 32 with the default stem."""
+        return self.stem_factor * 8
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return self.latent_mean or (0.0,) * self.latent_channels
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self.latent_std or (1.0,) * self.latent_channels
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Bidirectional-SSM + conv denoiser (SPEC section 3)."""
+
+    depth: int
+    dim: int
+    attn_every: int = 3  # the one shared MQA block follows every `attn_every`-th block
+    attn_heads: int = 4  # query heads of the shared MQA; it has one key/value head
+    head_dim: int = 64  # SSM head width
+    state_dim: int = 16  # SSM state per head
+    max_decay: float = 0.5  # a_max: log decay per token lies in (-a_max, 0)
+    cross_heads: int = 4
+    ffn_expansion: int = 3
+    conv_kernel: int = 3  # depth-wise conv inside the mixer
+    scan_paths: int = 4  # zigzag paths cycled by depth (1, 2 or 4)
+    adaln_groups: int = 3
+    chunk: int = 64
+    dense_limit: int = 512  # up to this many tokens the dense SSM form, beyond it the chunked one
+    use_ssm: bool = True  # False: full attention as the mixer (ablation A2)
+    use_shared_attention: bool = True  # ablation A3
+    use_conv: bool = True  # ablation A4
+
+    def __post_init__(self) -> None:
+        if self.dim % self.head_dim:
+            raise SpecError(f"backbone dim {self.dim} is not a multiple of head_dim {self.head_dim}")
+        if self.scan_paths not in (1, 2, 4):
+            raise SpecError(f"scan_paths is {self.scan_paths}; allowed: 1, 2, 4")
+        if not 0 < self.max_decay <= 0.5:
+            raise SpecError(f"max_decay is {self.max_decay}; allowed: above 0, at most 0.5")
+
+
+@dataclass(frozen=True)
+class PlannerSpec:
+    """Recurrent latent planner (RIN, arXiv 2212.11972)."""
+
+    depth: int
+    dim: int
+    num_plan_tokens: int = 32
+    heads: int = 4
+    ffn_expansion: int = 3
+    self_conditioning: bool = True  # ablation A5
+
+
+@dataclass(frozen=True)
+class TextEncoderSpec:
+    """The built-in ``SimpleTextEncoder``; ``embed_dim`` is E for every consumer of text."""
+
+    embed_dim: int = 256
+    num_layers: int = 2
+    heads: int = 4
+    vocab_size: int = 8192
+    max_length: int = 64
+
+
+@dataclass(frozen=True)
+class SamplerSpec:
+    """How images are drawn: the literal grid from 1 to 0 and the guidance scale (1 = off)."""
+
+    timesteps: tuple[float, ...] = tuple(1.0 - i / 32 for i in range(33))
+    text_guidance: float = 3.5
+    image_guidance: float = 1.5
+    guidance_folded: bool = False  # True after step distillation: one evaluation per step
+
+    def __post_init__(self) -> None:
+        grid = self.timesteps
+        if len(grid) < 2 or grid[0] != 1.0 or grid[-1] != 0.0:
+            raise SpecError("sampler timesteps must start at 1.0 and end at 0.0")
+        if any(b >= a for a, b in itertools.pairwise(grid)):
+            raise SpecError("sampler timesteps must fall strictly from 1.0 to 0.0")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model: its modules, its sampler, the image size it was trained at and the tasks it knows."""
+
+    name: str
+    vae: VAESpec
+    backbone: BackboneSpec
+    planner: PlannerSpec
+    text_encoder: TextEncoderSpec = field(default_factory=TextEncoderSpec)
+    sampler: SamplerSpec = field(default_factory=SamplerSpec)
+    native_size: tuple[int, int] = (256, 256)  # height, width in pixels
+    tasks: tuple[str, ...] = ("generate",)
+
+    def __post_init__(self) -> None:
+        if self.planner.dim != self.backbone.dim:
+            raise SpecError(f"planner dim {self.planner.dim} differs from backbone dim {self.backbone.dim}")
+        unknown = [task for task in self.tasks if task not in TASKS]
+        if unknown:
+            raise SpecError(f"unknown task {unknown[0]!r}; allowed: {', '.join(TASKS)}")
+
+    @property
+    def latent_channels(self) -> int:
+        return self.vae.latent_channels
+
+
+def _preset(
+    name: str, channels: tuple[int, int, int, int], latent: int, enc: tuple[int, int, int, int],
+    dec: tuple[int, int, int, int], mid: int, depth: int, dim: int, planner_depth: int,
+    text: TextEncoderSpec, size: int,
+) -> ModelSpec:  # fmt: skip
+    return ModelSpec(
+        name=name,
+        vae=VAESpec(channels, latent, enc, dec, mid),
+        backbone=BackboneSpec(depth=depth, dim=dim, attn_every=2 if depth < 6 else 3),
+        planner=PlannerSpec(depth=planner_depth, dim=dim, num_plan_tokens=16 if depth < 6 else 32),
+        text_encoder=text,
+        native_size=(size, size),
+    )
+
+
+PRESETS: Mapping[str, ModelSpec] = types.MappingProxyType({
+    "nano": _preset("nano", (16, 32, 64, 128), 16, (1, 1, 2, 2), (1, 2, 2, 3), 1, 4, 128, 3, TextEncoderSpec(128), 128),
+    "tiny": _preset("tiny", (32, 64, 128, 256), 16, (1, 2, 3, 3), (1, 2, 4, 5), 1, 6, 256, 4, TextEncoderSpec(), 256),
+    "small": _preset("small", (64, 128, 256, 512), 32, (2, 2, 3, 4), (2, 2, 3, 5), 2, 12, 384, 4, TextEncoderSpec(), 512),
+    "base": _preset("base", (128, 256, 512, 512), 32, (1, 2, 2, 3), (3, 4, 4, 5), 2, 18, 512, 3, TextEncoderSpec(), 512),
+})  # fmt: skip
+
+
+def preset(name: str) -> ModelSpec:
+    """The configuration called ``name``.
+
+    Raises:
+        SpecError: for an unknown name; lists the known ones.
+    """
+    if name not in PRESETS:
+        raise SpecError(f"unknown configuration {name!r}; allowed: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def check_size(height: int, width: int, multiple: int = 32) -> tuple[int, int]:
+    """``(height, width)`` when both are positive multiples of ``multiple`` pixels.
+
+    Raises:
+        SpecError: otherwise; names the nearest allowed size.
+    """
+    if height > 0 and width > 0 and height % multiple == 0 and width % multiple == 0:
+        return height, width
+    near = tuple(max(multiple, round(side / multiple) * multiple) for side in (height, width))
+    raise SpecError(
+        f"size {height}x{width} is not a multiple of {multiple} on both sides; nearest allowed: {near[0]}x{near[1]}"
+    )
+
+
+def parse_size(text: str, multiple: int = 32) -> tuple[int, int]:
+    """``"256"`` or ``"256x384"`` (height x width, as every shape here) to ``(height, width)``.
+
+    Raises:
+        SpecError: when it is neither, or not a multiple of ``multiple``.
+    """
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
+        raise SpecError(f"size {text!r} is not understood; write 256 or 256x384 (height x width)")
+    return check_size(int(parts[0]), int(parts[-1]), multiple)
+
+
+def to_dict(spec: object) -> dict[str, Any]:
+    """A spec as JSON values (tuples become lists); ``from_dict`` reads it back."""
+    if not is_dataclass(spec) or isinstance(spec, type):
+        raise TypeError(f"not a spec: {spec!r}")
+    return typing.cast(dict[str, Any], _listed(dataclasses.asdict(spec)))
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def from_dict(kind: type[SpecT], values: object, where: str = "config") -> SpecT:
+    """Build the spec ``kind`` from JSON values.
+
+    Raises:
+        SpecError: for an unknown, missing or wrongly typed key; names it by its path.
+    """
+    if not isinstance(values, dict):
+        raise SpecError(f"{where} must be a table of settings, got {type(values).__name__}")
+    hints = typing.get_type_hints(kind)
+    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise SpecError(f"{where} has an unknown key {unknown[0]!r}; allowed: {', '.join(known)}")
+    built = {key: _coerce(hints[key], value, f"{where}.{key}") for key, value in values.items()}
+    try:
+        return kind(**built)
+    except TypeError as error:
+        missing = [
+            name for name, item in known.items()
+            if name not in built and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        ]  # fmt: skip
+        if missing:
+            raise SpecError(f"{where} lacks the key {missing[0]!r}") from None
+        raise SpecError(f"{where}: {error}") from None
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    if is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise SpecError(f"{where} must be a list, got {value!r}")
+        inner = typing.get_args(hint)
+        if inner[-1] is not Ellipsis and len(inner) != len(value):
+            raise SpecError(f"{where} must hold {len(inner)} values, got {len(value)}")
+        return tuple(_coerce(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    accepted = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}[hint]
+    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+        raise SpecError(f"{where} must be {hint.__name__}, got {value!r}")
+    return float(value) if hint is float else value

@@ -1,0 +1,1 @@
+"""Training: `mf-train` and the stages behind it. The only way MicroForge weights are made."""

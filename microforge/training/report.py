@@ -1,0 +1,53 @@
+"""Pictures of a run: sample sheets and the loss plot."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+
+def save_sheet(path: Path, sheet: Tensor) -> None:
+    """Write an image (3, H, W) in [0, 1] as PNG, through a temporary file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = (sheet.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
+    Image.fromarray(pixels).save(temporary)
+    os.replace(temporary, path)
+
+
+def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
+    """Tile images (B, 3, H, W) into one (3, rows * H, columns * W) with white gaps."""
+    batch, channels, height, width = images.shape
+    rows = -(-batch // columns)
+    sheet = images.new_ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
+    for index, image in enumerate(images):
+        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        sheet[:, top : top + height, left : left + width] = image
+    return sheet
+
+
+def plot_losses(log: Path, out: Path) -> None:
+    """Plot every logged term of a run against its steps."""
+    import matplotlib  # a second to import, needed once at the end
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    names = [name for name in rows[-1] if name not in ("step", "samples_per_s")]
+    figure, axes = pyplot.subplots(1, len(names), figsize=(3.2 * len(names), 2.8), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.plot(
+            [row["step"] for row in rows], np.array([row.get(name, np.nan) for row in rows]), linewidth=1
+        )
+        axis.set_title(name, fontsize=9)
+        axis.grid(alpha=0.3)
+        axis.set_xlabel("step", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,102 @@
+"""Every number of a training run, typed; presets per stage and model size.
+
+The learning rate is constant after a warm-up and falls over the last ``decay_fraction`` of the steps
+(warm-up, stable, decay; arXiv 2405.18392), so a run can be resumed with more steps than it started with.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from microforge.errors import SpecError
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW with clipping, and a slower group without weight decay for the SSM's decay, B and C."""
+
+    learning_rate: float
+    warmup_steps: int = 200
+    decay_fraction: float = 0.3
+    weight_decay: float = 0.01
+    beta2: float = 0.99
+    ssm_rate: float = 0.2
+    clip: float = 2.0
+    ema: float = 0.999
+
+
+@dataclass(frozen=True)
+class VAESettings:
+    """Stage 1. Weights of the loss terms are SPEC section 11's, where they were measured."""
+
+    optimizer: OptimizerSettings
+    steps: int = 20_000
+    batch: int = 16
+    kl: float = 1e-6
+    gradient: float = 2.0
+    pooled: float = 0.5
+    pool_sizes: tuple[int, ...] = (4, 16, 64)
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """Stage 2: rectified flow on cached latents.
+
+    ``batch`` latents share one caption encoding with ``draws`` noise draws each, so that the text
+    encoder runs once for ``draws`` samples.
+    """
+
+    optimizer: OptimizerSettings
+    steps: int = 20_000
+    batch: int = 64
+    draws: int = 4
+    scenes: int = 65_536
+    captions_per_scene: int = 4
+    text_dropout: float = 0.1
+    self_condition: float = 0.9
+    diversity: float = 1e-2
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How a run is watched and kept, whatever it trains."""
+
+    log_every: int = 50
+    save_every: int = 500
+    sample_every: int = 2_000
+    seed: int = 0
+    device: str = "cpu"
+    bfloat16: bool = False
+
+
+VAE_SETTINGS: Mapping[str, VAESettings] = types.MappingProxyType({
+    "nano": VAESettings(OptimizerSettings(1e-3)),
+    "tiny": VAESettings(OptimizerSettings(1e-3), steps=50_000),
+    "small": VAESettings(OptimizerSettings(3e-4), steps=50_000),
+    "base": VAESettings(OptimizerSettings(1e-4), steps=50_000),
+})  # fmt: skip
+
+FLOW_SETTINGS: Mapping[str, FlowSettings] = types.MappingProxyType({
+    "nano": FlowSettings(OptimizerSettings(1e-3)),
+    "tiny": FlowSettings(OptimizerSettings(5e-4), steps=100_000),
+    "small": FlowSettings(OptimizerSettings(2e-4), steps=100_000),
+    "base": FlowSettings(OptimizerSettings(1e-4), steps=100_000),
+})  # fmt: skip
+
+
+def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
+    """The rate at ``step`` of ``steps``: linear warm-up, constant, then 1 - sqrt down to zero."""
+    warm = min(1.0, (step + 1) / max(settings.warmup_steps, 1))
+    decay_start = steps * (1.0 - settings.decay_fraction)
+    progress: float = max(0.0, (step - decay_start) / max(steps - decay_start, 1.0))
+    return settings.learning_rate * warm * (1.0 - math.sqrt(min(progress, 1.0)))
+
+
+def check_steps(steps: int) -> int:
+    """``steps`` when it is at least 1; SpecError otherwise."""
+    if steps < 1:
+        raise SpecError(f"steps is {steps}; allowed: 1 or more")
+    return steps

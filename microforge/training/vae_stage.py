@@ -1,0 +1,93 @@
+"""Stage 1: the VAE on fresh renders of the procedural world (SPEC section 4; recipe of section 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from microforge.checkpoint import write_checkpoint
+from microforge.data.renderer import render
+from microforge.data.scenes import sample_scene
+from microforge.spec import ModelSpec
+from microforge.tokenizer import PromptTokenizer
+from microforge.training.losses import gradient_l1, pooled_l1
+from microforge.training.report import grid
+from microforge.training.settings import LoopSettings, VAESettings
+from microforge.training.state import step_generator, step_rng
+from microforge.vae import MicroForgeVAE
+
+#: Seeds of data that training never draws: samples and statistics.
+SHEET_SEED, STATISTICS_SEED = 1_000_003, 1_000_033
+
+
+def render_batch(seed: int, step: int, count: int, size: tuple[int, int], device: str) -> Tensor:
+    """``count`` fresh scenes of step ``step`` as images (count, 3, H, W)."""
+    rng = step_rng(seed, step)
+    return render([sample_scene(rng) for _ in range(count)], size[0], size[1], device=device)
+
+
+class VAEStage:
+    """Trains ``MicroForgeVAE``: L1 + gradient L1 + pooled L1 + a small KL."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        settings: VAESettings,
+        loop: LoopSettings,
+        size: tuple[int, int],
+        tokenizer: PromptTokenizer,
+    ) -> None:
+        torch.manual_seed(loop.seed)
+        self.network: MicroForgeVAE = MicroForgeVAE(spec.vae).to(loop.device)
+        self.spec, self.settings, self.loop, self.size, self.tokenizer = spec, settings, loop, size, tokenizer
+        self.samples_per_step = settings.batch
+
+    def loss(self, step: int) -> Mapping[str, Tensor]:
+        settings, device = self.settings, self.loop.device
+        image = render_batch(self.loop.seed, step, settings.batch, self.size, device)
+        cells = (side // self.network.spec.downsample for side in self.size)
+        generator = step_generator(self.loop.seed, step, device)
+        noise = torch.randn(
+            settings.batch, self.spec.latent_channels, *cells, generator=generator, device=device
+        )
+        output, posterior = self.network(image, noise)
+        output = output.float()
+        l1 = (output - image).abs().mean()
+        gradient = gradient_l1(output, image)
+        pooled = pooled_l1(output, image, settings.pool_sizes)
+        kl = posterior.kl()
+        loss = l1 + settings.gradient * gradient + settings.pooled * pooled + settings.kl * kl
+        with torch.no_grad():
+            psnr = -10.0 * torch.log10((output.clamp(0, 1) - image).square().mean((1, 2, 3)) + 1e-10).mean()
+        return {"loss": loss, "l1": l1, "gradient": gradient, "pooled": pooled, "kl": kl, "psnr": psnr}
+
+    @torch.no_grad()
+    def sheet(self, ema: nn.Module) -> Tensor:
+        """Eight unseen scenes above their reconstructions."""
+        assert isinstance(ema, MicroForgeVAE)
+        image = render_batch(SHEET_SEED, 0, 8, self.size, self.loop.device)
+        return grid(torch.cat([image, ema.decode(ema.encode(image).mean).clamp(0, 1)]), 8)
+
+    def write(self, folder: Path, ema: nn.Module) -> None:
+        assert isinstance(ema, MicroForgeVAE)
+        mean, std = latent_statistics(ema, self.size, self.loop.device)
+        spec = replace(
+            self.spec, vae=replace(self.spec.vae, latent_mean=mean, latent_std=std), native_size=self.size
+        )
+        write_checkpoint(folder, spec, {"vae": ema}, self.tokenizer, ("vae",))
+
+
+@torch.no_grad()
+def latent_statistics(
+    vae: MicroForgeVAE, size: tuple[int, int], device: str, scenes: int = 512
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per-channel mean and standard deviation of raw latents over unseen scenes."""
+    latents = torch.cat([
+        vae.encode(render_batch(STATISTICS_SEED, part, 64, size, device)).mean for part in range(max(1, scenes // 64))
+    ])  # fmt: skip
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    return tuple(round(v, 6) for v in mean.tolist()), tuple(max(round(v, 6), 1e-4) for v in std.tolist())

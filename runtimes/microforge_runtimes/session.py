@@ -1,0 +1,83 @@
+"""A session runs one component of a bundle on one engine; every engine looks the same from here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from microforge.bundle import Component, TensorSpec
+from microforge.bundle_files import Bundle
+from microforge.errors import BundleError
+
+Array = NDArray[Any]
+
+
+class Session(Protocol):
+    """One loaded network."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Evaluate once: the component's inputs by name to its outputs by name.
+
+        Raises:
+            ValueError: when a name, shape or dtype is not the component's.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the network's memory; the session cannot run afterwards. Closing twice is fine."""
+        ...
+
+
+def open_session(bundle: Bundle, target: str, key: str, threads: int | None = None) -> Session:
+    """Load component ``key`` of ``bundle`` on the engine ``target``, after its files' hashes were checked.
+
+    Args:
+        threads: that the engine may use for one operator; its own choice when None.
+
+    Raises:
+        BundleError: when the bundle lacks the target, this version has no engine for it, or a file is damaged.
+        MissingExtraError: when the engine is not installed.
+    """
+    path = bundle.file(target, key)
+    component = bundle.manifest.components[key]
+    if target == "onnx":
+        from microforge_runtimes.onnx_session import OnnxSession  # the engine loads only when it is used
+
+        return OnnxSession(path, component, threads)
+    raise BundleError(f"this version has no runtime for target {target!r}; it has: onnx")
+
+
+def check_inputs(component: Component, inputs: Mapping[str, Array]) -> None:
+    """Refuse inputs that are not exactly what ``component`` declares.
+
+    Raises:
+        ValueError: names the tensor, what was given and what is needed.
+    """
+    expected = {spec.name: spec for spec in component.inputs}
+    if set(inputs) != set(expected):
+        raise ValueError(f"{component.role} takes {', '.join(expected)}; got {', '.join(inputs)}")
+    for name, spec in expected.items():
+        given = inputs[name]
+        if given.shape != spec.shape or given.dtype != np.dtype(spec.dtype):
+            raise ValueError(
+                f"{component.role} input {name} is {given.dtype}{list(given.shape)}, "
+                f"needed: {spec.dtype}{list(spec.shape)}"
+            )
+
+
+def same_tensors(
+    declared: tuple[TensorSpec, ...], found: Mapping[str, tuple[tuple[Any, ...], str]]
+) -> str | None:
+    """How a graph's tensors (name -> shape, dtype) differ from the declared ones, or None when they agree."""
+    expected = {spec.name: (spec.shape, spec.dtype) for spec in declared}
+    for name in sorted(set(expected) | set(found)):
+        if expected.get(name) != found.get(name):
+            return f"tensor {name!r} is {_describe(found.get(name))}, the manifest says {_describe(expected.get(name))}"
+    return None
+
+
+def _describe(tensor: tuple[tuple[Any, ...], str] | None) -> str:
+    return "absent" if tensor is None else f"{tensor[1]}{list(tensor[0])}"

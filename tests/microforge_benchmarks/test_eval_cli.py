@@ -1,0 +1,169 @@
+"""mf-eval on a random checkpoint and on a miniature bundle: its files, its figures, its refusals."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from microforge.cli import exit_code
+from microforge.data.captions import evaluation_prompts
+from microforge.evaluation.evaluate import evaluate, scenes_draw
+from microforge.evaluation.sheet import MAX_IMAGES, contact_sheet
+from microforge.pipeline import MicroForgePipeline
+from microforge.spec import SamplerSpec, preset
+from microforge.tokenizer import PromptTokenizer
+from microforge_benchmarks.eval_cli import app
+from microforge_benchmarks.subjects import Settings, _bundle_round_trip, open_subject
+from microforge_runtimes import session
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """nano with random weights and a two-step grid."""
+    folder = tmp_path_factory.mktemp("run") / "checkpoint"
+    torch.manual_seed(0)
+    sampler = replace(SamplerSpec(), timesteps=(1.0, 0.5, 0.0))
+    MicroForgePipeline.from_spec(replace(preset("nano"), sampler=sampler)).save_pretrained(folder)
+    PromptTokenizer.load().save(folder / "tokenizer.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature bundle of the runtime's own tests, 64 x 96 px."""
+    source = Path(__file__).parents[1] / "microforge_runtimes" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("runtime_fixtures", source)
+    assert spec is not None and spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder: Path = module.build_bundle(tmp_path_factory.mktemp("bundles") / "mini.mfb")
+    return folder
+
+
+def _run(*words: object) -> int:
+    return exit_code(app, [str(word) for word in words])
+
+
+def test_a_checkpoint_is_scored_beside_its_ceilings(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "scores.json"
+    assert _run(checkpoint, "--prompts", 24, "--out", out, "--json") == 0
+    captured = capsys.readouterr()
+    printed, written = json.loads(captured.out.splitlines()[-1]), json.loads(out.read_text())
+    assert printed["scores"] == written["scores"] and "images" not in printed
+    assert written["kind"] == "checkpoint" and written["steps"] == 2 and written["size"] == [128, 128]
+    assert written["scores"]["overall"]["total"] == len(written["images"]) == 24
+    assert written["ceilings"]["true_renders"]["overall"]["accuracy"] == 1.0
+    assert written["ceilings"]["vae_round_trip"]["overall"]["total"] == 24
+    assert 0 < written["vae"]["psnr_db"] < 30 and written["vae"]["ssim"] < 1
+    assert set(written["scores"]["split"]) == {"seen", "held_out"}
+    assert {"prompt", "category", "seed", "correct", "shape", "reason"} <= set(written["images"][0])
+    with Image.open(out.with_suffix(".png")) as sheet:
+        assert sheet.width > 1000
+    assert "overall" in captured.err
+
+
+def test_a_bundle_is_scored_through_its_runtime(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    assert _run(bundle, "--prompts", 5, "--single-object", "--seed", 3, "--out", out) == 0
+    written = json.loads(out.read_text())
+    assert written["kind"] == "bundle" and written["size"] == [64, 96] and written["vae"] is None
+    assert written["prompt_set"] == "single object" and list(written["ceilings"]) == ["true_renders"]
+    assert [image["seed"] for image in written["images"]] == [3, 4, 5, 6, 7]
+
+
+def test_a_bundle_with_an_encoder_has_a_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Echo:
+        """Both halves of a perfect VAE; refuses batches, as a static graph does."""
+
+        def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+            [tensor] = inputs.values()
+            assert tensor.shape == (1, 3, 64, 96)
+            return {"latent": tensor, "image": tensor}
+
+    monkeypatch.setattr(session, "open_session", lambda *_: Echo())
+    keys = SimpleNamespace(component=lambda role, size: (role, None))
+    round_trip = _bundle_round_trip(SimpleNamespace(bundle=keys, target="onnx", size=None))  # type: ignore[arg-type]
+    images = torch.rand(3, 3, 64, 96)
+    assert torch.equal(round_trip(images), images)
+
+
+def test_images_do_not_depend_on_the_batch(checkpoint: Path) -> None:
+    subject = open_subject(checkpoint, Settings(size="64x96", steps=1, guidance=1.0))
+    prompts = evaluation_prompts(3, 0)
+    together = subject.draw(prompts, 10)
+    assert together.shape == (3, 64, 96, 3)
+    alone = subject.draw(prompts[2:], 12)
+    assert int(abs(together[2].astype(int) - alone[0].astype(int)).max()) <= 1
+
+
+def test_nothing_is_replaced_without_force(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "scores.png").write_bytes(b"mine")
+    words = (checkpoint, "--prompts", 1, "--size", 64, "--out", tmp_path / "scores.json")
+    assert _run(*words) == 2 and (tmp_path / "scores.png").read_bytes() == b"mine"
+    assert not (tmp_path / "scores.json").exists()
+    assert _run(*words, "--force") == 0 and (tmp_path / "scores.png").read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("missing", "--out", "s.json"), "no such checkpoint folder"),
+        (("CHECKPOINT", "--out", "s.txt"), "ends in .json"),
+        (("CHECKPOINT", "--out", "s.json", "--size", "100"), "multiple of 32"),
+        (("CHECKPOINT", "--out", "s.json", "--size", "32"), "at least 64 px"),
+        (("CHECKPOINT", "--out", "s.json", "--prompts", "0"), "prompts"),
+        (("CHECKPOINT", "--out", "s.json", "--guidance", "nan"), "guidance"),
+        (("BUNDLE", "--out", "s.json", "--guidance", "2"), "part of its manifest"),
+        (("BUNDLE", "--out", "s.json", "--steps", "3"), "3"),
+        (("BUNDLE", "--out", "s.json", "--size", "128"), "no size 128x128"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    words: tuple[str, ...], message: str, checkpoint: Path, bundle: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    named = {"CHECKPOINT": checkpoint, "BUNDLE": bundle}
+    assert _run(*(named.get(word, word) for word in words)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(checkpoint / name)
+    assert _run(tmp_path, "--out", tmp_path / "s.json") == 2
+    assert "tokenizer.json" in capsys.readouterr().err
+
+
+def test_the_contact_sheet_stays_small() -> None:
+    prompts = evaluation_prompts(MAX_IMAGES + 1, 0)
+    results = list(evaluate(scenes_draw(64, 64), prompts))
+    assert contact_sheet(results).size == contact_sheet(results[:61]).size
+    assert contact_sheet(results[:1]).width < 200
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from microforge.cli import exit_code; from microforge_benchmarks.eval_cli import app\n"
+        "assert exit_code(app, ['--help']) == 0\n"
+        "print([name for name in ('torch', 'numpy', 'scipy', 'PIL', 'pydantic') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Example: mf-eval" in done.stdout and done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,143 @@
+"""``mf-export``: exit codes, one line per error, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from microforge.cli import exit_code
+from microforge_export.cli import app
+
+
+def run(*words: str) -> int:
+    return exit_code(app, words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--target", "coreml"], "target 'coreml' is not available in this version; available: onnx"),
+        (["--target", "tflite"], "target 'tflite' is unknown; available: onnx"),
+        (["--target", ""], "must name one of: onnx"),
+        (["--precision", "int8"], "precision 'int8' is not available in this version; available: fp32"),
+        (["--tasks", "edit"], "task 'edit' is not available in this version; available: generate"),
+        (["--tasks", ","], "at least one of: generate"),
+        (["--size", "100"], "size 100x100 is not a multiple of 32 on both sides; nearest allowed: 96x96"),
+        (["--size", "wide"], "size 'wide' is not understood"),
+        (["--size", "0"], "size 0x0 is not a multiple of 32"),
+        (["--sizes", "64"], "No such option"),
+    ],
+)  # fmt: skip
+def test_bad_words_are_one_line_and_exit_2(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert run("build", str(checkpoint), "--out", str(tmp_path / "x.mfb"), *words) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_checkpoint_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("build", str(tmp_path / "none"), "--out", str(tmp_path / "x.mfb")) == 2
+    error = capsys.readouterr().err
+    assert "no such checkpoint folder" in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "keep"), [("model.safetensors", 1000), ("config.json", 40), ("tokenizer.json", 0)]
+)
+def test_a_damaged_checkpoint_is_one_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, keep: int
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint, copy)
+    (copy / name).write_bytes((copy / name).read_bytes()[:keep])
+    assert run("build", str(copy), "--out", str(tmp_path / "x.mfb")) == 2
+    error = capsys.readouterr().err
+    assert name in error and error.count("\n") == 1
+    assert not (tmp_path / "x.mfb").exists()
+
+
+def test_an_existing_output_needs_force(
+    bundle: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (bundle / "manifest.json").read_bytes()
+    assert run("build", str(checkpoint), "--out", str(bundle)) == 2
+    assert "--force" in capsys.readouterr().err
+    assert (bundle / "manifest.json").read_bytes() == before
+
+
+def test_force_does_not_replace_a_folder_that_is_no_bundle(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "text").write_text("precious")
+    assert run("build", str(checkpoint), "--out", str(tmp_path / "thesis"), "--force") == 2
+    assert (tmp_path / "thesis" / "text").read_text() == "precious"
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["build", str(checkpoint), "--out", "x.mfb", "--dry-run", "--size", "64", "--size", "64x96"]
+    assert run(*words, "--json") == 0
+    plan = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert plan["sizes"] == ["64x64", "64x96"] and plan["thresholds"]["component_psnr_db"] == 60
+    assert plan["components"]["denoiser_64x96"]["inputs"][0] == {
+        "name": "z",
+        "shape": [1, 4, 2, 3],
+        "dtype": "float32",
+    }
+    alone = {key: item["predicted_bytes"] for key, item in plan["components"].items()}
+    assert plan["predicted_bytes"] == sum(alone[key] for key in alone if "64x96" not in key), (
+        "weights counted once"
+    )
+    assert run(*words) == 0
+    assert "nothing was written" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_build_ends_with_one_json_object_on_stdout(
+    bundle: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "x.mfb"
+    shutil.copytree(bundle, out)
+    assert run("build", str(checkpoint), "--out", str(out), "--size", "32x64", "--json", "--force") == 0
+    captured = capsys.readouterr()
+    values = json.loads(captured.out)
+    assert values["bundle"] == str(out) and values["sizes"] == ["32x64"] and values["seconds"] > 0
+    assert "[10/10] verify the result" in captured.err
+    assert [path.name for path in tmp_path.iterdir()] == ["x.mfb"]
+
+
+def test_inspect_shows_components_and_json(two_sizes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", str(two_sizes)) == 0
+    table = capsys.readouterr().out
+    assert "denoiser_64x96" in table and "64x64, 64x96" in table and "MatMul" in table
+    assert run("inspect", str(two_sizes), "--json") == 0
+    values = json.loads(capsys.readouterr().out)
+    target = values["targets"]["onnx"]
+    assert target["bytes"] == sum(path.stat().st_size for path in (two_sizes / "onnx").iterdir())
+    assert set(values["components"]) == set(target["files"]) == set(target["parity"])
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect"])
+def test_what_is_no_bundle_is_bad_input(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command, str(tmp_path)) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_is_quick_and_loads_no_torch() -> None:
+    code = "import sys\nfrom microforge_export.cli import app\nfrom microforge.cli import exit_code\nexit_code(app, ['build', '--help'])\nassert 'torch' not in sys.modules"
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Example: mf-export build" in result.stdout
+    assert time.perf_counter() - start < 5, "generous: the machine may be busy"

@@ -1,0 +1,119 @@
+"""``mf-export verify``: a damaged bundle is found out, by hash and, when the hash was mended, by parity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from microforge.bundle_files import load_bundle
+from microforge.cli import exit_code
+from microforge_export.cli import app
+from microforge_export.verify import verify
+
+WEIGHTS = "onnx/weights.bin"
+
+
+@pytest.fixture
+def damaged(bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle with one wrong weight in the decoder."""
+    copy = tmp_path / "damaged.mfb"
+    shutil.copytree(bundle, copy)
+    model = onnx.load(str(copy / "onnx" / "vae_decoder.onnx"), load_external_data=False)
+    kernel = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("head.weight"))
+    offset = int(next(item.value for item in kernel.external_data if item.key == "offset"))
+    with (copy / WEIGHTS).open("r+b") as stream:
+        stream.seek(offset)
+        stream.write(np.float32(3.0).tobytes())
+    return copy
+
+
+def mend(folder: Path, *paths: str) -> None:
+    """Write the hashes that ``paths`` now have into the manifest, as a forger would."""
+    text = (folder / "manifest.json").read_text()
+    for entry in load_bundle(folder).files():
+        if entry.path in paths:
+            data = (folder / entry.path).read_bytes()
+            text = text.replace(entry.sha256, hashlib.sha256(data).hexdigest())
+            text = text.replace(f'"bytes": {entry.bytes}', f'"bytes": {len(data)}')
+    (folder / "manifest.json").write_text(text)
+
+
+def test_an_untouched_bundle_passes(two_sizes: Path) -> None:
+    result = verify(load_bundle(two_sizes))
+    assert result.problems == ()
+    assert len(result.parity) == 7 and len(result.images) == 2
+    assert result.parity == load_bundle(two_sizes).manifest.targets["onnx"].parity, (
+        "the same numbers as the build"
+    )
+
+
+def test_a_wrong_weight_is_found_by_hash_and_its_component_named(damaged: Path) -> None:
+    problems = verify(load_bundle(damaged)).problems
+    assert "weights.bin has SHA-256" in problems[0]
+    assert any(problem.startswith("vae_decoder has ") for problem in problems)
+    assert not any(problem.startswith(("denoiser", "text_encoder", "vae_encoder")) for problem in problems)
+
+
+def test_a_mended_hash_does_not_hide_a_wrong_weight(damaged: Path) -> None:
+    mend(damaged, WEIGHTS)
+    problems = verify(load_bundle(damaged)).problems
+    assert not any("SHA-256" in problem for problem in problems)
+    assert problems[0].startswith("vae_decoder has ")
+
+
+def test_the_command_exits_with_1_and_names_the_component(
+    damaged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mend(damaged, WEIGHTS)
+    assert exit_code(app, ["verify", str(damaged), "--json"]) == 1
+    captured = capsys.readouterr()
+    assert "error: vae_decoder has " in captured.err
+    assert json.loads(captured.out.splitlines()[-1])["ok"] is False
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("onnx/denoiser.onnx", "denoiser cannot be run"),
+        ("golden/denoiser.safetensors", "denoiser cannot be run"),
+        ("golden/trajectory_64x64.safetensors", "cannot be drawn"),
+        ("tokenizer.json", "tokenizer"),
+        (WEIGHTS, "denoiser cannot be run"),
+    ],
+)  # fmt: skip
+def test_a_truncated_file_is_named_even_under_its_own_hash(
+    bundle: Path, tmp_path: Path, path: str, named: str
+) -> None:
+    copy = tmp_path / "short.mfb"
+    shutil.copytree(bundle, copy)
+    data = (copy / path).read_bytes()
+    (copy / path).write_bytes(data[: len(data) // 3])
+    mend(copy, path)
+    assert any(named in problem for problem in verify(load_bundle(copy)).problems)
+
+
+def test_a_bundle_without_golden_files_does_not_pass(bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "bare.mfb"
+    shutil.copytree(bundle, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["golden"] = {"components": {}, "trajectories": []}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert len(verify(load_bundle(copy)).problems) == 5
+
+
+def test_verify_and_inspect_need_no_torch(bundle: Path) -> None:
+    code = (
+        "import sys\nsys.modules['torch'] = None\nfrom microforge_export.cli import app\n"
+        "from microforge.cli import exit_code\n"
+        f"sys.exit(exit_code(app, ['verify', {str(bundle)!r}]) or exit_code(app, ['inspect', {str(bundle)!r}]))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
