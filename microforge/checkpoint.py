@@ -125,5 +125,6 @@ def write_checkpoint(
         config = {"format": FORMAT, "stages": list(stages), "model": to_dict(spec)}
         (target / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
         save_file(tensors, target / WEIGHTS)
+        (target / WEIGHTS).chmod(0o644)  # safetensors makes it readable by its owner alone
         if tokenizer is not None:
             tokenizer.save(target / TOKENIZER)

@@ -174,7 +174,7 @@ def _preset(
 
 
 PRESETS: Mapping[str, ModelSpec] = types.MappingProxyType({
-    "nano": _preset("nano", (16, 32, 64, 128), 16, (1, 1, 2, 2), (1, 2, 2, 3), 1, 4, 128, 3, TextEncoderSpec(128), 128),
+    "nano": _preset("nano", (16, 32, 64, 128), 16, (1, 1, 2, 2), (1, 2, 2, 3), 1, 4, 128, 3, TextEncoderSpec(128, max_length=32), 160),
     "tiny": _preset("tiny", (32, 64, 128, 256), 16, (1, 2, 3, 3), (1, 2, 4, 5), 1, 6, 256, 4, TextEncoderSpec(), 256),
     "small": _preset("small", (64, 128, 256, 512), 32, (2, 2, 3, 4), (2, 2, 3, 5), 2, 12, 384, 4, TextEncoderSpec(), 512),
     "base": _preset("base", (128, 256, 512, 512), 32, (1, 2, 2, 3), (3, 4, 4, 5), 2, 18, 512, 3, TextEncoderSpec(), 512),

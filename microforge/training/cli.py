@@ -44,6 +44,13 @@ def train(
     bf16: Annotated[
         bool, typer.Option("--bf16", help="bfloat16 autocast: faster where the CPU or GPU has it.")
     ] = False,
+    decoder_only: Annotated[
+        bool,
+        typer.Option(
+            "--decoder-only",
+            help="vae: fine-tune the finished decoder; latents, and so the flow, stay as they are.",
+        ),
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 500,
     sample_every: Annotated[int, typer.Option(min=1, help="Steps between sample sheets.")] = 2000,
@@ -56,7 +63,8 @@ def train(
 
     request = TrainRequest(
         stage=stage.value, config=config, out=out, data=data, size=size, steps=steps, batch=batch,
-        resume=resume, force=force, seed=seed, device=device, bf16=bf16, threads=threads,
+        resume=resume, force=force, seed=seed, device=device, bf16=bf16,
+        decoder_only=decoder_only, threads=threads,
         save_every=save_every, sample_every=sample_every,
     )  # fmt: skip
     result = run_stage(request)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from microforge.checkpoint import CONFIG, read_checkpoint
+from microforge.checkpoint import CONFIG, Checkpoint, read_checkpoint
 from microforge.data.corpus import build_tokenizer
 from microforge.errors import CheckpointError, DataError, OutputExistsError, SpecError
 from microforge.spec import ModelSpec, check_size, parse_size, preset
@@ -30,6 +30,7 @@ from microforge.training.vae_stage import VAEStage
 #: Where a stage's checkpoint is, below RUN/STAGE.
 CHECKPOINT = "checkpoint"
 STAGES = ("vae", "flow")
+DECODER = "vae-decoder"  # the folder of a decoder-only run
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class TrainRequest:
     seed: int = 0
     device: str = "cpu"
     bf16: bool = False
+    decoder_only: bool = False
     threads: int | None = None
     save_every: int = 500
     sample_every: int = 2000
@@ -70,15 +72,16 @@ def run_stage(request: TrainRequest) -> dict[str, object]:
         device=pick_device(request.device), bfloat16=request.bf16,
     )  # fmt: skip
     settings = stage_settings(request)
-    folder = request.out / request.stage
+    name = DECODER if request.decoder_only else request.stage
+    folder = request.out / name
     checkpoint = folder / CHECKPOINT
-    _check_vae(request, spec)
+    finished = _finished_vae(request, spec)
     _prepare(folder, request)
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     console = Console(stderr=True)
-    stage = _build(settings, spec, loop, size, request.out, console)
-    identity = RunIdentity(request.stage, spec.name, request.seed)
+    stage = _build(settings, spec, finished, loop, size, folder, console)
+    identity = RunIdentity(name, spec.name, request.seed)
     run = Run(folder, checkpoint, identity, settings.steps, settings.optimizer, loop)
     loss = train(run, stage, console)
     return {"checkpoint": str(checkpoint.absolute()), "steps": settings.steps, "loss": loss}
@@ -89,6 +92,8 @@ def stage_settings(request: TrainRequest) -> VAESettings | FlowSettings:
     if request.stage not in STAGES:
         raise SpecError(f"unknown stage {request.stage!r}; allowed: {', '.join(STAGES)}")
     settings = (VAE_SETTINGS if request.stage == "vae" else FLOW_SETTINGS)[request.config]
+    if request.decoder_only and request.stage != "vae":
+        raise SpecError(f"--decoder-only belongs to the stage vae, not {request.stage}")
     if request.steps is not None:
         settings = replace(settings, steps=check_steps(request.steps))
     if request.batch is not None:
@@ -116,18 +121,23 @@ def pick_device(name: str) -> str:
     return name
 
 
-def _check_vae(request: TrainRequest, spec: ModelSpec) -> None:
-    """The flow needs the VAE of the same run folder and configuration."""
-    if request.stage == "vae":
-        return
-    checkpoint = request.out / "vae" / CHECKPOINT
-    if not (checkpoint / CONFIG).is_file():
-        raise CheckpointError(
-            f"{request.out} has no VAE yet: run mf-train vae --config {request.config} --out {request.out} first"
-        )
-    found = read_checkpoint(checkpoint).spec
-    if found.name != spec.name:
-        raise CheckpointError(f"{checkpoint} was trained with --config {found.name}, not {spec.name}")
+def _finished_vae(request: TrainRequest, spec: ModelSpec) -> Checkpoint | None:
+    """The VAE that this run stands on: flow and decoder-only runs need one of the same configuration."""
+    if request.stage == "vae" and not request.decoder_only:
+        return None
+    names = ("vae",) if request.decoder_only else (DECODER, "vae")
+    folders = [request.out / name / CHECKPOINT for name in names]
+    for folder in folders:
+        if (folder / CONFIG).is_file():
+            found = read_checkpoint(folder)
+            if found.spec.name != spec.name:
+                raise CheckpointError(
+                    f"{folder} was trained with --config {found.spec.name}, not {spec.name}"
+                )
+            return found
+    raise CheckpointError(
+        f"{request.out} has no VAE yet: run mf-train vae --config {request.config} --out {request.out} first"
+    )
 
 
 def _prepare(folder: Path, request: TrainRequest) -> None:
@@ -142,11 +152,13 @@ def _prepare(folder: Path, request: TrainRequest) -> None:
 
 
 def _build(
-    settings: VAESettings | FlowSettings, spec: ModelSpec, loop: LoopSettings, size: tuple[int, int],
-    out: Path, console: Console,
+    settings: VAESettings | FlowSettings, spec: ModelSpec, finished: Checkpoint | None, loop: LoopSettings,
+    size: tuple[int, int], folder: Path, console: Console,
 ) -> Stage:  # fmt: skip
+    if finished is not None:
+        spec = replace(spec, vae=finished.spec.vae)  # with the latent statistics that were measured
     if isinstance(settings, VAESettings):
         tokenizer = PromptTokenizer.load() if PRETRAINED.is_file() else build_tokenizer()
-        return VAEStage(spec, settings, loop, size, tokenizer)
-    vae = read_checkpoint(out / "vae" / CHECKPOINT)
-    return FlowStage(vae, settings, loop, size, out / "flow" / "latents.safetensors", console)
+        return VAEStage(spec, settings, loop, size, tokenizer, finished)
+    assert finished is not None
+    return FlowStage(spec, finished, settings, loop, size, folder / "latents.safetensors", console)

@@ -48,10 +48,10 @@ class FlowStage:
     """Velocity matching with text dropout, RIN self-conditioning and plan diversity."""
 
     def __init__(
-        self, vae_checkpoint: Checkpoint, settings: FlowSettings, loop: LoopSettings, size: tuple[int, int],
-        cache: Path, console: Console,
+        self, spec: ModelSpec, vae_checkpoint: Checkpoint, settings: FlowSettings, loop: LoopSettings,
+        size: tuple[int, int], cache: Path, console: Console,
     ) -> None:  # fmt: skip
-        self.spec, self.settings, self.loop, self.size = vae_checkpoint.spec, settings, loop, size
+        self.spec, self.settings, self.loop, self.size = spec, settings, loop, size
         if vae_checkpoint.tokenizer is None:
             raise CheckpointError("the checkpoint has no tokenizer.json; run `mf-train vae` again")
         self.tokenizer = PromptTokenizer.load(vae_checkpoint.tokenizer)
@@ -59,7 +59,7 @@ class FlowStage:
         vae_checkpoint.load_into("vae", self.vae)
         length = self.spec.text_encoder.max_length
         self.data = load_or_build(
-            cache, self.vae, vae_checkpoint.sha256, self.tokenizer, settings.scenes, settings.captions_per_scene,
+            cache, self.vae, self.tokenizer, settings.scenes, settings.captions_per_scene,
             size, length, loop.seed, loop.device, console,
         )  # fmt: skip
         self.empty = torch.from_numpy(self.tokenizer.encode_empty("generate", length).ids)

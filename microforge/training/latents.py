@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +36,11 @@ class LatentCache:
 
 
 def load_or_build(
-    path: Path, vae: MicroForgeVAE, vae_sha256: str, tokenizer: PromptTokenizer, scenes: int,
+    path: Path, vae: MicroForgeVAE, tokenizer: PromptTokenizer, scenes: int,
     captions_per_scene: int, size: tuple[int, int], max_length: int, seed: int, device: str, console: Console,
 ) -> LatentCache:  # fmt: skip
-    """The cache at ``path`` when it was made with the same VAE and settings, else a new one."""
-    key = f"{vae_sha256} {scenes} {captions_per_scene} {size} {max_length} {seed}"
+    """The cache at ``path`` when it was made with the same encoder and settings, else a new one."""
+    key = f"{encoder_sha256(vae)} {scenes} {captions_per_scene} {size} {max_length} {seed}"
     found = _read(path, key)
     if found is not None:
         return found
@@ -56,10 +57,19 @@ def load_or_build(
             texts = [caption(scene, rng) for _ in range(captions_per_scene)]
             captions.append(np.stack([tokenizer.encode(text, "generate", max_length).ids for text in texts]))
     cache = LatentCache(torch.cat(latents), torch.from_numpy(np.stack(captions).astype(np.int16)))
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file({"latents": cache.latents, "captions": cache.captions}, temporary, {"key": key})
     os.replace(temporary, path)
     return cache
+
+
+def encoder_sha256(vae: MicroForgeVAE) -> str:
+    """Identifies the latents that ``vae`` makes: its encoder's weights and the statistics it normalises with."""
+    digest = hashlib.sha256(repr((vae.spec.mean, vae.spec.std)).encode())
+    for name, value in sorted(vae.encoder.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read(path: Path, key: str) -> LatentCache | None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 from rich.console import Console
@@ -168,9 +168,17 @@ class _Watch:
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
         self.count += 1
+        if not math.isfinite(float(terms["loss"].detach())):
+            self._diverged(step + 1, float(terms["loss"].detach()))
         if self.count == self.run.loop.log_every or step + 1 == self.run.steps:
             self._log(step + 1)
         return self.note
+
+    def _diverged(self, done: int, loss: float) -> NoReturn:
+        folder = self.run.folder
+        raise DivergenceError(
+            f"training diverged before step {done} (loss {loss:.4g}); the last good state is in {folder}"
+        )
 
     def _log(self, done: int) -> None:
         means = {name: total / self.count for name, total in self.sums.items()}
@@ -179,10 +187,8 @@ class _Watch:
         loss = means["loss"]
         self.smoothed = loss if math.isnan(self.smoothed) else 0.8 * self.smoothed + 0.2 * loss
         self.best = min(self.best, self.smoothed)
-        if not math.isfinite(loss) or (done > 500 and self.smoothed > 5.0 * self.best + 1.0):
-            raise DivergenceError(
-                f"training diverged before step {done} (loss {loss:.4g}); the last good state is in {self.run.folder}"
-            )
+        if done > 500 and self.smoothed > 5.0 * self.best + 1.0:
+            self._diverged(done, loss)
         row = {"step": done, "samples_per_s": round(rate, 1), **{k: round(v, 6) for k, v in means.items()}}
         with (self.run.folder / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(row) + "\n")

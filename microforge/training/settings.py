@@ -39,6 +39,7 @@ class VAESettings:
     gradient: float = 2.0
     pooled: float = 0.5
     pool_sizes: tuple[int, ...] = (4, 16, 64)
+    decoder_noise: float = 0.1  # of a decoder-only run, in standard deviations of the latent
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,14 @@ class LoopSettings:
 
 
 VAE_SETTINGS: Mapping[str, VAESettings] = types.MappingProxyType({
-    "nano": VAESettings(OptimizerSettings(1e-3)),
+    "nano": VAESettings(OptimizerSettings(1e-3), steps=16_000),
     "tiny": VAESettings(OptimizerSettings(1e-3), steps=50_000),
     "small": VAESettings(OptimizerSettings(3e-4), steps=50_000),
     "base": VAESettings(OptimizerSettings(1e-4), steps=50_000),
 })  # fmt: skip
 
 FLOW_SETTINGS: Mapping[str, FlowSettings] = types.MappingProxyType({
-    "nano": FlowSettings(OptimizerSettings(1e-3)),
+    "nano": FlowSettings(OptimizerSettings(1.5e-3), steps=10_000, batch=48, scenes=49_152),
     "tiny": FlowSettings(OptimizerSettings(5e-4), steps=100_000),
     "small": FlowSettings(OptimizerSettings(2e-4), steps=100_000),
     "base": FlowSettings(OptimizerSettings(1e-4), steps=100_000),

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from microforge.checkpoint import write_checkpoint
+from microforge.checkpoint import Checkpoint, write_checkpoint
 from microforge.data.renderer import render
 from microforge.data.scenes import sample_scene
 from microforge.spec import ModelSpec
@@ -40,9 +40,15 @@ class VAEStage:
         loop: LoopSettings,
         size: tuple[int, int],
         tokenizer: PromptTokenizer,
+        finished: Checkpoint | None = None,
     ) -> None:
+        """``finished``: fine-tune the decoder of this checkpoint and leave its latents as they are."""
         torch.manual_seed(loop.seed)
         self.network: MicroForgeVAE = MicroForgeVAE(spec.vae).to(loop.device)
+        self.decoder_only = finished is not None
+        if finished is not None:
+            finished.load_into("vae", self.network)
+            self.network.encoder.requires_grad_(False)
         self.spec, self.settings, self.loop, self.size, self.tokenizer = spec, settings, loop, size, tokenizer
         self.samples_per_step = settings.batch
 
@@ -54,16 +60,29 @@ class VAEStage:
         noise = torch.randn(
             settings.batch, self.spec.latent_channels, *cells, generator=generator, device=device
         )
+        if self.decoder_only:
+            return self._decoder_loss(image, noise)
         output, posterior = self.network(image, noise)
-        output = output.float()
+        kl = posterior.kl()
+        terms = self._terms(output.float(), image)
+        return {**terms, "loss": terms["loss"] + settings.kl * kl, "kl": kl}
+
+    def _decoder_loss(self, image: Tensor, noise: Tensor) -> Mapping[str, Tensor]:
+        """Latents a little off, as a sampler's are: the decoder learns to draw clean shapes from them."""
+        with torch.no_grad():
+            latent = self.network.encode(image).mean
+            latent = latent + self.settings.decoder_noise * self.network.std * noise
+        return self._terms(self.network.decode(latent).float(), image)
+
+    def _terms(self, output: Tensor, image: Tensor) -> dict[str, Tensor]:
+        settings = self.settings
         l1 = (output - image).abs().mean()
         gradient = gradient_l1(output, image)
         pooled = pooled_l1(output, image, settings.pool_sizes)
-        kl = posterior.kl()
-        loss = l1 + settings.gradient * gradient + settings.pooled * pooled + settings.kl * kl
+        loss = l1 + settings.gradient * gradient + settings.pooled * pooled
         with torch.no_grad():
             psnr = -10.0 * torch.log10((output.clamp(0, 1) - image).square().mean((1, 2, 3)) + 1e-10).mean()
-        return {"loss": loss, "l1": l1, "gradient": gradient, "pooled": pooled, "kl": kl, "psnr": psnr}
+        return {"loss": loss, "l1": l1, "gradient": gradient, "pooled": pooled, "psnr": psnr}
 
     @torch.no_grad()
     def sheet(self, ema: nn.Module) -> Tensor:
@@ -74,7 +93,9 @@ class VAEStage:
 
     def write(self, folder: Path, ema: nn.Module) -> None:
         assert isinstance(ema, MicroForgeVAE)
-        mean, std = latent_statistics(ema, self.size, self.loop.device)
+        mean, std = self.spec.vae.mean, self.spec.vae.std
+        if not self.decoder_only:
+            mean, std = latent_statistics(ema, self.size, self.loop.device)
         spec = replace(
             self.spec, vae=replace(self.spec.vae, latent_mean=mean, latent_std=std), native_size=self.size
         )

@@ -1,0 +1,35 @@
+"""A miniature model with random weights for the reference model's and the trainer's tests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from microforge.pipeline import MicroForgePipeline
+from microforge.sampling import uniform_grid
+from microforge.spec import BackboneSpec, ModelSpec, PlannerSpec, SamplerSpec, TextEncoderSpec, VAESpec
+from microforge.tokenizer import PromptTokenizer
+
+MINIATURE = ModelSpec(
+    name="miniature",
+    vae=VAESpec(
+        (8, 8, 16, 16), 4, (1, 1, 1, 1), (1, 1, 1, 1), 1, latent_mean=(0.1,) * 4, latent_std=(0.8,) * 4
+    ),
+    backbone=BackboneSpec(depth=4, dim=64, attn_every=2, attn_heads=2, cross_heads=2),
+    planner=PlannerSpec(depth=1, dim=64, num_plan_tokens=4, heads=2),
+    text_encoder=TextEncoderSpec(embed_dim=32, num_layers=1, heads=2, max_length=16),
+    sampler=SamplerSpec(timesteps=uniform_grid(4), text_guidance=2.0),
+    native_size=(64, 64),
+)
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> MicroForgePipeline:
+    """``MINIATURE`` with no zero weights, so that every part of it can be seen in its output."""
+    torch.manual_seed(0)
+    made = MicroForgePipeline.from_spec(MINIATURE, PromptTokenizer.load())
+    for parameter in made.parameters():
+        if not bool(parameter.any()):
+            nn.init.normal_(parameter, std=0.1)
+    return made
