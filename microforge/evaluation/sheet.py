@@ -47,8 +47,8 @@ def _draw_cell(sheet: Image.Image, result: Judged, left: int, top: int) -> None:
     below = top + _SIDE + 3
     _draw_mark(pen, left, below, color, result.verdict.correct)
     font = ImageFont.load_default(_FONT)
-    lines = _wrapped(pen, font, result.prompt.text, indent=14)
-    reason = [] if result.verdict.correct else _wrapped(pen, font, result.verdict.reason, indent=14)
+    lines = wrapped(pen, font, result.prompt.text, _SIDE - 14)
+    reason = [] if result.verdict.correct else wrapped(pen, font, result.verdict.reason, _SIDE - 14)
     for row, (text, ink) in enumerate([*((t, _INK) for t in lines), *((t, color) for t in reason)]):
         if row < _CAPTION_LINES:
             pen.text((left + 14, below + row * _LINE), text, ink, font)
@@ -63,13 +63,14 @@ def _draw_mark(pen: ImageDraw.ImageDraw, x: int, y: int, color: tuple[int, int, 
         pen.line([(x + 1, y + 10), (x + 9, y + 2)], color, 2)
 
 
-def _wrapped(
-    pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str, indent: int
+def wrapped(
+    pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str, width: float
 ) -> list[str]:
+    """``text`` as lines of at most ``width`` pixels where words allow it."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if pen.textlength(longer, font) <= _SIDE - indent:
+        if pen.textlength(longer, font) <= width:
             lines[-1] = longer
         else:
             lines.append(word)

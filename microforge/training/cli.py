@@ -44,6 +44,12 @@ def train(
     bf16: Annotated[
         bool, typer.Option("--bf16", help="bfloat16 autocast: faster where the CPU or GPU has it.")
     ] = False,
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="flow: torch.compile the denoiser; faster after minutes of compiling."
+        ),
+    ] = False,
     decoder_only: Annotated[
         bool,
         typer.Option(
@@ -63,7 +69,7 @@ def train(
 
     request = TrainRequest(
         stage=stage.value, config=config, out=out, data=data, size=size, steps=steps, batch=batch,
-        resume=resume, force=force, seed=seed, device=device, bf16=bf16,
+        resume=resume, force=force, seed=seed, device=device, bf16=bf16, compile=compile,
         decoder_only=decoder_only, threads=threads,
         save_every=save_every, sample_every=sample_every,
     )  # fmt: skip

@@ -49,6 +49,7 @@ class TrainRequest:
     seed: int = 0
     device: str = "cpu"
     bf16: bool = False
+    compile: bool = False
     decoder_only: bool = False
     threads: int | None = None
     save_every: int = 500
@@ -69,7 +70,7 @@ def run_stage(request: TrainRequest) -> dict[str, object]:
     size = check_size(*spec.native_size) if request.size is None else parse_size(request.size, multiple)
     loop = LoopSettings(
         save_every=request.save_every, sample_every=request.sample_every, seed=request.seed,
-        device=pick_device(request.device), bfloat16=request.bf16,
+        device=pick_device(request.device), bfloat16=request.bf16, compile=request.compile,
     )  # fmt: skip
     settings = stage_settings(request)
     name = DECODER if request.decoder_only else request.stage

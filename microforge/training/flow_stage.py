@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,10 @@ SHEET_PROMPTS = (
 )  # fmt: skip
 
 
+#: Captions are padded to multiples of this, so that a compiled network sees few shapes.
+LENGTH_STEP = 8
+
+
 class FlowNetwork(nn.Module):
     """What the flow stage trains: text encoder and denoiser."""
 
@@ -66,6 +71,11 @@ class FlowStage:
         torch.manual_seed(loop.seed)
         self.network: FlowNetwork = FlowNetwork(self.spec).to(loop.device)
         self.samples_per_step = settings.batch * settings.draws
+        if loop.compile:
+            # the cached constants of the scan are pure functions: tracing through them is what we want
+            warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
+            self.network.denoiser.compile(dynamic=False)
+            self.network.denoiser.planner.compile(dynamic=False)
 
     def loss(self, step: int) -> Mapping[str, Tensor]:
         settings, device = self.settings, self.loop.device
@@ -92,7 +102,7 @@ class FlowStage:
         return {"loss": flow + settings.diversity * similarity, "flow": flow, "plan_similarity": similarity}
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Latents (B, C, h, w) and caption ids (B, L), cut to the longest caption; a tenth have no text."""
+        """Latents (B, C, h, w) and caption ids (B, L), cut to about the longest caption; a tenth have no text."""
         settings, rng = self.settings, step_rng(self.loop.seed, step)
         total, captions = self.data.captions.shape[:2]
         rows = torch.from_numpy(rng.integers(0, total, settings.batch))
@@ -101,6 +111,7 @@ class FlowStage:
         dropped = torch.from_numpy(rng.random(settings.batch) < settings.text_dropout)
         ids = torch.where(dropped[:, None], self.empty[None], ids)
         longest = int((ids != PAD_ID).sum(1).max())
+        longest = -(-longest // LENGTH_STEP) * LENGTH_STEP
         return self.data.latents[rows].float().to(self.loop.device), ids[:, :longest].to(self.loop.device)
 
     def pipeline(self, ema: nn.Module) -> MicroForgePipeline:

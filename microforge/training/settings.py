@@ -71,6 +71,7 @@ class LoopSettings:
     seed: int = 0
     device: str = "cpu"
     bfloat16: bool = False
+    compile: bool = False  # torch.compile the denoiser: flow only
 
 
 VAE_SETTINGS: Mapping[str, VAESettings] = types.MappingProxyType({

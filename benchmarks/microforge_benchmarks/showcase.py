@@ -1,0 +1,59 @@
+"""The README's picture: fixed prompts at fixed seeds, drawn by a bundle through the shipped runtime.
+
+python -m microforge_benchmarks.showcase model.mfb --out docs/images/samples.png
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from PIL import Image, ImageDraw, ImageFont
+
+from microforge.bundle_files import atomic_bytes
+from microforge.cli import command_app, run
+from microforge.evaluation.sheet import png_bytes, wrapped
+from microforge_runtimes import Generator
+
+#: Chosen for variety before any of them was drawn; seeds are their positions, not picked.
+PROMPTS = (
+    "a red circle", "a blue square on a white background", "a green triangle on the left",
+    "a yellow star on a black background", "a pink heart", "a large orange ring",
+    "a purple diamond on a yellow background", "a small cyan circle in the top right corner",
+    "a brown cross", "two purple diamonds", "a red square and a green circle", "a yellow heart left of a blue star",
+)  # fmt: skip
+COLUMNS, GAP, CAPTION, FONT = 6, 12, 34, 13
+
+app = command_app("Draw the README's picture.")
+
+
+def showcase(bundle: Path) -> Image.Image:
+    """All ``PROMPTS`` in a grid with their words below."""
+    with Generator(bundle, keep_loaded=True) as generator:
+        images = [generator.generate(prompt, seed).image for seed, prompt in enumerate(PROMPTS)]
+    side = max(images[0].shape[:2])
+    rows = -(-len(images) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * (side + GAP) + GAP, rows * (side + GAP + CAPTION) + GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
+    for index, (prompt, image) in enumerate(zip(PROMPTS, images, strict=True)):
+        left = GAP + index % COLUMNS * (side + GAP)
+        top = GAP + index // COLUMNS * (side + GAP + CAPTION)
+        sheet.paste(Image.fromarray(image), (left, top))
+        pen.rectangle((left - 1, top - 1, left + side, top + side), outline=(210, 210, 210))
+        words = "\n".join(wrapped(pen, font, prompt, side))
+        pen.multiline_text((left, top + side + 4), words, (40, 40, 40), font)
+    return sheet
+
+
+@app.command()
+def main(
+    bundle: Annotated[Path, typer.Argument(help="Folder made by mf-export build.")],
+    out: Annotated[Path, typer.Option(help="PNG file to write.")],
+) -> None:
+    """Draw the README's picture."""
+    atomic_bytes(out, png_bytes(showcase(bundle)), force=True)
+
+
+if __name__ == "__main__":
+    run(app)
