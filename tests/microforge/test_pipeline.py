@@ -3,9 +3,24 @@ from pathlib import Path
 import pytest
 import torch
 
+from microforge.backbone import MicroForgeBackbone
 from microforge.checkpoint import CONFIG, WEIGHTS, read_checkpoint
 from microforge.errors import CheckpointError, PromptError, SpecError
-from microforge.pipeline import MicroForgePipeline
+from microforge.pipeline import MicroForgePipeline, SimpleTextEncoder
+from microforge.planner import RecurrentLatentPlanner
+from microforge.vae import MicroForgeVAE
+
+
+def test_quick_start_runs_verbatim() -> None:
+    vae = MicroForgeVAE(config="tiny")
+    backbone = MicroForgeBackbone(latent_channels=16, config="tiny")
+    planner = RecurrentLatentPlanner(num_plan_tokens=16, dim=256, text_dim=768, latent_channels=16)
+    text_enc = SimpleTextEncoder(embed_dim=768, num_layers=2)
+    pipeline = MicroForgePipeline(vae, backbone, text_enc, planner)
+    tokens = torch.randint(0, 8192, (1, 10))
+    images = pipeline.text2img(tokens, height=256, width=256, num_steps=4)
+    assert images.shape == (1, 3, 256, 256) and images.dtype == torch.float32
+    assert 0.0 <= images.min() and images.max() <= 1.0
 
 
 def test_text2img_is_the_same_for_the_same_seed_and_differs_for_another(pipeline: MicroForgePipeline) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -38,18 +37,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The miniature bundle of the runtime's own tests, 64 x 96 px."""
-    source = Path(__file__).parents[1] / "microforge_runtimes" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("runtime_fixtures", source)
-    assert spec is not None and spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    folder: Path = module.build_bundle(tmp_path_factory.mktemp("bundles") / "mini.mfb")
-    return folder
-
-
 def _run(*words: object) -> int:
     return exit_code(app, [str(word) for word in words])
 
@@ -62,7 +49,7 @@ def test_a_checkpoint_is_scored_beside_its_ceilings(
     captured = capsys.readouterr()
     printed, written = json.loads(captured.out.splitlines()[-1]), json.loads(out.read_text())
     assert printed["scores"] == written["scores"] and "images" not in printed
-    assert written["kind"] == "checkpoint" and written["steps"] == 2 and written["size"] == [128, 128]
+    assert written["kind"] == "checkpoint" and written["steps"] == 2 and written["size"] == [160, 160]
     assert written["scores"]["overall"]["total"] == len(written["images"]) == 24
     assert written["ceilings"]["true_renders"]["overall"]["accuracy"] == 1.0
     assert written["ceilings"]["vae_round_trip"]["overall"]["total"] == 24

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,17 @@ def test_the_bundle_draws_what_the_torch_pipeline_draws(bundle: Path, checkpoint
 def test_a_non_square_size_draws_too(two_sizes: Path) -> None:
     with Generator(two_sizes, size=(64, 96)) as generator:
         assert generator.generate("a red circle").image.shape == (64, 96, 3)
+
+
+def test_the_chunked_ssm_exports_and_matches_torch(checkpoint: Path, tmp_path: Path) -> None:
+    chunked = tmp_path / "chunked"
+    shutil.copytree(checkpoint, chunked)
+    config = json.loads((chunked / "config.json").read_text("utf-8"))
+    config["model"]["backbone"] |= {"dense_limit": 0, "chunk": 6}  # many chunks on a small grid
+    (chunked / "config.json").write_text(json.dumps(config), "utf-8")
+    recipe = make_recipe(target="onnx", precision="fp32", sizes=("128x96",), tasks="generate")
+    build(recipe, lambda: read_model(chunked), tmp_path / "chunked.mfb")
+    assert load_bundle(tmp_path / "chunked.mfb").manifest.targets["onnx"].parity["denoiser"].psnr_db > 90
 
 
 def test_two_builds_give_the_same_graphs_and_weights(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:

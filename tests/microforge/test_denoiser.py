@@ -1,0 +1,77 @@
+"""What the denoiser may and may not depend on."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from microforge.backbone import MicroForgeBackbone
+from microforge.pipeline import MicroForgePipeline
+
+
+def _denoiser_inputs(pipeline: MicroForgePipeline, batch: int = 2) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "z": draw(batch, 4, 2, 3), "t": torch.tensor([0.9, 0.3])[:batch], "text": draw(batch, 6, 32),
+        "mask": torch.ones(batch, 6), "pooled": draw(batch, 32), "plan": draw(batch, 4, 64),
+        "has_plan": torch.ones(batch),
+    }  # fmt: skip
+
+
+def test_denoiser_ignores_masked_text(pipeline: MicroForgePipeline) -> None:
+    inputs = _denoiser_inputs(pipeline)
+    inputs["mask"][:, 4:] = 0.0
+    before, _ = pipeline.denoiser(**inputs)
+    inputs["text"][:, 4:] = 50.0
+    after, _ = pipeline.denoiser(**inputs)
+    assert torch.allclose(before, after, atol=1e-5)
+
+
+def test_denoiser_ignores_the_plan_of_a_first_step(pipeline: MicroForgePipeline) -> None:
+    inputs = _denoiser_inputs(pipeline)
+    inputs["has_plan"] = torch.zeros(2)
+    before, plan = pipeline.denoiser(**inputs)
+    inputs["plan"] = inputs["plan"] * -3.0
+    after, plan_again = pipeline.denoiser(**inputs)
+    assert torch.equal(before, after) and torch.equal(plan, plan_again)
+
+
+@pytest.mark.parametrize("name", ["z", "t", "text", "pooled", "plan"])
+def test_denoiser_depends_on_every_input(pipeline: MicroForgePipeline, name: str) -> None:
+    inputs = _denoiser_inputs(pipeline)
+    before, _ = pipeline.denoiser(**inputs)
+    inputs[name] = 0.5 * inputs[name] + 0.2 * torch.rand(
+        inputs[name].shape, generator=torch.Generator().manual_seed(4)
+    )
+    after, _ = pipeline.denoiser(**inputs)
+    assert (before - after).abs().max() > 1e-5
+
+
+def test_denoiser_treats_samples_of_a_batch_apart(pipeline: MicroForgePipeline) -> None:
+    inputs = _denoiser_inputs(pipeline)
+    together, _ = pipeline.denoiser(**inputs)
+    alone, _ = pipeline.denoiser(**{name: value[1:] for name, value in inputs.items()})
+    assert torch.allclose(together[1:], alone, atol=1e-5)
+
+
+def test_editing_adds_no_parameters_and_reads_the_source(pipeline: MicroForgePipeline) -> None:
+    inputs = _denoiser_inputs(pipeline)
+    source = torch.randn(2, 4, 2, 3)
+    edited, _ = pipeline.denoiser(**inputs, source=source)
+    other, _ = pipeline.denoiser(**inputs, source=source + 1.0)
+    plain, _ = pipeline.denoiser(**inputs)
+    assert edited.shape == plain.shape
+    assert (edited - other).abs().max() > 1e-4 and (edited - plain).abs().max() > 1e-4
+
+
+def test_chunked_and_dense_backbones_agree(pipeline: MicroForgePipeline) -> None:
+    spec = replace(pipeline.backbone.spec, dense_limit=0, chunk=2)
+    other = MicroForgeBackbone(pipeline.backbone.latent_channels, spec, 32).eval()
+    other.load_state_dict(pipeline.backbone.state_dict())
+    inputs = _denoiser_inputs(pipeline)
+    arguments = [inputs[name] for name in ("z", "t", "text", "mask", "pooled", "plan")]
+    assert torch.allclose(pipeline.backbone(*arguments), other(*arguments), atol=1e-4)
