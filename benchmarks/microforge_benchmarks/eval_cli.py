@@ -160,6 +160,8 @@ def _print_table(report: dict[str, Any]) -> None:
     )
 
     def row(name: str, mine: dict[str, Any], bounds: list[dict[str, Any]]) -> None:
+        if mine["total"] == 0:  # single-object prompts have no split
+            return
         interval = f"{100 * mine['low']:.1f} - {100 * mine['high']:.1f}"
         label = name.replace("_", " ")
         table.add_row(label, _percent(mine), interval, str(mine["total"]), *map(_percent, bounds))
