@@ -38,7 +38,7 @@ class Checkpoint:
     sha256: str
 
     def module_tensors(self, module: str) -> dict[str, Tensor]:
-        """Tensors of ``vae``, ``backbone``, ``planner`` or ``text_encoder``, without the prefix."""
+        """Tensors of ``vae``, ``backbone``, ``planner``, ``text_encoder`` or a part of one, without the prefix."""
         prefix = module + "."
         return {
             name[len(prefix) :]: tensor for name, tensor in self.tensors.items() if name.startswith(prefix)

@@ -95,6 +95,8 @@ def stage_settings(request: TrainRequest) -> VAESettings | FlowSettings:
     settings = (VAE_SETTINGS if request.stage == "vae" else FLOW_SETTINGS)[request.config]
     if request.decoder_only and request.stage != "vae":
         raise SpecError(f"--decoder-only belongs to the stage vae, not {request.stage}")
+    if request.compile and request.stage != "flow":
+        raise SpecError(f"--compile belongs to the stage flow, not {request.stage}")
     if request.steps is not None:
         settings = replace(settings, steps=check_steps(request.steps))
     if request.batch is not None:
@@ -126,18 +128,29 @@ def _finished_vae(request: TrainRequest, spec: ModelSpec) -> Checkpoint | None:
     """The VAE that this run stands on: flow and decoder-only runs need one of the same configuration."""
     if request.stage == "vae" and not request.decoder_only:
         return None
-    names = ("vae",) if request.decoder_only else (DECODER, "vae")
-    folders = [request.out / name / CHECKPOINT for name in names]
-    for folder in folders:
-        if (folder / CONFIG).is_file():
-            found = read_checkpoint(folder)
-            if found.spec.name != spec.name:
-                raise CheckpointError(
-                    f"{folder} was trained with --config {found.spec.name}, not {spec.name}"
-                )
-            return found
-    raise CheckpointError(
-        f"{request.out} has no VAE yet: run mf-train vae --config {request.config} --out {request.out} first"
+    folder, tuned = (request.out / name / CHECKPOINT for name in ("vae", DECODER))
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"{request.out} has no VAE yet: run mf-train vae --config {request.config} --out {request.out} first"
+        )
+    found = read_checkpoint(folder)
+    if found.spec.name != spec.name:
+        raise CheckpointError(f"{folder} was trained with --config {found.spec.name}, not {spec.name}")
+    if request.decoder_only or not (tuned / CONFIG).is_file():
+        return found
+    better = read_checkpoint(tuned)
+    if not _same_latents(found, better):
+        raise CheckpointError(
+            f"{tuned} belongs to an older VAE; run mf-train vae --decoder-only --force again or remove {tuned.parent}"
+        )
+    return better
+
+
+def _same_latents(first: Checkpoint, second: Checkpoint) -> bool:
+    """Whether two VAEs differ in their decoders only."""
+    one, two = (checkpoint.module_tensors("vae.encoder") for checkpoint in (first, second))
+    return first.spec.vae == second.spec.vae and all(
+        torch.equal(value, two[name]) for name, value in one.items()
     )
 
 

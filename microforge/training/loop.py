@@ -91,8 +91,11 @@ def update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> N
     torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), weight)
 
 
-def train(run: Run, stage: Stage, console: Console) -> float:
-    """Train to ``run.steps`` and return the last smoothed loss; a state in the folder is resumed.
+def train(run: Run, stage: Stage, console: Console) -> float | None:
+    """Train to ``run.steps``; a state in the folder is resumed.
+
+    Returns:
+        The last smoothed loss, or None when there was no step left to train.
 
     Raises:
         DivergenceError: when the loss is not finite or leaves its range; the state on disk stays good.
@@ -119,7 +122,7 @@ def train(run: Run, stage: Stage, console: Console) -> float:
     stage.write(run.checkpoint, ema)
     save_sheet(run.folder / "samples" / f"{run.steps:07d}.png", stage.sheet(ema))
     plot_losses(run.folder / "log.jsonl", run.folder / "loss.png")
-    return watch.smoothed
+    return None if math.isnan(watch.smoothed) else watch.smoothed
 
 
 def _step(run: Run, stage: Stage, optimizer: torch.optim.AdamW, step: int) -> Mapping[str, Tensor]:
@@ -165,11 +168,12 @@ class _Watch:
             path.write_text("".join(line + "\n" for line in kept), "utf-8")
 
     def add(self, step: int, terms: Mapping[str, Tensor]) -> str:
-        for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        if not math.isfinite(values["loss"]):
+            self._diverged(step + 1, values["loss"])
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
-        if not math.isfinite(float(terms["loss"].detach())):
-            self._diverged(step + 1, float(terms["loss"].detach()))
         if self.count == self.run.loop.log_every or step + 1 == self.run.steps:
             self._log(step + 1)
         return self.note

@@ -90,12 +90,15 @@ def test_decoder_only_run_leaves_the_latents_and_the_flow_as_they_are(
     before = read_checkpoint(tmp_path / "flow" / "checkpoint")
     stamp = (tmp_path / "flow" / "latents.safetensors").stat().st_mtime_ns
     run_stage(replace(request, decoder_only=True))
-    run_stage(replace(request, stage="flow", resume=True))
+    assert run_stage(replace(request, stage="flow", resume=True))["loss"] is None, "no step was left"
     after = read_checkpoint(tmp_path / "flow" / "checkpoint")
     changed = {name for name in before.tensors if not torch.equal(before.tensors[name], after.tensors[name])}
     assert changed and all(name.startswith("vae.decoder.") for name in changed)
     assert after.spec == before.spec
     assert (tmp_path / "flow" / "latents.safetensors").stat().st_mtime_ns == stamp, "not encoded again"
+    run_stage(replace(request, steps=3, resume=True))
+    with pytest.raises(CheckpointError, match="older VAE"):
+        run_stage(replace(request, stage="flow", resume=True))
 
 
 def test_run_is_not_mixed_with_another(tmp_path: Path) -> None:
@@ -118,6 +121,8 @@ def test_run_is_not_mixed_with_another(tmp_path: Path) -> None:
         ({"steps": 0}, "steps is 0"),
         ({"batch": 0}, "batch is 0"),
         ({"device": "tpu"}, "not available"),
+        ({"compile": True}, "--compile belongs to the stage flow"),
+        ({"stage": "flow", "decoder_only": True}, "--decoder-only belongs to the stage vae"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_written(
