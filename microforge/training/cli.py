@@ -57,6 +57,9 @@ def train(
             help="vae: fine-tune the finished decoder; latents, and so the flow, stay as they are.",
         ),
     ] = False,
+    crop: Annotated[
+        int | None, typer.Option(help="vae: train on square windows of this side instead of whole images.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 500,
     sample_every: Annotated[int, typer.Option(min=1, help="Steps between sample sheets.")] = 2000,
@@ -70,7 +73,7 @@ def train(
     request = TrainRequest(
         stage=stage.value, config=config, out=out, data=data, size=size, steps=steps, batch=batch,
         resume=resume, force=force, seed=seed, device=device, bf16=bf16, compile=compile,
-        decoder_only=decoder_only, threads=threads,
+        decoder_only=decoder_only, crop=crop, threads=threads,
         save_every=save_every, sample_every=sample_every,
     )  # fmt: skip
     result = run_stage(request)

@@ -51,6 +51,7 @@ class TrainRequest:
     bf16: bool = False
     compile: bool = False
     decoder_only: bool = False
+    crop: int | None = None
     threads: int | None = None
     save_every: int = 500
     sample_every: int = 2000
@@ -97,6 +98,10 @@ def stage_settings(request: TrainRequest) -> VAESettings | FlowSettings:
         raise SpecError(f"--decoder-only belongs to the stage vae, not {request.stage}")
     if request.compile and request.stage != "flow":
         raise SpecError(f"--compile belongs to the stage flow, not {request.stage}")
+    if request.crop is not None:
+        if not isinstance(settings, VAESettings):
+            raise SpecError(f"--crop belongs to the stage vae, not {request.stage}")
+        settings = replace(settings, crop=check_size(request.crop, request.crop)[0])
     if request.steps is not None:
         settings = replace(settings, steps=check_steps(request.steps))
     if request.batch is not None:

@@ -39,6 +39,7 @@ class VAESettings:
     gradient: float = 2.0
     pooled: float = 0.5
     pool_sizes: tuple[int, ...] = (4, 16, 64)
+    crop: int | None = None  # side in pixels of the windows that are trained on; None = whole images
     decoder_noise: float = 0.1  # of a decoder-only run, in standard deviations of the latent
 
 

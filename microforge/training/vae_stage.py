@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint, write_checkpoint
 from microforge.data.renderer import render
-from microforge.data.scenes import sample_scene
+from microforge.data.scenes import Scene, sample_scene
 from microforge.spec import ModelSpec
 from microforge.tokenizer import PromptTokenizer
 from microforge.training.losses import gradient_l1, pooled_l1
@@ -24,10 +25,26 @@ from microforge.vae import MicroForgeVAE
 SHEET_SEED, STATISTICS_SEED = 1_000_003, 1_000_033
 
 
-def render_batch(seed: int, step: int, count: int, size: tuple[int, int], device: str) -> Tensor:
-    """``count`` fresh scenes of step ``step`` as images (count, 3, H, W)."""
+def render_batch(
+    seed: int, step: int, count: int, size: tuple[int, int], device: str, crop: tuple[int, int] | None = None
+) -> Tensor:
+    """``count`` fresh scenes of step ``step`` as images (count, 3, H, W), or as windows of ``crop`` around an object."""
     rng = step_rng(seed, step)
-    return render([sample_scene(rng) for _ in range(count)], size[0], size[1], device=device)
+    scenes = [sample_scene(rng) for _ in range(count)]
+    images = render(scenes, size[0], size[1], device=device)
+    if crop is None:
+        return images
+    return torch.stack([_window(image, scene, crop, rng) for image, scene in zip(images, scenes, strict=True)])
+
+
+def _window(image: Tensor, scene: Scene, crop: tuple[int, int], rng: np.random.Generator) -> Tensor:
+    """A window of ``image`` that holds the centre of one of the scene's objects: flat crops teach little."""
+    item = scene.objects[int(rng.integers(len(scene.objects)))]
+    corner = []
+    for centre, side, window in zip((item.y, item.x), image.shape[1:], crop, strict=True):
+        corner.append(int(np.clip(centre * side - rng.uniform(0.0, window), 0, side - window)))
+    top, left = corner
+    return image[:, top : top + crop[0], left : left + crop[1]]
 
 
 class VAEStage:
@@ -51,11 +68,13 @@ class VAEStage:
             self.network.encoder.requires_grad_(False)
         self.spec, self.settings, self.loop, self.size, self.tokenizer = spec, settings, loop, size, tokenizer
         self.samples_per_step = settings.batch
+        side = settings.crop
+        self.crop = None if side is None or min(size) <= side else (side, side)
 
     def loss(self, step: int) -> Mapping[str, Tensor]:
         settings, device = self.settings, self.loop.device
-        image = render_batch(self.loop.seed, step, settings.batch, self.size, device)
-        cells = (side // self.network.spec.downsample for side in self.size)
+        image = render_batch(self.loop.seed, step, settings.batch, self.size, device, self.crop)
+        cells = (side // self.network.spec.downsample for side in image.shape[2:])
         generator = step_generator(self.loop.seed, step, device)
         noise = torch.randn(
             settings.batch, self.spec.latent_channels, *cells, generator=generator, device=device
