@@ -15,8 +15,10 @@ from microforge.errors import OutputError, missing_extra
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+    from torch import Tensor
 
     from microforge.data.captions import Prompt
+    from microforge.evaluation.classifier import Classifier
     from microforge.evaluation.evaluate import Draw, Judged
     from microforge_benchmarks.subjects import Subject
 
@@ -25,6 +27,11 @@ app = command_app("Measure how well images follow their prompts.")
 EXAMPLE = "Example: mf-eval runs/tiny/checkpoint --prompts 500 --out scores.json"
 FORMAT = 1
 VAE_SCENES = 128
+PLANNER_PROMPTS = 16
+#: Added to the seed of the true renders that KID compares with; the ceiling's own renders start at the seed.
+REFERENCE_SEED = 1_000_003
+#: KID is printed in thousandths.
+_KID_SCALE = 1000
 
 
 @app.command(epilog=EXAMPLE)
@@ -89,7 +96,7 @@ def _check_outputs(out: Path, force: bool) -> Path:
 
 def _need_torch() -> None:
     """Bundles need it too: the true renders that they are compared with are drawn with torch."""
-    for package in ("torch", "scipy"):
+    for package in ("torch", "safetensors", "scipy"):
         try:
             __import__(package)
         except ModuleNotFoundError:
@@ -97,24 +104,96 @@ def _need_torch() -> None:
 
 
 def _measure(subject: Subject, prompts: list[Prompt], seed: int) -> tuple[list[Judged], dict[str, Any]]:
-    """All scores: the model's, the ceilings, the VAE's; with a progress bar on stderr."""
-    from microforge.evaluation.evaluate import evaluate as judged
+    """All scores: the model's, the ceilings, KID, the VAE's, the planner's; with a progress bar on stderr.
+
+    The judged images come without their pixels, but for those that the contact sheet shows.
+    """
+    from microforge.evaluation.classifier import load_classifier
     from microforge.evaluation.evaluate import scenes_draw, summarize, vae_quality
 
-    size = subject.height, subject.width
+    size, classifier = (subject.height, subject.width), load_classifier()
     with _progress() as progress:
 
-        def score(draw: Draw, what: str) -> list[Judged]:
-            return list(_tracked(progress, judged(draw, prompts, seed), len(prompts), what))
+        def score(draw: Draw, what: str) -> tuple[list[Judged], Tensor]:
+            return _score(draw, prompts, seed, classifier, progress, what)
 
-        results = score(subject.draw, "images")
-        ceilings = {"true_renders": summarize(score(scenes_draw(*size), "ceiling"))}
-        quality = None
+        results, features = score(subject.draw, "images")
+        truth, true_rows = score(scenes_draw(*size), "ceiling")
+        ceilings, quality, copies = {"true_renders": summarize(truth)}, None, None
         if subject.round_trip is not None:
-            through = scenes_draw(*size, subject.round_trip)
-            ceilings["vae_round_trip"] = summarize(score(through, "ceiling of the VAE"))
+            judged, copies = score(scenes_draw(*size, subject.round_trip), "ceiling of the VAE")
+            ceilings["vae_round_trip"] = summarize(judged)
             quality = vae_quality(subject.round_trip, *size, scenes=VAE_SCENES, seed=seed)
-    return results, {"scores": summarize(results), "ceilings": ceilings, "vae": quality}
+    reference = _true_features(scenes_draw(*size), prompts, seed + REFERENCE_SEED, classifier)
+    scores = {"scores": summarize(results), "ceilings": ceilings, "vae": quality}
+    distances = _distances(features, true_rows, copies, reference, classifier.identity)
+    return results, {**scores, "kid": distances, "planner": _planner(subject, prompts, seed)}
+
+
+def _score(
+    draw: Draw, prompts: list[Prompt], seed: int, classifier: Classifier, progress: Progress, what: str
+) -> tuple[list[Judged], Tensor]:
+    """Judged images and the classifier's features (N, F) of them, a batch of pixels in memory at a time."""
+    import torch
+
+    from microforge.evaluation.evaluate import Images, evaluate, to_tensor, without_image
+    from microforge.evaluation.sheet import shown_every
+
+    rows: list[Tensor] = []
+
+    def watch(images: Images) -> None:
+        rows.append(classifier.features(to_tensor(images)))
+
+    found = _tracked(progress, evaluate(draw, prompts, seed, watch=watch), len(prompts), what)
+    every = shown_every(len(prompts))
+    kept = [one if index % every == 0 else without_image(one) for index, one in enumerate(found)]
+    return kept, torch.cat(rows)
+
+
+def _true_features(draw: Draw, prompts: list[Prompt], seed: int, classifier: Classifier) -> Tensor:
+    """Features (N, F) of other true renders of ``prompts``, which need no judgement."""
+    import torch
+
+    from microforge.evaluation.evaluate import BATCH, to_tensor
+
+    groups = ((prompts[start : start + BATCH], seed + start) for start in range(0, len(prompts), BATCH))
+    return torch.cat([classifier.features(to_tensor(draw(*group))) for group in groups])
+
+
+def _distances(
+    images: Tensor, truth: Tensor, copies: Tensor | None, reference: Tensor, classifier: str
+) -> dict[str, Any] | None:
+    """KID of features (N, F) whose rows belong to the same prompts; None for a single prompt.
+
+    The VAE's ``copies`` are compared with their originals, ``truth``: what a scene holds cancels out, and
+    the error is a fraction of what it would be beside the ``reference``, which holds other scenes.
+    """
+    from microforge.evaluation.kid import kid
+
+    def entry(x: Tensor, y: Tensor) -> dict[str, Any]:
+        found = kid(x, y, paired=True)
+        error = None if found.stderr is None else round(found.stderr, 6)
+        return {"value": round(found.value, 6), "stderr": error, "subsets": found.subsets}
+
+    if len(reference) < 2:
+        return None
+    return entry(images, reference) | {
+        "features": f"classifier {classifier}",
+        "floor": entry(truth, reference),
+        "vae_round_trip": None if copies is None else entry(copies, truth),
+    }
+
+
+def _planner(subject: Subject, prompts: list[Prompt], seed: int) -> dict[str, Any] | None:
+    """What the planner does on the first prompts; None for a bundle."""
+    if subject.planner is None:
+        return None
+    asked = prompts[:PLANNER_PROMPTS]
+    found = subject.planner(asked, seed)
+    return {
+        "prompts": len(asked), "mean_cosine": round(found.mean_cosine, 4),
+        "self_conditioning_change": round(found.self_conditioning_change, 5),
+    }  # fmt: skip
 
 
 @contextmanager
@@ -174,7 +253,30 @@ def _print_table(report: dict[str, Any]) -> None:
         for name, mine in scores[group].items():
             label = f"{name} (fact)" if group == "facts" else name
             row(label, mine, [part[group][name] for part in ceilings])
+    table.add_section()
+    for line in _other_rows(report):
+        table.add_row(*line)
     Console(stderr=True).print(table)
+
+
+def _other_rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Lines of the table that are no percentages: KID beside its floor and its VAE, and the planner."""
+    distances, planner = report["kid"], report["planner"]
+    if distances is not None:
+        interval = "-"
+        if distances["stderr"] is not None:
+            ends = [_KID_SCALE * (distances["value"] + z * distances["stderr"]) for z in (-1.96, 1.96)]
+            interval = f"{ends[0]:.1f} to {ends[1]:.1f}"
+        mine, *others = (
+            f"{_KID_SCALE * part['value']:.1f}"
+            for part in (distances, distances["floor"], distances["vae_round_trip"])
+            if part is not None
+        )
+        yield f"KID x {_KID_SCALE}", mine, interval, str(report["prompts"]), *others
+    if planner is not None:
+        count = str(planner["prompts"])
+        yield "plan cosine", f"{planner['mean_cosine']:.3f}", "-", count
+        yield "plan memory", f"{planner['self_conditioning_change']:.4f}", "-", count
 
 
 def _percent(rate: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +15,13 @@ from microforge.data.captions import Prompt
 from microforge.errors import CheckpointError, SpecError
 from microforge.evaluation.evaluate import Draw, Images, RoundTrip, to_bytes
 from microforge.evaluation.oracle import MIN_SIDE
+from microforge.evaluation.planner_probe import Drawing, PlannerFigures, probe_planner
 
 if TYPE_CHECKING:
     from microforge_runtimes.generate import Generator
+
+#: (prompts, seed) -> what the planner does while it draws them.
+PlannerProbe = Callable[[Sequence[Prompt], int], PlannerFigures]
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to evaluate; ``round_trip`` is None for a bundle without its VAE encoder."""
+    """A model to evaluate; ``round_trip`` is None for a bundle without its VAE encoder, ``planner`` for any bundle."""
 
     kind: str
     identity: str
@@ -41,6 +45,7 @@ class Subject:
     guidance: float
     draw: Draw
     round_trip: RoundTrip | None
+    planner: PlannerProbe | None
 
 
 def open_subject(path: Path, settings: Settings) -> Subject:
@@ -91,7 +96,11 @@ def _open_checkpoint(path: Path, settings: Settings) -> Subject:
     def round_trip(images: torch.Tensor) -> torch.Tensor:
         return pipeline.vae.decode(pipeline.vae.encode(images.to(device)).mean).clamp(0, 1).cpu()
 
-    return Subject("checkpoint", identity, height, width, steps, guidance, draw, round_trip)
+    def planner(prompts: Sequence[Prompt], seed: int) -> PlannerFigures:
+        texts = [prompt.text for prompt in prompts]
+        return probe_planner(pipeline, texts, Drawing(height, width, steps, guidance, seed))
+
+    return Subject("checkpoint", identity, height, width, steps, guidance, draw, round_trip, planner)
 
 
 def _open_bundle(path: Path, settings: Settings) -> Subject:
@@ -116,7 +125,7 @@ def _open_bundle(path: Path, settings: Settings) -> Subject:
 
     subject = Subject(
         "bundle", generator.bundle.id, generator.size.height, generator.size.width, steps, text_scale(sampler),
-        draw, None,
+        draw, None, None,
     )  # fmt: skip
     roles = {component.role for component in generator.bundle.manifest.components.values()}
     return replace(subject, round_trip=_bundle_round_trip(generator)) if "vae_encoder" in roles else subject

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,13 +44,29 @@ class Judged:
     verdict: Verdict
 
 
-def evaluate(draw: Draw, prompts: Sequence[Prompt], seed: int = 0, batch: int = BATCH) -> Iterator[Judged]:
-    """Draw and judge ``prompts`` in order; prompt i gets seed + i whatever the batch size."""
+def evaluate(
+    draw: Draw, prompts: Sequence[Prompt], seed: int = 0, batch: int = BATCH,
+    watch: Callable[[Images], None] | None = None,
+) -> Iterator[Judged]:  # fmt: skip
+    """Draw and judge ``prompts`` in order; prompt i gets seed + i whatever the batch size.
+
+    ``watch`` is shown the images (B, H, W, 3) of every batch, in order, before they are judged.
+    """
     for start in range(0, len(prompts), batch):
         group = prompts[start : start + batch]
-        for index, image in enumerate(draw(group, seed + start)):
+        images = draw(group, seed + start)
+        if watch is not None:
+            watch(images)
+        for index, image in enumerate(images):
             detection = detect(image)
-            yield Judged(group[index], seed + start + index, image, detection, judge(group[index], detection))
+            verdict = judge(group[index], detection)
+            # A copy, because a view would keep the whole batch in memory.
+            yield Judged(group[index], seed + start + index, image.copy(), detection, verdict)
+
+
+def without_image(one: Judged) -> Judged:
+    """``one`` with an empty image, for results whose pixels nobody looks at any more."""
+    return replace(one, image=np.zeros((0, 0, 3), np.uint8))
 
 
 def scenes_draw(height: int, width: int, round_trip: RoundTrip | None = None) -> Draw:

@@ -16,10 +16,17 @@ _CAPTION_LINES = 4
 MAX_IMAGES = 120
 
 
+def shown_every(total: int) -> int:
+    """Of ``total`` results a contact sheet shows the first and then every so-many-th."""
+    return max(1, math.ceil(total / MAX_IMAGES))
+
+
 def contact_sheet(results: Sequence[Judged], columns: int = 10) -> Image.Image:
-    """At most ``MAX_IMAGES`` results, spread evenly over all of them, each with a green tick or a red cross."""
-    stride = max(1, math.ceil(len(results) / MAX_IMAGES))
-    shown = results[::stride]
+    """At most ``MAX_IMAGES`` results, spread evenly over all of them, each with a green tick or a red cross.
+
+    Only the results at ``shown_every(len(results))`` need their images.
+    """
+    shown = results[:: shown_every(len(results))]
     columns = min(columns, max(1, len(shown)))
     cell = _SIDE + _GAP, _SIDE + _GAP + _CAPTION_LINES * _LINE
     size = columns * cell[0] + _GAP, math.ceil(len(shown) / columns) * cell[1] + _GAP

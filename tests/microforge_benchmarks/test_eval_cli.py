@@ -16,8 +16,9 @@ from PIL import Image
 
 from microforge.cli import exit_code
 from microforge.data.captions import evaluation_prompts
-from microforge.evaluation.evaluate import evaluate, scenes_draw
-from microforge.evaluation.sheet import MAX_IMAGES, contact_sheet
+from microforge.evaluation.classifier import load_classifier
+from microforge.evaluation.evaluate import evaluate, scenes_draw, without_image
+from microforge.evaluation.sheet import MAX_IMAGES, contact_sheet, shown_every
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import SamplerSpec, preset
 from microforge.tokenizer import PromptTokenizer
@@ -28,11 +29,15 @@ from microforge_runtimes import session
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """nano with random weights and a two-step grid."""
+    """nano with random weights, none of them zero, and a two-step grid."""
     folder = tmp_path_factory.mktemp("run") / "checkpoint"
     torch.manual_seed(0)
     sampler = replace(SamplerSpec(), timesteps=(1.0, 0.5, 0.0))
-    MicroForgePipeline.from_spec(replace(preset("nano"), sampler=sampler)).save_pretrained(folder)
+    pipeline = MicroForgePipeline.from_spec(replace(preset("nano"), sampler=sampler))
+    for parameter in pipeline.parameters():
+        if not bool(parameter.any()):
+            torch.nn.init.normal_(parameter, std=0.1)
+    pipeline.save_pretrained(folder)
     PromptTokenizer.load().save(folder / "tokenizer.json")
     return folder
 
@@ -55,10 +60,23 @@ def test_a_checkpoint_is_scored_beside_its_ceilings(
     assert written["ceilings"]["vae_round_trip"]["overall"]["total"] == 24
     assert 0 < written["vae"]["psnr_db"] < 30 and written["vae"]["ssim"] < 1
     assert set(written["scores"]["split"]) == {"seen", "held_out"}
+    _check_kid(written["kid"], load_classifier().identity)
+    assert written["planner"]["prompts"] == 16
+    assert 0 < written["planner"]["self_conditioning_change"] < 1 > written["planner"]["mean_cosine"] > -1
     assert {"prompt", "category", "seed", "correct", "shape", "reason"} <= set(written["images"][0])
     with Image.open(out.with_suffix(".png")) as sheet:
         assert sheet.width > 1000
-    assert "overall" in captured.err
+    for line in ("overall", "KID x 1000", "plan cosine", "plan memory"):
+        assert line in captured.err
+
+
+def _check_kid(found: dict[str, Any], classifier: str) -> None:
+    """Noise is far from the truth, blurred renders are nearer, other true renders are at zero."""
+    assert found["features"] == f"classifier {classifier}" and found["subsets"] == 10
+    floor, copies = found["floor"], found["vae_round_trip"]
+    assert abs(floor["value"]) < 3 * floor["stderr"]
+    assert found["value"] > 3 * found["stderr"] > 0 and found["value"] > floor["value"]
+    assert copies["value"] > floor["value"] + 3 * copies["stderr"]
 
 
 def test_a_bundle_is_scored_through_its_runtime(bundle: Path, tmp_path: Path) -> None:
@@ -66,6 +84,8 @@ def test_a_bundle_is_scored_through_its_runtime(bundle: Path, tmp_path: Path) ->
     assert _run(bundle, "--prompts", 5, "--single-object", "--seed", 3, "--out", out) == 0
     written = json.loads(out.read_text())
     assert written["kind"] == "bundle" and written["size"] == [64, 96] and written["vae"] is None
+    assert written["planner"] is None and written["kid"]["vae_round_trip"] is None
+    assert written["kid"]["subsets"] == 2 and written["kid"]["value"] > written["kid"]["floor"]["value"]
     assert written["prompt_set"] == "single object" and list(written["ceilings"]) == ["true_renders"]
     assert [image["seed"] for image in written["images"]] == [3, 4, 5, 6, 7]
 
@@ -101,6 +121,7 @@ def test_nothing_is_replaced_without_force(checkpoint: Path, tmp_path: Path) -> 
     assert _run(*words) == 2 and (tmp_path / "scores.png").read_bytes() == b"mine"
     assert not (tmp_path / "scores.json").exists()
     assert _run(*words, "--force") == 0 and (tmp_path / "scores.png").read_bytes() != b"mine"
+    assert json.loads((tmp_path / "scores.json").read_text())["kid"] is None, "one image has no distance"
 
 
 @pytest.mark.parametrize(
@@ -143,6 +164,23 @@ def test_the_contact_sheet_stays_small() -> None:
     results = list(evaluate(scenes_draw(64, 64), prompts))
     assert contact_sheet(results).size == contact_sheet(results[:61]).size
     assert contact_sheet(results[:1]).width < 200
+    every = shown_every(len(results))
+    assert every == 2
+    needed = [one if i % every == 0 else without_image(one) for i, one in enumerate(results)]
+    assert contact_sheet(needed).tobytes() == contact_sheet(results).tobytes(), (
+        "the others' pixels are not read"
+    )
+
+
+def test_judged_images_do_not_hold_their_batch_in_memory() -> None:
+    shapes: list[tuple[int, ...]] = []
+    prompts = evaluation_prompts(5, 0)
+    results = list(
+        evaluate(scenes_draw(64, 96), prompts, batch=2, watch=lambda images: shapes.append(images.shape))
+    )
+    assert shapes == [(2, 64, 96, 3), (2, 64, 96, 3), (1, 64, 96, 3)]
+    assert all(one.image.base is None and one.image.shape == (64, 96, 3) for one in results)
+    assert without_image(results[0]).image.nbytes == 0
 
 
 def test_help_loads_nothing_heavy() -> None:
