@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -37,6 +38,14 @@ class TextBlock(nn.Module):
         return result
 
 
+def _word_order(length: int, dim: int) -> Tensor:
+    """Sinusoids (1, length, dim) where positions start: "red circle, blue star" and "blue circle, red star" differ in
+    order alone, so order has to be visible beside the words (deviation 0.5) from the first step on."""
+    place = torch.arange(length, dtype=torch.float32)[:, None]
+    angles = place * torch.exp(torch.arange(dim // 2) * (-math.log(100.0) / (dim // 2)))
+    return torch.cat([torch.sin(angles), torch.cos(angles)], -1).unsqueeze(0)
+
+
 class SimpleTextEncoder(nn.Module):
     """A bidirectional transformer over the built-in vocabulary of 8192; pooled = masked mean."""
 
@@ -48,7 +57,7 @@ class SimpleTextEncoder(nn.Module):
         self.spec = TextEncoderSpec(embed_dim, num_layers, heads, vocab_size, max_length)
         self.embed_dim = embed_dim
         self.tokens = nn.Embedding(vocab_size, embed_dim)
-        self.positions = nn.Parameter(torch.randn(1, max_length, embed_dim) * 0.02)
+        self.positions = nn.Parameter(0.35 * _word_order(max_length, embed_dim))
         self.layers = nn.ModuleList(TextBlock(embed_dim, heads) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
         nn.init.normal_(self.tokens.weight, std=0.5)

@@ -16,11 +16,14 @@ import numpy as np
 
 from microforge.data.scenes import (
     MIRROR,
+    RELATIONS,
     Scene,
     SceneObject,
     choice,
     is_held_out,
     place_of,
+    relation_holds,
+    relation_is_held_out,
     sample_scene,
 )
 
@@ -58,6 +61,9 @@ CATEGORIES: Mapping[str, str] = types.MappingProxyType({
 })  # fmt: skip
 
 _CANONICAL = 0.75  # share of the first word among synonyms
+_RELATION_SAID = (
+    0.35  # share of captions that say how two scattered objects lie: relations are learned from them too
+)
 
 
 @dataclass(frozen=True)
@@ -178,14 +184,26 @@ def _subject(scene: Scene, rng: np.random.Generator, plain: bool) -> str:
     ]
     if len(phrases) == 1:
         return phrases[0]
-    swap = rng.random() < (0.3 if scene.relation else 0.5)
+    said = scene.relation or _visible_relation(scene, rng)
+    swap = rng.random() < (0.3 if said else 0.5)
     if swap:
         phrases.reverse()
-    if scene.relation is None:
+    if said is None:
         return choice(rng, (" and ", " and ", " and ", ", ")).join(phrases)
-    relation = MIRROR[scene.relation] if swap else scene.relation
+    relation = MIRROR[said] if swap else said
     verb = "is " if not plain and rng.random() < 0.1 else ""
     return f"{phrases[0]} {verb}{synonym(RELATION_WORDS, relation, rng)} {phrases[1]}"
+
+
+def _visible_relation(scene: Scene, rng: np.random.Generator) -> str | None:
+    """Now and then how two scattered objects happen to lie, unless that relation is held out."""
+    if rng.random() >= _RELATION_SAID:
+        return None
+    first, second = scene.objects
+    for relation in RELATIONS:
+        if relation_holds(relation, (first.x, first.y), (second.x, second.y)):
+            return None if relation_is_held_out(relation, first.shape, second.shape) else relation
+    return None
 
 
 def _counted(item: SceneObject, count: int, rng: np.random.Generator, plain: bool) -> str:
