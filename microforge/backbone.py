@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microforge import ssm
-from microforge.layers import Attention, FeedForward, mask_bias, position_features, time_features
+from microforge.layers import Attention, FeedForward, mask_bias, position_features, run_block, time_features
 from microforge.spec import BackboneSpec, preset
 
 
@@ -106,6 +106,8 @@ class Block(nn.Module):
 class MicroForgeBackbone(nn.Module):
     """Velocity network. ``config`` is a preset name or a ``BackboneSpec``; ``text_dim`` is E."""
 
+    checkpoint_blocks = False  # set by training: gradients with less memory, for one more forward pass
+
     def __init__(
         self, latent_channels: int = 16, config: str | BackboneSpec = "tiny", text_dim: int = 768
     ) -> None:
@@ -170,7 +172,9 @@ class MicroForgeBackbone(nn.Module):
         bias = torch.cat([mask_bias(mask), mask.new_zeros(batch, plan.shape[1])], 1)
         for index, block in enumerate(self.blocks):
             group = index * len(modulations) // len(self.blocks)
-            x = block(x, modulations[group], context, bias, (height, width * halves))
+            x = run_block(
+                block, self.checkpoint_blocks, x, modulations[group], context, bias, (height, width * halves)
+            )
             if self.spec.use_shared_attention and (index + 1) % self.spec.attn_every == 0:
                 normed = self.shared_norm(x)
                 x = x + self.shared(normed, normed)

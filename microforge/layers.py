@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 MASKED = -1e4  # finite in fp16, and exp() of it is zero
 
@@ -76,6 +77,15 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x)))  # type: ignore[no-any-return]
+
+
+def run_block(block: nn.Module, recompute: bool, *inputs: object) -> Tensor:
+    """``block(*inputs)``; with ``recompute`` the backward pass runs it again instead of storing its inside."""
+    if recompute and torch.is_grad_enabled():
+        result: Tensor = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+    else:
+        result = block(*inputs)
+    return result
 
 
 def time_features(t: Tensor, dim: int) -> Tensor:

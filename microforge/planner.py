@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from microforge.layers import Attention, FeedForward, position_features, time_features
+from microforge.layers import Attention, FeedForward, position_features, run_block, time_features
 from microforge.spec import PlannerSpec
 
 
@@ -37,6 +37,8 @@ class PlannerLayer(nn.Module):
 
 class RecurrentLatentPlanner(nn.Module):
     """Keeps a plan of ``num_plan_tokens`` vectors of width ``dim`` over the sampling steps."""
+
+    checkpoint_blocks = False  # set by training, as the backbone's
 
     def __init__(
         self, num_plan_tokens: int = 32, dim: int = 256, text_dim: int = 768, latent_channels: int = 16,
@@ -90,7 +92,7 @@ class RecurrentLatentPlanner(nn.Module):
             plan = initial
         plan = plan + self.from_time(time_features(t, self.dim).to(plan.dtype)).unsqueeze(1)
         for layer in self.layers:
-            plan = layer(plan, tokens)
+            plan = run_block(layer, self.checkpoint_blocks, plan, tokens)
         return self.out_norm(plan)  # type: ignore[no-any-return]
 
 

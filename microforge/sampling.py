@@ -5,6 +5,7 @@ t runs from 1 (noise) to 0 (image), so an Euler step *adds* ``(t_next - t) v`` w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -29,6 +30,10 @@ def interpolate(z0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 def velocity_target(z0: Tensor, noise: Tensor) -> Tensor:
     return noise - z0
+
+
+#: The mean of ``loss_weight`` over t in [0, 1].
+MEAN_LOSS_WEIGHT = math.log(2.0)
 
 
 def loss_weight(t: Tensor) -> Tensor:

@@ -258,6 +258,9 @@ def from_dict(kind: type[SpecT], values: object, where: str = "config") -> SpecT
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(hint, types.UnionType):  # X | None
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        return None if value is None else _coerce(kinds[0], value, where)
     if is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, where)
     if typing.get_origin(hint) is tuple:

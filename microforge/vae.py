@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from microforge.spec import VAESpec, check_size, preset
 
@@ -106,7 +107,20 @@ def _blocks(channels: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*(ResBlock(channels) for _ in range(depth)))
 
 
+def _run(blocks: nn.Module, x: Tensor, recompute: bool) -> Tensor:
+    """``blocks`` one after the other; with ``recompute`` the backward pass runs each again instead of storing it."""
+    assert isinstance(blocks, nn.Sequential)
+    for block in blocks:
+        if recompute and torch.is_grad_enabled():
+            x = checkpoint(block, x, use_reentrant=False)
+        else:
+            x = block(x)
+    return x
+
+
 class Encoder(nn.Module):
+    checkpoint_blocks = False  # set by training: gradients with less memory, for one more forward pass
+
     def __init__(self, spec: VAESpec) -> None:
         super().__init__()
         self.stem_factor, self.latent_channels = spec.stem_factor, spec.latent_channels
@@ -125,14 +139,16 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         x = self.stem(F.pixel_unshuffle(image * 2.0 - 1.0, self.stem_factor))
         for level, stage in enumerate(self.stages):
-            x = stage(x)
+            x = _run(stage, x, self.checkpoint_blocks)
             if level < len(self.downs):
                 x = self.downs[level](x)
-        x = self.norm(self.mid(x))
+        x = self.norm(_run(self.mid, x, self.checkpoint_blocks))
         return self.mean(x) + group_mean(x, self.latent_channels), self.log_variance(x).clamp(-20.0, 2.0)
 
 
 class Decoder(nn.Module):
+    checkpoint_blocks = False
+
     def __init__(self, spec: VAESpec) -> None:
         super().__init__()
         self.stem_factor, self.width = spec.stem_factor, spec.channels[-1]
@@ -146,9 +162,10 @@ class Decoder(nn.Module):
         self.out = nn.Conv2d(widths[-1], 3 * spec.stem_factor**2, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
-        x = self.mid(self.head(latent) + repeat_channels(latent, self.width))
+        x = self.head(latent) + repeat_channels(latent, self.width)
+        x = _run(self.mid, x, self.checkpoint_blocks)
         for level, stage in enumerate(self.stages):
-            x = stage(x)
+            x = _run(stage, x, self.checkpoint_blocks)
             if level < len(self.ups):
                 x = self.ups[level](x)
         x = self.out(F.silu(self.norm(x)))

@@ -10,13 +10,28 @@ import typer
 
 from microforge.cli import command_app, print_json, run
 
-app = command_app("Train MicroForge, one stage at a time: first vae, then flow.")
-
-EXAMPLE = (
-    "Example: mf-train vae --config nano --out runs/nano --size 128  then  "
-    "mf-train flow --config nano --out runs/nano --size 128. "
-    "The finished model is runs/nano/flow/checkpoint."
+app = command_app(
+    "Train MicroForge, one stage at a time (vae, then flow, then kd if you like) or all of them."
 )
+
+EXAMPLES = """Examples:
+
+mf-train vae --config nano --out runs/nano --bf16   (first: images to latents)
+
+mf-train flow --config nano --out runs/nano --bf16   (then: captions to latents; runs/nano/flow/checkpoint is the model)
+
+mf-train kd --config nano --out runs/nano --teacher runs/big/flow/checkpoint   (optional: learn from a larger model)
+
+mf-train all --config tiny --out runs/tiny   (the whole curriculum; --settings FILE.toml for your own)
+
+mf-train flow --init pretrained --out runs/mine   (go on from finished weights)
+
+mf-train flow --config base --size 512 --out runs/base --bf16 --dry-run   (does it fit? trains nothing)
+
+accelerate launch --num_processes 2 -m microforge.training.cli flow --config tiny --out runs/tiny
+"""
+
+_HOW, _WHAT, _KEEP = "How it runs", "What is trained", "What is kept"
 
 
 class StageName(StrEnum):
@@ -24,62 +39,96 @@ class StageName(StrEnum):
 
     vae = "vae"
     flow = "flow"
+    kd = "kd"
+    all = "all"
 
 
-@app.command(epilog=EXAMPLE)
+@app.command(epilog=EXAMPLES)
 def train(
-    stage: Annotated[StageName, typer.Argument(help="vae first, then flow in the same --out.")],
+    stage: Annotated[StageName, typer.Argument(help="vae first, then flow in the same --out; all: everything.")],
     out: Annotated[Path, typer.Option(help="Run folder; each stage keeps its state in a folder of its own.")],
-    config: Annotated[str, typer.Option(help="nano, tiny, small or base.")] = "tiny",
-    data: Annotated[str, typer.Option(help="scenes: the built-in procedural world.")] = "scenes",
-    size: Annotated[
-        str | None, typer.Option(help="128 or 128x256; the configuration's own by default.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps; the stage's own by default.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images (vae) or captions (flow) per step.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in --out.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Drop the state in --out and start over.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of initial weights, data and noise.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps; auto takes the best there is.")] = "auto",
-    bf16: Annotated[
-        bool, typer.Option("--bf16", help="bfloat16 autocast: faster where the CPU or GPU has it.")
-    ] = False,
-    compile: Annotated[
-        bool,
-        typer.Option(
-            "--compile", help="flow: torch.compile the denoiser; faster after minutes of compiling."
-        ),
-    ] = False,
-    decoder_only: Annotated[
-        bool,
-        typer.Option(
-            "--decoder-only",
-            help="vae: fine-tune the finished decoder; latents, and so the flow, stay as they are.",
-        ),
-    ] = False,
-    crop: Annotated[
-        int | None, typer.Option(help="vae: train on square windows of this side instead of whole images.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 500,
-    sample_every: Annotated[int, typer.Option(min=1, help="Steps between sample sheets.")] = 2000,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")
-    ] = False,
-) -> None:
+    config: Annotated[str | None, typer.Option(
+        help="nano, tiny, small or base; that of --init, else tiny.", rich_help_panel=_WHAT)] = None,
+    data: Annotated[str, typer.Option(
+        help="scenes (the built-in world), a folder of captioned images, or .tar shards: SHARD.tar, 'x/{000..127}.tar'.",
+        rich_help_panel=_WHAT)] = "scenes",
+    flip: Annotated[bool, typer.Option(
+        "--flip", help="Mirror images of your own; captions with left and right become wrong.", rich_help_panel=_WHAT,
+    )] = False,
+    random_crop: Annotated[bool, typer.Option(
+        "--random-crop", help="vae: move the crop over your images instead of keeping their centre.",
+        rich_help_panel=_WHAT)] = False,
+    size: Annotated[str | None, typer.Option(
+        help="128 or 128x256; the configuration's own by default.", rich_help_panel=_WHAT)] = None,
+    steps: Annotated[int | None, typer.Option(
+        help="Optimizer steps; the stage's own by default.", rich_help_panel=_WHAT)] = None,
+    batch: Annotated[int | None, typer.Option(
+        help="Images (vae) or captions (flow, kd) per step, for each process.", rich_help_panel=_WHAT)] = None,
+    init: Annotated[str | None, typer.Option(
+        help="Start from a checkpoint's weights: a folder, or pretrained.", rich_help_panel=_WHAT)] = None,
+    teacher: Annotated[str | None, typer.Option(
+        help="kd: the checkpoint to learn from; it knows the same latents.", rich_help_panel=_WHAT)] = None,
+    settings: Annotated[Path | None, typer.Option(
+        help="all: a curriculum as TOML instead of the configuration's own.", rich_help_panel=_WHAT)] = None,
+    decoder_only: Annotated[bool, typer.Option(
+        "--decoder-only", rich_help_panel=_WHAT,
+        help="vae: fine-tune the finished decoder; latents, and so the flow, stay as they are.")] = False,
+    crop: Annotated[int | None, typer.Option(
+        help="vae: train on square windows of this side instead of whole images.", rich_help_panel=_WHAT)] = None,
+    optimizer: Annotated[str | None, typer.Option(
+        help="adamw, or (flow, kd) muon for the hidden matrices.", rich_help_panel=_WHAT)] = None,
+    seed: Annotated[int, typer.Option(
+        min=0, help="Of initial weights, data and noise.", rich_help_panel=_WHAT)] = 0,
+    device: Annotated[str, typer.Option(
+        help="cpu, cuda, mps; auto takes the best there is.", rich_help_panel=_HOW)] = "auto",
+    bf16: Annotated[bool, typer.Option(
+        "--bf16", rich_help_panel=_HOW, help="bfloat16 autocast: faster where the CPU or GPU has it.")] = False,
+    accumulate: Annotated[int | None, typer.Option(
+        help="Split each process's batch into so many: less memory, same result.", rich_help_panel=_HOW)] = None,
+    checkpoint_blocks: Annotated[bool, typer.Option(
+        "--checkpoint-blocks", rich_help_panel=_HOW,
+        help="Compute blocks twice instead of storing them: much less memory, slower.")] = False,
+    compile: Annotated[bool, typer.Option(
+        "--compile", rich_help_panel=_HOW,
+        help="flow, kd: torch.compile the denoiser; faster after minutes of compiling.")] = False,
+    threads: Annotated[int | None, typer.Option(
+        min=1, help="CPU threads; all by default.", rich_help_panel=_HOW)] = None,
+    dry_run: Annotated[bool, typer.Option(
+        "--dry-run", rich_help_panel=_HOW,
+        help="Say what it would take in parameters and memory, and train nothing.")] = False,
+    resume: Annotated[bool, typer.Option(
+        "--resume", help="Go on from the state in --out.", rich_help_panel=_KEEP)] = False,
+    force: Annotated[bool, typer.Option(
+        "--force", help="Drop the state in --out and start over.", rich_help_panel=_KEEP)] = False,
+    save_every: Annotated[int, typer.Option(
+        min=1, help="Steps between saved states.", rich_help_panel=_KEEP)] = 500,
+    sample_every: Annotated[int, typer.Option(
+        min=1, help="Steps between sample sheets.", rich_help_panel=_KEEP)] = 2000,
+    tensorboard: Annotated[bool, typer.Option(
+        "--tensorboard", help="Write TensorBoard's files too.", rich_help_panel=_KEEP)] = False,
+    json: Annotated[bool, typer.Option(
+        "--json", help="Print one JSON object as the last line of stdout.")] = False,
+) -> None:  # fmt: skip
     """Train one stage, watch it in RUN/STAGE (log.jsonl, samples, loss.png), kill and --resume it at will."""
-    from microforge.training.command import TrainRequest, run_stage
+    from microforge.training.command import run_stage
+    from microforge.training.phases import run_all
+    from microforge.training.plan import TrainRequest
+    from microforge.training.processes import speaks
 
     request = TrainRequest(
-        stage=stage.value, config=config, out=out, data=data, size=size, steps=steps, batch=batch,
-        resume=resume, force=force, seed=seed, device=device, bf16=bf16, compile=compile,
-        decoder_only=decoder_only, crop=crop, threads=threads,
-        save_every=save_every, sample_every=sample_every,
+        stage=stage.value, out=out, config=config, settings=settings, data=data, flip=flip,
+        random_crop=random_crop, size=size, steps=steps, batch=batch,
+        init=init, teacher=teacher, resume=resume, force=force, dry_run=dry_run, seed=seed, device=device, bf16=bf16,
+        compile=compile, accumulate=accumulate, checkpoint_blocks=checkpoint_blocks, optimizer=optimizer,
+        decoder_only=decoder_only, crop=crop, threads=threads, save_every=save_every, sample_every=sample_every,
+        tensorboard=tensorboard,
     )  # fmt: skip
-    result = run_stage(request)
+    result = run_all(request) if request.stage == "all" else run_stage(request)
+    if not speaks():
+        return
     if json:
         print_json(result)
-    else:
+    elif "checkpoint" in result:
         print(result["checkpoint"])
 
 

@@ -1,183 +1,149 @@
-"""What ``mf-train`` does with its options: check them all, then build the stage and run the loop."""
+"""What ``mf-train STAGE`` does with its options: check them all, then build the stage and run the loop."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from microforge.checkpoint import CONFIG, Checkpoint, read_checkpoint
 from microforge.data.corpus import build_tokenizer
-from microforge.errors import CheckpointError, DataError, OutputExistsError, SpecError
-from microforge.spec import ModelSpec, check_size, parse_size, preset
+from microforge.data.source import SCENES, ImageSource
+from microforge.errors import CheckpointError, OutputExistsError
+from microforge.spec import preset
 from microforge.tokenizer import PRETRAINED, PromptTokenizer
+from microforge.training.feed import open_data, report_data, report_skipped
 from microforge.training.flow_stage import FlowStage
+from microforge.training.ground import Ground, find_ground, open_checkpoint, stand_on
+from microforge.training.kd_stage import KDStage
 from microforge.training.loop import Run, Stage, train
-from microforge.training.settings import (
-    FLOW_SETTINGS,
-    VAE_SETTINGS,
-    FlowSettings,
-    LoopSettings,
-    VAESettings,
-    check_steps,
-)
-from microforge.training.state import STATE, RunIdentity
+from microforge.training.memory import describe
+from microforge.training.plan import StagePlan, TrainRequest, plan_stage, spread_over
+from microforge.training.processes import Processes, end_processes, open_processes
+from microforge.training.settings import KDSettings, VAESettings
+from microforge.training.state import STATE, RunIdentity, check_identity
 from microforge.training.vae_stage import VAEStage
 
-#: Where a stage's checkpoint is, below RUN/STAGE.
-CHECKPOINT = "checkpoint"
-STAGES = ("vae", "flow")
-DECODER = "vae-decoder"  # the folder of a decoder-only run
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """The options of one ``mf-train`` call, as typed."""
-
-    stage: str
-    config: str
-    out: Path
-    data: str = "scenes"
-    size: str | None = None
-    steps: int | None = None
-    batch: int | None = None
-    resume: bool = False
-    force: bool = False
-    seed: int = 0
-    device: str = "cpu"
-    bf16: bool = False
-    compile: bool = False
-    decoder_only: bool = False
-    crop: int | None = None
-    threads: int | None = None
-    save_every: int = 500
-    sample_every: int = 2000
+#: What ``--config`` is when neither it nor ``--init`` says.
+DEFAULT_CONFIG = "tiny"
+#: Files of a stage's folder that ``--force`` keeps: they say themselves what they were made from.
+CACHES = "latents"
 
 
 def run_stage(request: TrainRequest) -> dict[str, object]:
-    """Train one stage and return where its checkpoint is.
+    """Train one stage and return where its checkpoint is; with ``dry_run`` only what it would take.
 
     Raises:
-        SpecError, DataError, CheckpointError, OutputExistsError: for options that cannot work; nothing is
-            written then.
+        SpecError, DataError, CheckpointError, OutputExistsError, MissingExtraError: for options that cannot
+            work; nothing is written then.
     """
-    spec = preset(request.config)
-    if request.data != "scenes":
-        raise DataError(f"--data is {request.data!r}; allowed: scenes (the built-in procedural world)")
-    multiple = spec.vae.downsample
-    size = check_size(*spec.native_size) if request.size is None else parse_size(request.size, multiple)
-    loop = LoopSettings(
-        save_every=request.save_every, sample_every=request.sample_every, seed=request.seed,
-        device=pick_device(request.device), bfloat16=request.bf16, compile=request.compile,
-    )  # fmt: skip
-    settings = stage_settings(request)
-    name = DECODER if request.decoder_only else request.stage
-    folder = request.out / name
-    checkpoint = folder / CHECKPOINT
-    finished = _finished_vae(request, spec)
-    _prepare(folder, request)
+    init = None if request.init is None else open_checkpoint(request.init)
+    spec = preset(request.config or (DEFAULT_CONFIG if init is None else init.spec.name))
+    plan = plan_stage(request, spec, (spec if init is None else init.spec).native_size)
+    console = Console(stderr=True)
+    if request.dry_run:
+        teacher = None if request.teacher is None else open_checkpoint(request.teacher).spec
+        return describe(spread_over(plan, 1, plan.loop.device), teacher, console)
+    ground = find_ground(request, plan, init)
+    plan = stand_on(plan, ground)
+    check_folder(plan, ground, request.resume, request.force)
+    spread_over(plan, 1, plan.loop.device)  # refuse a batch that does not divide before waiting for others
     if request.threads is not None:
         torch.set_num_threads(request.threads)
-    console = Console(stderr=True)
-    stage = _build(settings, spec, finished, loop, size, folder, console)
-    identity = RunIdentity(name, spec.name, request.seed)
-    run = Run(folder, checkpoint, identity, settings.steps, settings.optimizer, loop)
-    loss = train(run, stage, console)
-    return {"checkpoint": str(checkpoint.absolute()), "steps": settings.steps, "loss": loss}
+    processes = open_processes(plan.loop.device)
+    try:
+        source = open_data(request, console, processes)
+        return run_plan(plan, ground, source, request.force, console, processes)
+    finally:
+        end_processes(processes)
 
 
-def stage_settings(request: TrainRequest) -> VAESettings | FlowSettings:
-    """The preset of the stage with the request's steps and batch."""
-    if request.stage not in STAGES:
-        raise SpecError(f"unknown stage {request.stage!r}; allowed: {', '.join(STAGES)}")
-    settings = (VAE_SETTINGS if request.stage == "vae" else FLOW_SETTINGS)[request.config]
-    if request.decoder_only and request.stage != "vae":
-        raise SpecError(f"--decoder-only belongs to the stage vae, not {request.stage}")
-    if request.compile and request.stage != "flow":
-        raise SpecError(f"--compile belongs to the stage flow, not {request.stage}")
-    if request.crop is not None:
-        if not isinstance(settings, VAESettings):
-            raise SpecError(f"--crop belongs to the stage vae, not {request.stage}")
-        settings = replace(settings, crop=check_size(request.crop, request.crop)[0])
-    if request.steps is not None:
-        settings = replace(settings, steps=check_steps(request.steps))
-    if request.batch is not None:
-        if request.batch < 1:
-            raise SpecError(f"batch is {request.batch}; allowed: 1 or more")
-        settings = replace(settings, batch=request.batch)
-    return settings
+def run_plan(
+    plan: StagePlan,
+    ground: Ground,
+    source: ImageSource,
+    force: bool,
+    console: Console,
+    processes: Processes,
+) -> dict[str, object]:
+    """Build the stage and train it to its last step; ``check_folder`` has passed."""
+    plan = spread_over(plan, processes.count, processes.device)
+    with processes.main_first():
+        stage = build_stage(plan, ground, source, console)
+    processes.wait()  # before the main process clears what the others have looked at
+    if force and processes.is_main:
+        clear_run(plan.folder)
+    processes.wait()
+    if processes.is_main:
+        report_data(source, plan.folder, console)
+    settings = plan.settings
+    height, width = plan.size
+    run = Run(
+        plan.folder, plan.checkpoint, identity(plan, ground), settings.steps, settings.optimizer, plan.loop,
+        f"{height}x{width}",
+    )  # fmt: skip
+    loss = train(run, stage, console, processes)
+    if processes.is_main:
+        report_skipped(source, plan.folder, console)  # what turned out to be broken on the way
+    return {"checkpoint": str(plan.checkpoint.absolute()), "steps": settings.steps, "loss": loss}
 
 
-def pick_device(name: str) -> str:
-    """``auto`` to the best device here; any other name is checked.
+def identity(plan: StagePlan, ground: Ground) -> RunIdentity:
+    """What a state on disk must agree with to be resumed."""
+    return RunIdentity(
+        plan.name, plan.spec.name, plan.loop.seed, ground.encoder, plan.settings.optimizer.kind,
+        SCENES if plan.data == SCENES else "own images",
+    )  # fmt: skip
+
+
+def check_folder(plan: StagePlan, ground: Ground, resume: bool, force: bool) -> None:
+    """Never mix two runs: a state on disk needs --resume, and must be this run's, or --force.
 
     Raises:
-        SpecError: when PyTorch cannot use it here.
+        OutputExistsError, CheckpointError: otherwise.
     """
-    available = ["cpu"]
-    if torch.cuda.is_available():
-        available.insert(0, "cuda")
-    if torch.backends.mps.is_available():
-        available.insert(0, "mps")
-    if name == "auto":
-        return available[0]
-    if name.split(":")[0] not in available:
-        raise SpecError(f"device {name!r} is not available here; allowed: auto, {', '.join(available)}")
-    return name
-
-
-def _finished_vae(request: TrainRequest, spec: ModelSpec) -> Checkpoint | None:
-    """The VAE that this run stands on: flow and decoder-only runs need one of the same configuration."""
-    if request.stage == "vae" and not request.decoder_only:
-        return None
-    folder, tuned = (request.out / name / CHECKPOINT for name in ("vae", DECODER))
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(
-            f"{request.out} has no VAE yet: run mf-train vae --config {request.config} --out {request.out} first"
-        )
-    found = read_checkpoint(folder)
-    if found.spec.name != spec.name:
-        raise CheckpointError(f"{folder} was trained with --config {found.spec.name}, not {spec.name}")
-    if request.decoder_only or not (tuned / CONFIG).is_file():
-        return found
-    better = read_checkpoint(tuned)
-    if not _same_latents(found, better):
-        raise CheckpointError(
-            f"{tuned} belongs to an older VAE; run mf-train vae --decoder-only --force again or remove {tuned.parent}"
-        )
-    return better
-
-
-def _same_latents(first: Checkpoint, second: Checkpoint) -> bool:
-    """Whether two VAEs differ in their decoders only."""
-    one, two = (checkpoint.module_tensors("vae.encoder") for checkpoint in (first, second))
-    return first.spec.vae == second.spec.vae and all(
-        torch.equal(value, two[name]) for name, value in one.items()
-    )
-
-
-def _prepare(folder: Path, request: TrainRequest) -> None:
-    """Never mix two runs: a state on disk needs --resume or --force."""
+    folder = plan.folder
     exists = (folder / STATE).is_file()
-    if request.resume and not exists:
+    if resume and not exists:
         raise CheckpointError(f"nothing to resume: {folder / STATE} does not exist; leave out --resume")
-    if exists and not request.resume:
-        if not request.force:
-            raise OutputExistsError(f"{folder} holds a run; --resume goes on with it, --force starts over")
-        shutil.rmtree(folder)
+    if exists and resume:
+        check_identity(folder, identity(plan, ground))
+    elif exists and not force:
+        raise OutputExistsError(f"{folder} holds a run; --resume goes on with it, --force starts over")
 
 
-def _build(
-    settings: VAESettings | FlowSettings, spec: ModelSpec, finished: Checkpoint | None, loop: LoopSettings,
-    size: tuple[int, int], folder: Path, console: Console,
-) -> Stage:  # fmt: skip
-    if finished is not None:
-        spec = replace(spec, vae=finished.spec.vae)  # with the latent statistics that were measured
+def clear_run(folder: Path) -> None:
+    """Remove a run but not its caches."""
+    for entry in folder.iterdir() if (folder / STATE).is_file() else ():
+        if entry.name.startswith(CACHES):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def build_stage(plan: StagePlan, ground: Ground, source: ImageSource, console: Console) -> Stage:
+    """The stage of a plan, its network filled with the weights it starts from, its data ready.
+
+    Raises:
+        CheckpointError, MissingExtraError: when weights do not fit, or a loss term needs a package.
+        DataError: when not one image can be used.
+    """
+    settings, loop = plan.settings, plan.loop
     if isinstance(settings, VAESettings):
         tokenizer = PromptTokenizer.load() if PRETRAINED.is_file() else build_tokenizer()
-        return VAEStage(spec, settings, loop, size, tokenizer, finished)
-    assert finished is not None
-    return FlowStage(spec, finished, settings, loop, size, folder / "latents.safetensors", console)
+        finished = ground.vae if plan.decoder_only else None
+        source.prepare(plan.size)
+        vae = VAEStage(plan.spec, settings, loop, plan.size, tokenizer, finished, source=source)
+        if ground.init is not None:
+            ground.init.load_into("vae", vae.network)
+        return vae
+    assert ground.vae is not None
+    cache = plan.folder / f"{CACHES}.safetensors"
+    flow = FlowStage(plan.spec, ground.vae, settings, loop, plan.size, cache, console, ground.init, source)
+    if isinstance(settings, KDSettings):
+        assert ground.teacher is not None
+        return KDStage(flow, settings, ground.teacher)
+    return flow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint, write_checkpoint
+from microforge.data.source import ImageSource, SceneSource
 from microforge.denoiser import Denoiser, build_backbone, build_planner
 from microforge.errors import CheckpointError
 from microforge.pipeline import MicroForgePipeline
@@ -23,19 +24,13 @@ from microforge.tokenizer import PromptTokenizer
 from microforge.training.latents import load_or_build
 from microforge.training.losses import weighted_velocity
 from microforge.training.report import grid
-from microforge.training.settings import FlowSettings, LoopSettings
+from microforge.training.settings import FlowSettings, LoopSettings, OptimizerSettings
+from microforge.training.shard import WHOLE, Shard
 from microforge.training.state import step_generator, step_rng
 from microforge.vae import MicroForgeVAE
 
-#: What the sample sheets show, at seed 0.
-SHEET_PROMPTS = (
-    "a red circle", "a blue square on a white background", "a green triangle on the left",
-    "a yellow star on a black background", "a small pink heart", "a large orange ring", "two purple diamonds",
-    "three blue circles", "a red square and a green circle", "a yellow heart left of a blue star",
-    "a cyan cross above a brown triangle", "a white circle on a gray background",
-)  # fmt: skip
-
-
+#: Prompts of a sample sheet, at seed 0.
+SHEET_PROMPTS = 12
 #: Captions are padded to multiples of this, so that a compiled network sees few shapes.
 LENGTH_STEP = 8
 
@@ -48,14 +43,85 @@ class FlowNetwork(nn.Module):
         self.text_encoder = SimpleTextEncoder.from_spec(spec.text_encoder)
         self.denoiser = Denoiser(build_backbone(spec), build_planner(spec))
 
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Fill the network with a checkpoint's weights.
+
+        Raises:
+            CheckpointError: when it lacks them or they do not fit.
+        """
+        checkpoint.load_into("text_encoder", self.text_encoder)
+        checkpoint.load_into("backbone", self.denoiser.backbone)
+        checkpoint.load_into("planner", self.denoiser.planner)
+
+    def checkpoint_blocks(self, wanted: bool) -> None:
+        """Run blocks again in the backward pass instead of storing what is inside them."""
+        self.denoiser.backbone.checkpoint_blocks = self.denoiser.planner.checkpoint_blocks = wanted
+
+    def compile_denoiser(self) -> None:
+        """torch.compile planner and backbone, each for the shapes it meets."""
+        # the cached constants of the scan are pure functions: tracing through them is what we want
+        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
+        self.denoiser.compile(dynamic=False)
+        self.denoiser.planner.compile(dynamic=False)
+
+
+@dataclass(frozen=True)
+class FlowBatch:
+    """One piece of a step's batch: B captions, and ``draws`` noise draws of each one's latent."""
+
+    ids: Tensor  # (B, L)
+    z0: Tensor  # (B * draws, C, h, w), as `noise`
+    noise: Tensor
+    t: Tensor  # (B * draws,), as `has_plan`
+    has_plan: Tensor
+    draws: int
+
+    @property
+    def z(self) -> Tensor:
+        return interpolate(self.z0, self.noise, self.t)
+
+
+def predict(network: FlowNetwork, batch: FlowBatch) -> tuple[Tensor, Tensor]:
+    """Velocity (B * draws, C, h, w) and plan (B * draws, K, D) that ``network`` gives for a batch.
+
+    RIN's rule (arXiv 2212.11972): a first planner pass without gradient supplies the previous plan.
+    """
+    mask = (batch.ids != PAD_ID).float()
+    text, pooled = network.text_encoder.encode(batch.ids, mask)
+    text, mask, pooled = (value.repeat_interleave(batch.draws, 0) for value in (text, mask, pooled))
+    z, planner = batch.z, network.denoiser.planner
+    with torch.no_grad():
+        empty = planner.empty(z.shape[0], z.device)
+        previous = planner(z, batch.t, pooled, empty, torch.zeros_like(batch.has_plan)).float()
+    velocity, plan = network.denoiser(z, batch.t, text, mask, pooled, previous, batch.has_plan)
+    return velocity, plan
+
+
+def flow_terms(batch: FlowBatch, velocity: Tensor, plan: Tensor, diversity: float) -> dict[str, Tensor]:
+    """Weighted velocity matching and, with the weight ``diversity``, the plan's similarity: means over samples."""
+    flow = weighted_velocity(velocity, velocity_target(batch.z0, batch.noise), loss_weight(batch.t))
+    similarity = plan_similarity(plan)
+    return {"loss": flow + diversity * similarity, "flow": flow, "plan_similarity": similarity}
+
 
 class FlowStage:
     """Velocity matching with text dropout, RIN self-conditioning and plan diversity."""
 
+    adversary: nn.Module | None = None
+
     def __init__(
         self, spec: ModelSpec, vae_checkpoint: Checkpoint, settings: FlowSettings, loop: LoopSettings,
-        size: tuple[int, int], cache: Path, console: Console,
+        size: tuple[int, int], cache: Path, console: Console, init: Checkpoint | None = None,
+        source: ImageSource | None = None,
     ) -> None:  # fmt: skip
+        """Encode the data, once, and build the network.
+
+        Args:
+            vae_checkpoint: of the VAE whose latents are learned; its tokenizer is used.
+            cache: file of the encoded data set.
+            init: weights to start from instead of random ones.
+            source: of images and captions; the procedural world by default.
+        """
         self.spec, self.settings, self.loop, self.size = spec, settings, loop, size
         if vae_checkpoint.tokenizer is None:
             raise CheckpointError("the checkpoint has no tokenizer.json; run `mf-train vae` again")
@@ -63,46 +129,51 @@ class FlowStage:
         self.vae = MicroForgeVAE(self.spec.vae).requires_grad_(False).eval().to(loop.device)
         vae_checkpoint.load_into("vae", self.vae)
         length = self.spec.text_encoder.max_length
+        self.source = SceneSource() if source is None else source
+        plan = self.source.plan(settings.scenes, settings.captions_per_scene, loop.seed)
         self.data = load_or_build(
-            cache, self.vae, self.tokenizer, settings.scenes, settings.captions_per_scene,
-            size, length, loop.seed, loop.device, console,
-        )  # fmt: skip
+            cache, self.vae, self.tokenizer, self.source, plan, size, length, loop.device, console
+        )
         self.empty = torch.from_numpy(self.tokenizer.encode_empty("generate", length).ids)
         torch.manual_seed(loop.seed)
-        self.network: FlowNetwork = FlowNetwork(self.spec).to(loop.device)
+        self.network: FlowNetwork = FlowNetwork(self.spec)
+        if init is not None:
+            self.network.load(init)
+        self.network.to(loop.device)
         self.samples_per_step = settings.batch * settings.draws
+        self.network.checkpoint_blocks(loop.checkpoint_blocks)
         if loop.compile:
-            # the cached constants of the scan are pure functions: tracing through them is what we want
-            warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
-            self.network.denoiser.compile(dynamic=False)
-            self.network.denoiser.planner.compile(dynamic=False)
+            self.network.compile_denoiser()
 
-    def loss(self, step: int) -> Mapping[str, Tensor]:
+    @property
+    def adversary_optimizer(self) -> OptimizerSettings:
+        return self.settings.optimizer  # of no one
+
+    def adversary_loss(self, step: int, shard: Shard) -> Mapping[str, Tensor]:
+        return {}
+
+    def loss(self, step: int, shard: Shard = WHOLE) -> Mapping[str, Tensor]:
+        batch = self.draw(step, shard)
+        return flow_terms(batch, *predict(self.network, batch), self.settings.diversity)
+
+    def draw(self, step: int, shard: Shard) -> FlowBatch:
+        """The rows ``shard`` of the whole batch of step ``step``, on the stage's device."""
         settings, device = self.settings, self.loop.device
-        z0, ids = self._batch(step)
-        mask = (ids != PAD_ID).float()
-        text, pooled = self.network.text_encoder.encode(ids, mask)
-        draws = settings.draws
-        text, mask, pooled, z0 = (value.repeat_interleave(draws, 0) for value in (text, mask, pooled, z0))
-        count = z0.shape[0]
+        latents, ids = self._captioned(step, shard)
+        count, draws = settings.batch * settings.draws, settings.draws
         generator = step_generator(self.loop.seed, step, device)
-        noise = torch.randn(z0.shape, generator=generator, device=device)
+        noise = torch.randn(count, *latents.shape[1:], generator=generator, device=device)
         # one time per equal slice of [0, 1]: the same distribution with less variance
         t = torch.randperm(count, generator=generator, device=device).float()
         t = (t + torch.rand(count, generator=generator, device=device)) / count
-        z = interpolate(z0, noise, t)
         has_plan = (torch.rand(count, generator=generator, device=device) < settings.self_condition).float()
-        planner = self.network.denoiser.planner
-        with torch.no_grad():  # RIN's rule: a first pass without gradient supplies the previous plan
-            empty = planner.empty(count, z.device)
-            previous = planner(z, t, pooled, empty, torch.zeros_like(has_plan)).float()
-        velocity, plan = self.network.denoiser(z, t, text, mask, pooled, previous, has_plan)
-        flow = weighted_velocity(velocity, velocity_target(z0, noise), loss_weight(t))
-        similarity = plan_similarity(plan)
-        return {"loss": flow + settings.diversity * similarity, "flow": flow, "plan_similarity": similarity}
+        rows = shard.rows(count)
+        return FlowBatch(
+            ids, latents.repeat_interleave(draws, 0), noise[rows], t[rows], has_plan[rows], draws
+        )
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Latents (B, C, h, w) and caption ids (B, L), cut to about the longest caption; a tenth have no text."""
+    def _captioned(self, step: int, shard: Shard) -> tuple[Tensor, Tensor]:
+        """Latents (B, C, h, w) and caption ids (B, L), cut to about the batch's longest; a tenth have no text."""
         settings, rng = self.settings, step_rng(self.loop.seed, step)
         total, captions = self.data.captions.shape[:2]
         rows = torch.from_numpy(rng.integers(0, total, settings.batch))
@@ -112,7 +183,9 @@ class FlowStage:
         ids = torch.where(dropped[:, None], self.empty[None], ids)
         longest = int((ids != PAD_ID).sum(1).max())
         longest = -(-longest // LENGTH_STEP) * LENGTH_STEP
-        return self.data.latents[rows].float().to(self.loop.device), ids[:, :longest].to(self.loop.device)
+        mine = shard.rows(settings.batch)
+        latents = self.data.latents[rows[mine]].float()
+        return latents.to(self.loop.device), ids[mine, :longest].to(self.loop.device)
 
     def pipeline(self, ema: nn.Module) -> MicroForgePipeline:
         """The reference pipeline around the EMA weights."""
@@ -123,15 +196,16 @@ class FlowStage:
         )
 
     def sheet(self, ema: nn.Module) -> Tensor:
-        """The fixed prompts at fixed seeds, guided."""
-        images = self.pipeline(ema).text2img(list(SHEET_PROMPTS), *self.size)
-        return grid(images, 6)
+        """The source's prompts at fixed seeds, guided."""
+        images = self.pipeline(ema).text2img(list(self.source.prompts(SHEET_PROMPTS)), *self.size)
+        return grid(images, min(len(images), 6))
 
-    def write(self, folder: Path, ema: nn.Module) -> None:
+    def write(self, folder: Path, ema: nn.Module, stages: tuple[str, ...] = ("vae", "flow")) -> None:
+        """Write the whole model; ``stages``: what it was trained in."""
         assert isinstance(ema, FlowNetwork)
         modules = {
             "vae": self.vae, "backbone": ema.denoiser.backbone, "planner": ema.denoiser.planner,
             "text_encoder": ema.text_encoder,
         }  # fmt: skip
         spec = replace(self.spec, native_size=self.size)
-        write_checkpoint(folder, spec, modules, self.tokenizer, ("vae", "flow"))
+        write_checkpoint(folder, spec, modules, self.tokenizer, stages)

@@ -1,9 +1,18 @@
-"""Latents of the training scenes, encoded once: (S, C, h, w) beside their captions' token ids."""
+"""Latents of the training images, encoded once: (S, C, h, w) beside their captions' token ids.
+
+The cache is built in parts of ``order.PART`` images, each a file of its own, so that a killed build goes on where it
+stopped; the parts are then joined into one file that is mapped, not read, into memory.
+
+Letters: S images in the cache, C h w latent channels, height and width, L text tokens.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,57 +20,80 @@ import numpy as np
 import safetensors
 import torch
 from rich.console import Console
-from rich.progress import track
-from safetensors.torch import load_file, save_file
+from rich.progress import Progress
+from safetensors.torch import save_file
 from torch import Tensor
 
-from microforge.data.captions import caption
-from microforge.data.renderer import render
-from microforge.data.scenes import sample_scene
+from microforge.data.order import PART, ExamplePlan, Examples
+from microforge.data.source import ImageSource
+from microforge.errors import DataError
 from microforge.tokenizer import PromptTokenizer
-from microforge.training.state import step_rng
 from microforge.vae import MicroForgeVAE
 
-SHARD = 1024
-#: Keeps the latent cache's random draws apart from those of training steps.
-CACHE_STREAM = 7_000_000
+_NAMES = ("latents", "captions")
 
 
 @dataclass(frozen=True)
 class LatentCache:
-    """Normalised latents (S, C, h, w) float16 and caption ids (S, captions, L) int16."""
+    """Normalised latents (S, C, h, w) float16 and caption ids (S, captions, L) int16; both mapped from the file."""
 
     latents: Tensor
     captions: Tensor
 
 
 def load_or_build(
-    path: Path, vae: MicroForgeVAE, tokenizer: PromptTokenizer, scenes: int,
-    captions_per_scene: int, size: tuple[int, int], max_length: int, seed: int, device: str, console: Console,
+    path: Path, vae: MicroForgeVAE, tokenizer: PromptTokenizer, source: ImageSource, plan: ExamplePlan,
+    size: tuple[int, int], max_length: int, device: str, console: Console,
 ) -> LatentCache:  # fmt: skip
-    """The cache at ``path`` when it was made with the same encoder and settings, else a new one."""
-    key = f"{encoder_sha256(vae)} {scenes} {captions_per_scene} {size} {max_length} {seed}"
+    """The cache at ``path`` when it was made with the same encoder, data and settings, else a new one.
+
+    Args:
+        plan: what to encode, from ``source.plan``.
+        size: (height, width) in pixels of the images.
+        max_length: L; longer captions are cut, and counted on ``console``.
+
+    Raises:
+        DataError: when not one image can be used.
+    """
+    key = cache_key(vae, tokenizer, source, plan, size, max_length)
     found = _read(path, key)
     if found is not None:
+        if (missing := plan.images - len(found.latents)) > 0:
+            console.print(f"{missing} of {plan.images} images could not be used when they were encoded")
         return found
-    latents, captions = [], []
-    for shard in track(range(-(-scenes // SHARD)), "encoding scenes", console=console):
-        count = min(SHARD, scenes - shard * SHARD)
-        rng = step_rng(seed, CACHE_STREAM + shard)
-        drawn = [sample_scene(rng) for _ in range(count)]
-        for first in range(0, count, 64):
-            image = render(drawn[first : first + 64], size[0], size[1], device=device)
-            with torch.no_grad():
-                latents.append(vae.normalize(vae.encode(image).mean).half().cpu())
-        for scene in drawn:
-            texts = [caption(scene, rng) for _ in range(captions_per_scene)]
-            captions.append(np.stack([tokenizer.encode(text, "generate", max_length).ids for text in texts]))
-    cache = LatentCache(torch.cat(latents), torch.from_numpy(np.stack(captions).astype(np.int16)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({"latents": cache.latents, "captions": cache.captions}, temporary, {"key": key})
-    os.replace(temporary, path)
-    return cache
+    parts = path.with_name(f".{path.name}.parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    files = [parts / f"{part:06d}.safetensors" for part in range(plan.parts)]
+    with Progress(console=console) as progress:
+        task = progress.add_task("encoding images", total=plan.images)
+        for part, file in enumerate(files):
+            if _metadata(file).get("key") != key:
+                encoded = []
+                for examples in source.examples(plan, part, size, device):
+                    encoded.append(_encode(vae, tokenizer, examples, max_length))
+                    progress.advance(task, len(examples[1]))
+                cut = sum(more for _, more in encoded)
+                _write_part(file, [tensors for tensors, _ in encoded], {"key": key, "cut": str(cut)})
+            progress.update(task, completed=min((part + 1) * PART, plan.images))
+    _join(files, path, key)
+    cut = sum(int(_metadata(file)["cut"]) for file in files)
+    if cut:
+        console.print(f"{cut} captions are longer than {max_length} tokens and were cut")
+    shutil.rmtree(parts)
+    made = _read(path, key)
+    if made is None or not len(made.latents):
+        raise DataError(f"not one image of {source.name} can be used")
+    return made
+
+
+def cache_key(
+    vae: MicroForgeVAE, tokenizer: PromptTokenizer, source: ImageSource, plan: ExamplePlan,
+    size: tuple[int, int], max_length: int,
+) -> str:  # fmt: skip
+    """Names everything that the cached tensors depend on; a tokenizer by what it makes of a few captions."""
+    words = [tokenizer.tokens(text) for text in source.prompts(12)]
+    rest = hashlib.sha256(repr((source.fingerprint, words)).encode()).hexdigest()
+    return f"{encoder_sha256(vae)} {rest} {plan.images} {plan.captions} {plan.seed} {size} {max_length}"
 
 
 def encoder_sha256(vae: MicroForgeVAE) -> str:
@@ -72,14 +104,75 @@ def encoder_sha256(vae: MicroForgeVAE) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path, key: str) -> LatentCache | None:
-    if not path.is_file():
-        return None
+@torch.no_grad()
+def _encode(
+    vae: MicroForgeVAE, tokenizer: PromptTokenizer, examples: Examples, max_length: int
+) -> tuple[dict[str, Tensor], int]:
+    """Latents (B, C, h, w) and ids (B, captions, L) of a batch, and how many captions were cut."""
+    images, captions = examples
+    latents = vae.normalize(vae.encode(images).mean).half().cpu()
+    rows, cut = [], 0
+    for texts in captions:
+        known = {text: tokenizer.encode(text, "generate", max_length) for text in set(texts)}
+        cut += sum(ids.truncated for ids in known.values())
+        rows.append(np.stack([known[text].ids for text in texts]))
+    kind = np.int16 if tokenizer.vocab_size <= 1 << 15 else np.int32
+    return {"latents": latents, "captions": torch.from_numpy(np.stack(rows).astype(kind))}, cut
+
+
+def _write_part(file: Path, tensors: Sequence[dict[str, Tensor]], metadata: dict[str, str]) -> None:
+    """One part through a temporary file; a part without a usable image is a file without tensors."""
+    joined = (
+        {name: torch.cat([part[name] for part in tensors]).contiguous() for name in _NAMES} if tensors else {}
+    )
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    save_file(joined, temporary, metadata)
+    os.replace(temporary, file)
+
+
+def _join(files: Sequence[Path], path: Path, key: str) -> None:
+    """The parts as one safetensors file, a part in memory at a time (``save_file`` would need them all)."""
+    full = [file for file in files if _shapes(file)]
+    shapes = [_shapes(file) for file in full]
+    header: dict[str, object] = {"__metadata__": {"key": key}}
+    start = 0
+    for name in _NAMES if full else ():
+        kind, tail = shapes[0][name][0], shapes[0][name][1][1:]
+        shape = [sum(shape[name][1][0] for shape in shapes), *tail]
+        end = start + int(np.prod(shape)) * {"F16": 2, "I16": 2, "I32": 4}[kind]
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+        start = end
+    encoded = json.dumps(header).encode("ascii")
+    encoded += b" " * (-len(encoded) % 8)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as stream:
+        stream.write(len(encoded).to_bytes(8, "little") + encoded)
+        for name in _NAMES:
+            for file in full:
+                with safetensors.safe_open(str(file), "np") as part:
+                    stream.write(part.get_tensor(name).tobytes())
+    os.replace(temporary, path)
+
+
+def _shapes(file: Path) -> dict[str, tuple[str, list[int]]]:
+    with safetensors.safe_open(str(file), "np") as part:
+        slices = {name: part.get_slice(name) for name in part.keys()}
+        return {name: (found.get_dtype(), found.get_shape()) for name, found in slices.items()}
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    """What a cache or part says about itself; nothing when it is absent or damaged."""
     try:
-        with safetensors.safe_open(str(path), "pt") as file:
-            if (file.metadata() or {}).get("key") != key:
-                return None
-    except safetensors.SafetensorError:
+        with safetensors.safe_open(str(file), "np") as opened:
+            return dict(opened.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return {}
+
+
+def _read(path: Path, key: str) -> LatentCache | None:
+    if _metadata(path).get("key") != key:
         return None
-    tensors = load_file(path)
-    return LatentCache(tensors["latents"], tensors["captions"])
+    with safetensors.safe_open(str(path), "pt") as file:
+        if not file.keys():
+            return None
+        return LatentCache(*(file.get_tensor(name) for name in _NAMES))

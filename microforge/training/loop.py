@@ -1,48 +1,65 @@
-"""The loop every stage shares: optimizer, EMA, progress, log, samples, atomic state, divergence."""
+"""The loop every stage shares: step, EMA, atomic state, last and best checkpoint, samples."""
 
 from __future__ import annotations
 
 import copy
-import json
-import math
-import time
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor, nn
 
-from microforge.errors import DivergenceError
+from microforge.bundle_files import atomic_folder
+from microforge.checkpoint import CONFIG
+from microforge.training.optimizers import make_optimizers, set_rate, take_step, update_ema
+from microforge.training.processes import ALONE, Processes
 from microforge.training.report import plot_losses, save_sheet
 from microforge.training.settings import LoopSettings, OptimizerSettings, learning_rate
-from microforge.training.state import STATE, RunIdentity, load_state, save_state
+from microforge.training.shard import Shard
+from microforge.training.state import STATE, Parts, RunIdentity, Standing, load_state, save_state
+from microforge.training.watch import LOG, Watch, progress_line
 
-#: Parameters of the SSM's decay, B and C: they learn slower and are not decayed (SPEC section 4).
-SSM_PARTS = ("decay_f", "decay_b", "b_f", "b_b", "c_f", "c_b")
+#: The checkpoint of the lowest smoothed loss, beside the last one.
+BEST = "best"
 
 
 class Stage(Protocol):
-    """What one stage trains and how it judges it."""
+    """What one stage trains and how it judges it.
 
-    samples_per_step: int
+    A step draws its *whole* batch, of all processes and micro-batches, from generators seeded by the step's
+    number, and works on the rows that ``shard`` names; its terms are means over those rows, so that the mean
+    over the shards is the term of the whole batch.
+    """
+
+    samples_per_step: int  # of all processes
 
     @property
     def network(self) -> nn.Module:
         """The module that is trained."""
 
-    def loss(self, step: int) -> Mapping[str, Tensor]:
-        """Terms of step ``step``; the one called ``loss`` is minimised, all are logged."""
+    @property
+    def adversary(self) -> nn.Module | None:
+        """A second module with an optimizer of its own (a discriminator), or None; the same one all the run."""
+
+    @property
+    def adversary_optimizer(self) -> OptimizerSettings:
+        """How the adversary learns."""
+
+    def loss(self, step: int, shard: Shard) -> Mapping[str, Tensor]:
+        """Terms of step ``step``; the one called ``loss`` is minimised, all are logged.
+
+        A term called ``score`` is what the best checkpoint has least of, where the loss would not do.
+        """
+
+    def adversary_loss(self, step: int, shard: Shard) -> Mapping[str, Tensor]:
+        """Terms of the adversary, {} when it does not learn at this step.
+
+        Called once for every shard that ``loss`` was called with, after the network's update of the same step.
+        """
 
     def sheet(self, ema: nn.Module) -> Tensor:
         """A grid of sample images (3, H, W) in [0, 1]."""
@@ -55,43 +72,33 @@ class Stage(Protocol):
 class Run:
     """One call of ``mf-train``."""
 
-    folder: Path  # of this stage: state, log, samples
-    checkpoint: Path  # where the checkpoint folder goes
+    folder: Path  # of this stage: state, log, samples, best
+    checkpoint: Path  # where the last checkpoint goes
     identity: RunIdentity
     steps: int
     optimizer: OptimizerSettings
     loop: LoopSettings
+    setting: str = ""  # scores are compared within it
 
 
-def make_optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW with three groups: matrices, vectors (no weight decay), and the SSM's own parameters."""
-    groups: dict[str, list[nn.Parameter]] = {"matrix": [], "vector": [], "ssm": []}
-    for name, parameter in network.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        is_ssm = any(part in name.split(".") for part in SSM_PARTS)
-        groups["ssm" if is_ssm else "matrix" if parameter.ndim > 1 else "vector"].append(parameter)
-    decay = {"matrix": settings.weight_decay, "vector": 0.0, "ssm": 0.0}
-    scale = {"matrix": 1.0, "vector": 1.0, "ssm": settings.ssm_rate}
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "weight_decay": decay[name], "scale": scale[name]}
-            for name, parameters in groups.items()
-            if parameters
-        ],
-        lr=settings.learning_rate,
-        betas=(0.9, settings.beta2),
-    )
+@dataclass(frozen=True)
+class _Trained:
+    network: nn.Module
+    ema: nn.Module
+    optimizers: dict[str, torch.optim.Optimizer]
+    adversary: nn.Module | None
+    adversary_optimizers: dict[str, torch.optim.Optimizer]
+
+    @property
+    def parts(self) -> Parts:
+        modules = {"network": self.network, "ema": self.ema}
+        if self.adversary is not None:
+            modules["adversary"] = self.adversary
+        against = {f"adversary_{name}": value for name, value in self.adversary_optimizers.items()}
+        return Parts(modules, self.optimizers | against)
 
 
-@torch.no_grad()
-def update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Move ``ema`` toward ``network``; early steps use a shorter memory."""
-    weight = 1.0 - min(decay, (1.0 + step) / (10.0 + step))
-    torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), weight)
-
-
-def train(run: Run, stage: Stage, console: Console) -> float | None:
+def train(run: Run, stage: Stage, console: Console, processes: Processes = ALONE) -> float | None:
     """Train to ``run.steps``; a state in the folder is resumed.
 
     Returns:
@@ -99,114 +106,118 @@ def train(run: Run, stage: Stage, console: Console) -> float | None:
 
     Raises:
         DivergenceError: when the loss is not finite or leaves its range; the state on disk stays good.
+        CheckpointError: when the state is damaged, or belongs to another run.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    network = stage.network
-    ema = copy.deepcopy(network).requires_grad_(False).eval()
-    optimizer = make_optimizer(network, run.optimizer)
-    start = 0
-    if (run.folder / STATE).is_file():
-        start = load_state(run.folder, run.identity, network, ema, optimizer)
-        console.print(f"resuming {run.identity.stage} at step {start} of {run.steps}")
-    watch = _Watch(run, stage.samples_per_step, start)
-    with _progress(console) as progress:
+    if processes.is_main:
+        _sweep(run)
+    trained = _assemble(run, stage)
+    standing = _resume(run, trained, console, processes)
+    start = standing.step
+    watch = Watch(run.folder, run.loop, run.steps, stage.samples_per_step, standing, processes)
+    with progress_line(console, visible=processes.is_main) as progress:
         task = progress.add_task(run.identity.stage, total=run.steps, completed=start, note="")
         for step in range(start, run.steps):
-            terms = _step(run, stage, optimizer, step)
-            update_ema(ema, network, run.optimizer.ema, step)
-            note = watch.add(step, terms)
-            progress.update(task, advance=1, note=note)
-            _keep(run, stage, ema, optimizer, step + 1)
-    if start < run.steps and run.steps % run.loop.save_every:
-        save_state(run.folder, run.steps, run.identity, network, ema, optimizer)
-    stage.write(run.checkpoint, ema)
-    save_sheet(run.folder / "samples" / f"{run.steps:07d}.png", stage.sheet(ema))
-    plot_losses(run.folder / "log.jsonl", run.folder / "loss.png")
-    return None if math.isnan(watch.smoothed) else watch.smoothed
+            terms = _step(run, stage, trained, step, processes)
+            update_ema(trained.ema, trained.network, run.optimizer.ema, step)
+            progress.update(task, advance=1, note=watch.add(step, terms))
+            if processes.is_main:
+                _keep(run, stage, trained, watch, step + 1)
+    if processes.is_main:
+        if start >= run.steps:  # no step was left, but what the stage stands on may have changed
+            stage.write(run.checkpoint, trained.ema)
+            _draw(run, stage, trained, watch, start)
+        if (run.folder / LOG).is_file():
+            plot_losses(run.folder / LOG, run.folder / "loss.png")
+    watch.close()
+    processes.wait()
+    return None if start >= run.steps else watch.standing.smoothed
 
 
-def _step(run: Run, stage: Stage, optimizer: torch.optim.AdamW, step: int) -> Mapping[str, Tensor]:
-    rate = learning_rate(run.optimizer, step, run.steps)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["scale"]
-    optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(run.loop.device, torch.bfloat16, enabled=run.loop.bfloat16):
-        terms = dict(stage.loss(step))
-    terms["loss"].backward()  # type: ignore[no-untyped-call]
-    terms["grad_norm"] = nn.utils.clip_grad_norm_(stage.network.parameters(), run.optimizer.clip)
-    optimizer.step()
+def _assemble(run: Run, stage: Stage) -> _Trained:
+    network, adversary = stage.network, stage.adversary
+    ema = copy.deepcopy(network).requires_grad_(False).eval()
+    against = {} if adversary is None else make_optimizers(adversary, stage.adversary_optimizer)
+    return _Trained(network, ema, make_optimizers(network, run.optimizer), adversary, against)
+
+
+def _resume(run: Run, trained: _Trained, console: Console, processes: Processes) -> Standing:
+    """Load the state in the run's folder, if there is one; scores of another setting are forgotten."""
+    standing = Standing(setting=run.setting)
+    if (run.folder / STATE).is_file():
+        found = load_state(run.folder, run.identity, trained.parts)
+        if processes.is_main:
+            console.print(f"resuming {run.identity.stage} at step {found.step} of {run.steps}")
+        same = found.setting == run.setting
+        standing = found if same else replace(standing, step=found.step)
+    processes.check_equal(trained.network, standing.step)
+    return standing
+
+
+def _step(run: Run, stage: Stage, trained: _Trained, step: int, processes: Processes) -> Mapping[str, Tensor]:
+    """One update of the network, then one of the adversary where the stage wants it."""
+    shards = processes.shards(run.loop.accumulate)
+    set_rate(trained.optimizers, learning_rate(run.optimizer, step, run.steps))
+    terms = _gradients(run.loop, stage.loss, step, shards)
+    processes.average_gradients(trained.network)
+    terms["grad_norm"] = take_step(trained.network, trained.optimizers, run.optimizer.clip)
+    if trained.adversary is not None:
+        settings = stage.adversary_optimizer
+        found = _gradients(run.loop, stage.adversary_loss, step, shards)
+        if found:
+            set_rate(trained.adversary_optimizers, learning_rate(settings, step, run.steps))
+            processes.average_gradients(trained.adversary)
+            take_step(trained.adversary, trained.adversary_optimizers, settings.clip)
+            terms |= {f"adversary_{name}": value for name, value in found.items()}
     return terms
 
 
-def _keep(run: Run, stage: Stage, ema: nn.Module, optimizer: torch.optim.Optimizer, done: int) -> None:
-    if done % run.loop.save_every == 0:
-        save_state(run.folder, done, run.identity, stage.network, ema, optimizer)
-        stage.write(run.checkpoint, ema)
-    if done % run.loop.sample_every == 0 and done < run.steps:
-        save_sheet(run.folder / "samples" / f"{done:07d}.png", stage.sheet(ema))
+class _Loss(Protocol):
+    def __call__(self, step: int, shard: Shard) -> Mapping[str, Tensor]: ...
 
 
-class _Watch:
-    """Smooths, logs and guards the loss."""
-
-    def __init__(self, run: Run, samples_per_step: int, start: int) -> None:
-        self.run, self.samples_per_step = run, samples_per_step
-        self.smoothed, self.best = math.nan, math.inf
-        self.sums: dict[str, float] = {}
-        self.count = 0
-        self.clock = time.monotonic()
-        self.note = ""
-        self._forget_after(start)
-
-    def _forget_after(self, start: int) -> None:
-        """Drop log lines of steps that a resumed run will repeat."""
-        path = self.run.folder / "log.jsonl"
-        if path.is_file():
-            kept = [
-                line for line in path.read_text("utf-8").splitlines() if json.loads(line)["step"] <= start
-            ]
-            path.write_text("".join(line + "\n" for line in kept), "utf-8")
-
-    def add(self, step: int, terms: Mapping[str, Tensor]) -> str:
-        values = {name: float(value.detach()) for name, value in terms.items()}
-        if not math.isfinite(values["loss"]):
-            self._diverged(step + 1, values["loss"])
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.count += 1
-        if self.count == self.run.loop.log_every or step + 1 == self.run.steps:
-            self._log(step + 1)
-        return self.note
-
-    def _diverged(self, done: int, loss: float) -> NoReturn:
-        folder = self.run.folder
-        raise DivergenceError(
-            f"training diverged before step {done} (loss {loss:.4g}); the last good state is in {folder}"
-        )
-
-    def _log(self, done: int) -> None:
-        means = {name: total / self.count for name, total in self.sums.items()}
-        seconds = max(time.monotonic() - self.clock, 1e-9)
-        rate = self.count * self.samples_per_step / seconds
-        loss = means["loss"]
-        self.smoothed = loss if math.isnan(self.smoothed) else 0.8 * self.smoothed + 0.2 * loss
-        self.best = min(self.best, self.smoothed)
-        if done > 500 and self.smoothed > 5.0 * self.best + 1.0:
-            self._diverged(done, loss)
-        row = {"step": done, "samples_per_s": round(rate, 1), **{k: round(v, 6) for k, v in means.items()}}
-        with (self.run.folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(row) + "\n")
-        self.note = f"loss {loss:.4f}  {rate:.0f} samples/s"
-        self.sums, self.count, self.clock = {}, 0, time.monotonic()
+def _gradients(loop: LoopSettings, loss: _Loss, step: int, shards: list[Shard]) -> dict[str, Tensor]:
+    """Mean terms over this process's ``shards``; their gradients are left in the parameters."""
+    totals: dict[str, Tensor] = {}
+    for shard in shards:
+        with torch.autocast(loop.device.split(":")[0], torch.bfloat16, enabled=loop.bfloat16):
+            terms = dict(loss(step, shard))
+        if not terms:
+            return {}
+        (terms["loss"] / len(shards)).backward()  # type: ignore[no-untyped-call]
+        for name, value in terms.items():
+            part = value.detach() / len(shards)
+            totals[name] = totals[name] + part if name in totals else part
+    return totals
 
 
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-    )
+def _keep(run: Run, stage: Stage, trained: _Trained, watch: Watch, done: int) -> None:
+    """Save and draw where it is time to, and at the end of the run."""
+    if done % run.loop.save_every == 0 or done == run.steps:
+        _save(run, stage, trained, watch)
+    if done % run.loop.sample_every == 0 or done == run.steps:
+        _draw(run, stage, trained, watch, done)
+
+
+def _save(run: Run, stage: Stage, trained: _Trained, watch: Watch) -> None:
+    """Checkpoints first, the state last: it says that they were written, and steps after it are repeated."""
+    stage.write(run.checkpoint, trained.ema)
+    if watch.improved():
+        with atomic_folder(run.folder / BEST, force=True, marker=CONFIG) as target:
+            shutil.copytree(run.checkpoint, target, dirs_exist_ok=True)
+    save_state(run.folder, watch.standing, run.identity, trained.parts)
+
+
+def _draw(run: Run, stage: Stage, trained: _Trained, watch: Watch, done: int) -> None:
+    sheet = stage.sheet(trained.ema)
+    save_sheet(run.folder / "samples" / f"{done:07d}.png", sheet)
+    watch.show(sheet, done)
+
+
+def _sweep(run: Run) -> None:
+    """Remove what a killed save has left half written."""
+    for half in run.folder.glob(f".{STATE}.*"):
+        half.unlink()
+    for folder in (run.checkpoint, run.folder / BEST):
+        for half in folder.parent.glob(f".{folder.name}.*") if folder.is_dir() else ():
+            shutil.rmtree(half)

@@ -13,12 +13,18 @@ from dataclasses import dataclass
 
 from microforge.errors import SpecError
 
+OPTIMIZERS = ("adamw", "muon")
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW with clipping, and a slower group without weight decay for the SSM's decay, B and C."""
+    """AdamW with clipping, and a slower group without weight decay for the SSM's decay, B and C.
+
+    ``kind`` "muon" gives the hidden matrices to Muon and leaves the rest to AdamW; see ``optimizers``.
+    """
 
     learning_rate: float
+    kind: str = "adamw"
     warmup_steps: int = 200
     decay_fraction: float = 0.3
     weight_decay: float = 0.01
@@ -26,6 +32,12 @@ class OptimizerSettings:
     ssm_rate: float = 0.2
     clip: float = 2.0
     ema: float = 0.999
+
+    def __post_init__(self) -> None:
+        if self.kind not in OPTIMIZERS:
+            raise SpecError(f"optimizer is {self.kind!r}; allowed: {', '.join(OPTIMIZERS)}")
+        if not 0.0 < self.learning_rate < math.inf:
+            raise SpecError(f"learning_rate is {self.learning_rate}; allowed: above 0")
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,20 @@ class VAESettings:
     pool_sizes: tuple[int, ...] = (4, 16, 64)
     crop: int | None = None  # side in pixels of the windows that are trained on; None = whole images
     decoder_noise: float = 0.1  # of a decoder-only run, in standard deviations of the latent
+    # Optional terms; 0 leaves one out and costs nothing.
+    fft: float = 0.0
+    perceptual: float = 0.0  # features of a fixed random network
+    lpips: float = 0.0  # the user's own lpips package, or a hook given to the stage
+    adversarial: float = 0.0  # PatchGAN
+    adversarial_start: float = 0.7  # share of the steps after which the PatchGAN is on: the last phase
+    adversary_optimizer: OptimizerSettings = OptimizerSettings(2e-4, weight_decay=0.0)
+
+    def __post_init__(self) -> None:
+        for name in ("kl", "gradient", "pooled", "fft", "perceptual", "lpips", "adversarial"):
+            if not 0.0 <= (weight := getattr(self, name)) < math.inf:
+                raise SpecError(f"the loss weight {name} is {weight}; allowed: 0 or more")
+        if not 0.0 <= self.adversarial_start <= 1.0:
+            raise SpecError(f"adversarial_start is {self.adversarial_start}; allowed: 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -63,6 +89,20 @@ class FlowSettings:
 
 
 @dataclass(frozen=True)
+class KDSettings(FlowSettings):
+    """Stage 4: the flow with a teacher beside it."""
+
+    teacher_weight: float = 1.0  # lambda of ``lambda (1 - t) ||v_student - v_teacher||^2``
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.teacher_weight < math.inf:
+            raise SpecError(f"teacher_weight is {self.teacher_weight}; allowed: above 0")
+
+
+StageSettings = VAESettings | FlowSettings  # and so KDSettings
+
+
+@dataclass(frozen=True)
 class LoopSettings:
     """How a run is watched and kept, whatever it trains."""
 
@@ -72,7 +112,14 @@ class LoopSettings:
     seed: int = 0
     device: str = "cpu"
     bfloat16: bool = False
-    compile: bool = False  # torch.compile the denoiser: flow only
+    compile: bool = False  # torch.compile the denoiser: flow and kd
+    accumulate: int = 1  # micro-batches per process and step
+    checkpoint_blocks: bool = False  # run blocks again in the backward pass instead of storing them
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise SpecError(f"accumulate is {self.accumulate}; allowed: 1 or more")
 
 
 VAE_SETTINGS: Mapping[str, VAESettings] = types.MappingProxyType({
@@ -84,9 +131,16 @@ VAE_SETTINGS: Mapping[str, VAESettings] = types.MappingProxyType({
 
 FLOW_SETTINGS: Mapping[str, FlowSettings] = types.MappingProxyType({
     "nano": FlowSettings(OptimizerSettings(1.5e-3), steps=10_000, batch=48, scenes=49_152),
-    "tiny": FlowSettings(OptimizerSettings(5e-4), steps=100_000),
+    "tiny": FlowSettings(OptimizerSettings(1e-3), steps=100_000, draws=2),
     "small": FlowSettings(OptimizerSettings(2e-4), steps=100_000),
     "base": FlowSettings(OptimizerSettings(1e-4), steps=100_000),
+})  # fmt: skip
+
+KD_SETTINGS: Mapping[str, KDSettings] = types.MappingProxyType({
+    "nano": KDSettings(OptimizerSettings(5e-4), steps=5_000, batch=48, scenes=49_152),
+    "tiny": KDSettings(OptimizerSettings(1e-4), steps=30_000),
+    "small": KDSettings(OptimizerSettings(5e-5), steps=30_000),
+    "base": KDSettings(OptimizerSettings(2e-5), steps=30_000),
 })  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Stage 1: the VAE on fresh renders of the procedural world (SPEC section 4; recipe of section 11)."""
+"""Stage 1: the VAE on images of any source (SPEC section 4; recipe of section 11)."""
 
 from __future__ import annotations
 
@@ -6,49 +6,34 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint, write_checkpoint
-from microforge.data.renderer import render
-from microforge.data.scenes import Scene, sample_scene
+from microforge.data.source import ImageSource, SceneSource
 from microforge.spec import ModelSpec
 from microforge.tokenizer import PromptTokenizer
-from microforge.training.losses import gradient_l1, pooled_l1
+from microforge.training.discriminator import PatchDiscriminator, adversary_terms, generator_loss
+from microforge.training.losses import fft_l1, gradient_l1, mean_psnr, pooled_l1
+from microforge.training.perceptual import PerceptualHook, RandomFeatures, load_lpips
 from microforge.training.report import grid
-from microforge.training.settings import LoopSettings, VAESettings
-from microforge.training.state import step_generator, step_rng
+from microforge.training.settings import LoopSettings, OptimizerSettings, VAESettings
+from microforge.training.shard import WHOLE, Shard
+from microforge.training.state import step_generator
 from microforge.vae import MicroForgeVAE
 
-#: Seeds of data that training never draws: samples and statistics.
-SHEET_SEED, STATISTICS_SEED = 1_000_003, 1_000_033
-
-
-def render_batch(
-    seed: int, step: int, count: int, size: tuple[int, int], device: str, crop: tuple[int, int] | None = None
-) -> Tensor:
-    """``count`` fresh scenes of step ``step`` as images (count, 3, H, W), or as windows of ``crop`` around an object."""
-    rng = step_rng(seed, step)
-    scenes = [sample_scene(rng) for _ in range(count)]
-    images = render(scenes, size[0], size[1], device=device)
-    if crop is None:
-        return images
-    return torch.stack([_window(image, scene, crop, rng) for image, scene in zip(images, scenes, strict=True)])
-
-
-def _window(image: Tensor, scene: Scene, crop: tuple[int, int], rng: np.random.Generator) -> Tensor:
-    """A window of ``image`` that holds the centre of one of the scene's objects: flat crops teach little."""
-    item = scene.objects[int(rng.integers(len(scene.objects)))]
-    corner = []
-    for centre, side, window in zip((item.y, item.x), image.shape[1:], crop, strict=True):
-        corner.append(int(np.clip(centre * side - rng.uniform(0.0, window), 0, side - window)))
-    top, left = corner
-    return image[:, top : top + crop[0], left : left + crop[1]]
+#: About so many images tell the latents' mean and deviation.
+STATISTICS_IMAGES = 512
+#: Share of the adversarial phase over which the generator's term rises to its weight.
+RAMP = 0.2
 
 
 class VAEStage:
-    """Trains ``MicroForgeVAE``: L1 + gradient L1 + pooled L1 + a small KL."""
+    """Trains ``MicroForgeVAE``: L1 + gradient L1 + pooled L1 + a small KL, and the terms that the settings ask for.
+
+    The PatchGAN is on from ``settings.adversarial_start`` of the steps; its weight rises over the first
+    ``RAMP`` of that phase, while it learns to tell the images apart.
+    """
 
     def __init__(
         self,
@@ -58,63 +43,139 @@ class VAEStage:
         size: tuple[int, int],
         tokenizer: PromptTokenizer,
         finished: Checkpoint | None = None,
+        perceptual_hook: PerceptualHook | None = None,
+        source: ImageSource | None = None,
     ) -> None:
-        """``finished``: fine-tune the decoder of this checkpoint and leave its latents as they are."""
+        """Build the network and what judges it.
+
+        Args:
+            finished: fine-tune the decoder of this checkpoint and leave its latents as they are.
+            perceptual_hook: used with weight ``settings.lpips``; the user's ``lpips`` package by default.
+            source: of the images; the procedural world by default.
+
+        Raises:
+            MissingExtraError, CheckpointError: when ``settings.lpips`` asks for a package or weights that
+                are not here.
+        """
         torch.manual_seed(loop.seed)
         self.network: MicroForgeVAE = MicroForgeVAE(spec.vae).to(loop.device)
         self.decoder_only = finished is not None
         if finished is not None:
             finished.load_into("vae", self.network)
             self.network.encoder.requires_grad_(False)
+        self.network.encoder.checkpoint_blocks = loop.checkpoint_blocks
+        self.network.decoder.checkpoint_blocks = loop.checkpoint_blocks
         self.spec, self.settings, self.loop, self.size, self.tokenizer = spec, settings, loop, size, tokenizer
-        self.samples_per_step = settings.batch
+        self.source = SceneSource() if source is None else source
+        self.samples_per_step = settings.batch  # of all pieces together
         side = settings.crop
         self.crop = None if side is None or min(size) <= side else (side, side)
+        self.random_features = RandomFeatures().to(loop.device) if settings.perceptual > 0 else None
+        if settings.lpips > 0 and perceptual_hook is None:
+            perceptual_hook = load_lpips(loop.device)
+        self.perceptual_hook = perceptual_hook if settings.lpips > 0 else None
+        width = min(max(spec.vae.channels[0], 32), 64)  # of a strength that fits the decoder it judges
+        self._adversary = PatchDiscriminator(width).to(loop.device) if settings.adversarial > 0 else None
+        self.adversarial_from = round(settings.adversarial_start * settings.steps)
+        #: Outputs and images of this step, until the adversary has learned from them.
+        self._seen: dict[Shard, tuple[Tensor, Tensor]] = {}
 
-    def loss(self, step: int) -> Mapping[str, Tensor]:
-        settings, device = self.settings, self.loop.device
-        image = render_batch(self.loop.seed, step, settings.batch, self.size, device, self.crop)
+    @property
+    def adversary(self) -> nn.Module | None:
+        """The PatchGAN, from the start of the run; None when its weight is 0."""
+        return self._adversary
+
+    @property
+    def adversary_optimizer(self) -> OptimizerSettings:
+        """How the loop trains the adversary."""
+        return self.settings.adversary_optimizer
+
+    def loss(self, step: int, shard: Shard = WHOLE) -> Mapping[str, Tensor]:
+        """Terms of this piece of step ``step``; those with weight 0 are left out.
+
+        With an adversary, ``score`` is the loss without its term, which would not compare between steps.
+        """
+        image, noise = self._batch(step, shard)
+        terms: dict[str, Tensor] = {}
+        if self.decoder_only:
+            latent = self._latents_a_little_off(image, noise)
+            output = self.network.decode(latent).float()
+        else:
+            output, posterior = self.network(image, noise)
+            output, terms["kl"] = output.float(), posterior.kl()
+        terms |= self._reconstruction(output, image)
+        weights = self._weights(step)
+        loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+        terms["psnr"] = mean_psnr(output, image)
+        if self._adversary is not None:
+            terms["score"] = loss.detach()
+        if self._adversary is not None and weights["adversarial"] > 0:
+            self._seen[shard] = output.detach(), image
+            terms["adversarial"] = generator_loss(self._adversary, output)
+            loss = loss + weights["adversarial"] * terms["adversarial"]
+        return {"loss": loss, **terms}
+
+    def adversary_loss(self, step: int, shard: Shard = WHOLE) -> Mapping[str, Tensor]:
+        """Terms of the adversary on what ``loss`` just made for the same piece; {} before its phase: no update."""
+        if self._adversary is None or self._weights(step)["adversarial"] == 0:
+            return {}
+        output, image = self._seen.pop(shard)
+        return adversary_terms(self._adversary, image, output)
+
+    def _batch(self, step: int, shard: Shard) -> tuple[Tensor, Tensor]:
+        """This piece's images (B, 3, H, W) and latent noise (B, C, h, w) of the step's whole batch."""
+        device, total = self.loop.device, self.settings.batch
+        rows = shard.rows(total)
+        image = self.source.images(self.loop.seed, step, total, self.size, device, self.crop, rows)
         cells = (side // self.network.spec.downsample for side in image.shape[2:])
         generator = step_generator(self.loop.seed, step, device)
-        noise = torch.randn(
-            settings.batch, self.spec.latent_channels, *cells, generator=generator, device=device
-        )
-        if self.decoder_only:
-            return self._decoder_loss(image, noise)
-        output, posterior = self.network(image, noise)
-        kl = posterior.kl()
-        terms = self._terms(output.float(), image)
-        return {**terms, "loss": terms["loss"] + settings.kl * kl, "kl": kl}
+        noise = torch.randn(total, self.spec.latent_channels, *cells, generator=generator, device=device)
+        return image, noise[rows]
 
-    def _decoder_loss(self, image: Tensor, noise: Tensor) -> Mapping[str, Tensor]:
-        """Latents a little off, as a sampler's are: the decoder learns to draw clean shapes from them."""
-        with torch.no_grad():
-            latent = self.network.encode(image).mean
-            latent = latent + self.settings.decoder_noise * self.network.std * noise
-        return self._terms(self.network.decode(latent).float(), image)
+    @torch.no_grad()
+    def _latents_a_little_off(self, image: Tensor, noise: Tensor) -> Tensor:
+        """As a sampler's are: from them a decoder-only run learns to draw clean shapes."""
+        latent = self.network.encode(image).mean
+        return latent + self.settings.decoder_noise * self.network.std * noise
 
-    def _terms(self, output: Tensor, image: Tensor) -> dict[str, Tensor]:
+    def _reconstruction(self, output: Tensor, image: Tensor) -> dict[str, Tensor]:
         settings = self.settings
-        l1 = (output - image).abs().mean()
-        gradient = gradient_l1(output, image)
-        pooled = pooled_l1(output, image, settings.pool_sizes)
-        loss = l1 + settings.gradient * gradient + settings.pooled * pooled
-        with torch.no_grad():
-            psnr = -10.0 * torch.log10((output.clamp(0, 1) - image).square().mean((1, 2, 3)) + 1e-10).mean()
-        return {"loss": loss, "l1": l1, "gradient": gradient, "pooled": pooled, "psnr": psnr}
+        terms = {
+            "l1": (output - image).abs().mean(),
+            "gradient": gradient_l1(output, image),
+            "pooled": pooled_l1(output, image, settings.pool_sizes),
+        }
+        if settings.fft > 0:
+            terms["fft"] = fft_l1(output, image)
+        if self.random_features is not None:
+            terms["perceptual"] = self.random_features(output, image).mean()
+        if self.perceptual_hook is not None:
+            terms["lpips"] = self.perceptual_hook(output, image).mean()
+        return terms
+
+    def _weights(self, step: int) -> dict[str, float]:
+        """Of every term; the adversary's is 0 before the last phase, then rises to the settings'."""
+        settings = self.settings
+        ramp = RAMP * (settings.steps - self.adversarial_from)
+        risen = min(max((step + 1 - self.adversarial_from) / max(ramp, 1.0), 0.0), 1.0)
+        return {
+            "l1": 1.0, "gradient": settings.gradient, "pooled": settings.pooled, "kl": settings.kl,
+            "fft": settings.fft, "perceptual": settings.perceptual, "lpips": settings.lpips,
+            "adversarial": settings.adversarial * risen,
+        }  # fmt: skip
 
     @torch.no_grad()
     def sheet(self, ema: nn.Module) -> Tensor:
-        """Eight unseen scenes above their reconstructions."""
+        """Up to eight images, unseen where there are enough, above their reconstructions."""
         assert isinstance(ema, MicroForgeVAE)
-        image = render_batch(SHEET_SEED, 0, 8, self.size, self.loop.device)
-        return grid(torch.cat([image, ema.decode(ema.encode(image).mean).clamp(0, 1)]), 8)
+        image = self.source.sheet(8, self.size, self.loop.device)
+        return grid(torch.cat([image, ema.decode(ema.encode(image).mean).clamp(0, 1)]), len(image))
 
     def write(self, folder: Path, ema: nn.Module) -> None:
         assert isinstance(ema, MicroForgeVAE)
         mean, std = self.spec.vae.mean, self.spec.vae.std
         if not self.decoder_only:
-            mean, std = latent_statistics(ema, self.size, self.loop.device)
+            mean, std = latent_statistics(ema, self.source, self.size, self.loop.device)
         spec = replace(
             self.spec, vae=replace(self.spec.vae, latent_mean=mean, latent_std=std), native_size=self.size
         )
@@ -123,11 +184,13 @@ class VAEStage:
 
 @torch.no_grad()
 def latent_statistics(
-    vae: MicroForgeVAE, size: tuple[int, int], device: str, scenes: int = 512
+    vae: MicroForgeVAE,
+    source: ImageSource,
+    size: tuple[int, int],
+    device: str,
+    images: int = STATISTICS_IMAGES,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel mean and standard deviation of raw latents over unseen scenes."""
-    latents = torch.cat([
-        vae.encode(render_batch(STATISTICS_SEED, part, 64, size, device)).mean for part in range(max(1, scenes // 64))
-    ])  # fmt: skip
+    """Per-channel mean and standard deviation of raw latents over ``source.statistics``."""
+    latents = torch.cat([vae.encode(batch).mean for batch in source.statistics(images, size, device)])
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     return tuple(round(v, 6) for v in mean.tolist()), tuple(max(round(v, 6), 1e-4) for v in std.tolist())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -33,3 +37,16 @@ def pipeline() -> MicroForgePipeline:
         if not bool(parameter.any()):
             nn.init.normal_(parameter, std=0.1)
     return made
+
+
+@pytest.fixture
+def mini(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module ``mini.py``, with its configuration in place: a run takes a second."""
+    found = importlib.util.spec_from_file_location("mini", Path(__file__).with_name("mini.py"))
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    for owner, name, value in module.PATCHES:
+        monkeypatch.setattr(owner, name, value)
+    torch.set_num_threads(1)
+    return module

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microforge.bundle import Manifest, Size, check_relative_path, schema_text
+from microforge.bundle import Manifest, Size, schema_text
 from microforge.bundle_files import (
     Bundle,
     atomic_bytes,
@@ -24,6 +24,7 @@ from microforge.bundle_files import (
     parse_manifest,
     write_manifest,
 )
+from microforge.bundle_targets import check_relative_path
 from microforge.errors import BundleError, OutputError, OutputExistsError
 from microforge.noise import NOISE_NAME
 from microforge.spec import TASKS
@@ -35,6 +36,7 @@ FILES = (
     "onnx/d.onnx",
     "onnx/v.onnx",
     "onnx/weights.bin",
+    "onnx/extra.bin",
     "golden/run.safetensors",
 )
 
@@ -72,10 +74,13 @@ def _values(entry: Any) -> dict[str, Any]:
             "onnx": {
                 "precision": "fp32",
                 "files": {"a": entry("onnx/t.onnx"), "b": entry("onnx/d.onnx"), "c": entry("onnx/v.onnx")},
+                "parts": {"c": [entry("onnx/extra.bin")]},
                 "shared_files": [entry("onnx/weights.bin")],
                 "parity": {"b": {"psnr_db": 90.0, "max_abs": 1e-5, "threshold_db": 60.0}},
                 "image": {"max_abs_255": 1, "threshold": 2},
                 "operators": {"MatMul": 3},
+                "coverage": {"a": {"operators": 3, "delegated": 2, "delegates": 1, "outside": {"Gather": "no kernel"}}},
+                "memory": {"a": {"weights": 9, "activations": 3, "peak": 12, "arena": 2}},
                 "delegated_fraction": 1.0,
             }
         },
@@ -127,7 +132,8 @@ def test_a_bundle_opens_and_hands_out_checked_files(folder: Path) -> None:
     assert bundle.file("onnx", key).read_text() == "contents of onnx/d.onnx"
     assert bundle.tokenizer_file() == folder / "tokenizer.json"
     assert [entry.path for entry in bundle.files()] == [
-        "tokenizer.json", "golden/run.safetensors", "onnx/t.onnx", "onnx/d.onnx", "onnx/v.onnx", "onnx/weights.bin",
+        "tokenizer.json", "golden/run.safetensors", "onnx/t.onnx", "onnx/d.onnx", "onnx/v.onnx", "onnx/extra.bin",
+        "onnx/weights.bin",
     ]  # fmt: skip
 
 
@@ -174,6 +180,11 @@ def test_a_manifest_survives_its_file_and_the_id_changes_with_it(folder: Path, t
         ("targets.onnx.files.a.sha256", "A" * 64, "targets.onnx.files.a.sha256"),
         ("targets.onnx.files.a.bytes", -1, "targets.onnx.files.a.bytes"),
         ("targets.onnx.delegated_fraction", 1.5, "targets.onnx.delegated_fraction"),
+        ("targets.onnx.coverage.a.delegated", 4, "4 of 3 operators cannot be delegated"),
+        ("targets.onnx.coverage.z", VALUES["targets"]["onnx"]["coverage"]["a"], "names a component 'z'"),
+        ("targets.onnx.parts.z", [], "targets.onnx.parts names a component 'z'"),
+        ("targets.onnx.parts.c.0.path", "../extra.bin", "must be relative"),
+        ("targets.onnx.memory.a.arena", -1, "targets.onnx.memory.a.arena"),
         ("golden.trajectories.0.size.width", 32, "not in sizes"),
         ("targets.onnx.files.a.path", "../t.onnx", "must be relative"),
         ("targets.onnx.files.a.path", "/etc/passwd", "must be relative"),
@@ -254,6 +265,14 @@ def test_a_damaged_shared_file_stops_every_component(folder: Path) -> None:
     (folder / "onnx/weights.bin").write_bytes(b"other")
     with pytest.raises(BundleError, match=r"weights\.bin has 5 bytes"):
         load_bundle(folder).file("onnx", "a")
+
+
+def test_a_damaged_part_stops_its_own_component_only(folder: Path) -> None:
+    (folder / "onnx/extra.bin").write_bytes(b"other")
+    bundle = load_bundle(folder)
+    with pytest.raises(BundleError, match=r"extra\.bin has 5 bytes"):
+        bundle.file("onnx", "c")
+    assert bundle.file("onnx", "a").name == "t.onnx"
 
 
 def test_links_are_refused_even_to_the_right_contents(folder: Path, tmp_path: Path) -> None:

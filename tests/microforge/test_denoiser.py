@@ -1,5 +1,6 @@
 """What the denoiser may and may not depend on."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -75,3 +76,24 @@ def test_chunked_and_dense_backbones_agree(pipeline: MicroForgePipeline) -> None
     inputs = _denoiser_inputs(pipeline)
     arguments = [inputs[name] for name in ("z", "t", "text", "mask", "pooled", "plan")]
     assert torch.allclose(pipeline.backbone(*arguments), other(*arguments), atol=1e-4)
+
+
+def test_checkpointed_blocks_give_the_same_gradients(pipeline: MicroForgePipeline) -> None:
+    denoiser, inputs = copy.deepcopy(pipeline.denoiser), _denoiser_inputs(pipeline)
+    runs: dict[str, int] = {"count": 0}
+    denoiser.backbone.blocks[0].register_forward_pre_hook(lambda *_: runs.update(count=runs["count"] + 1))
+    found = []
+    for wanted in (False, True):
+        denoiser.backbone.checkpoint_blocks = denoiser.planner.checkpoint_blocks = wanted
+        denoiser.zero_grad(set_to_none=True)
+        velocity, next_plan = denoiser(**inputs)
+        (velocity.square().sum() + next_plan.square().sum()).backward()
+        found.append([parameter.grad for parameter in denoiser.parameters()])
+    assert runs["count"] == 3, "once, then twice"
+    for one, two in zip(*found, strict=True):
+        assert (one is None and two is None) or (
+            one is not None and two is not None and torch.equal(one, two)
+        )
+    with torch.no_grad():
+        denoiser(**inputs)
+    assert runs["count"] == 4, "nothing is run twice without gradients"

@@ -1,0 +1,244 @@
+"""Captioned images on disk as training data: cropped to size, in an order fixed by seed and step.
+
+Sets that fit ``RAM_BUDGET`` at the training size are decoded once and kept as bytes; larger ones are decoded
+when they are drawn, by a few threads (Pillow leaves the interpreter lock while it decodes). An image that cannot
+be decoded is left out and named; where it was drawn, the next one takes its place.
+
+Letters: B images, H W image height and width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from microforge.data.captioned import CaptionedImage, Listing, Skipped, shown
+from microforge.data.decode import Pixels, decode_image
+from microforge.data.order import PART, ExamplePlan, Examples, epoch_rows, step_rng
+from microforge.errors import DataError
+
+#: Bytes of decoded images that may stay in memory, per process.
+RAM_BUDGET = 2 << 30
+#: From this many images on, the sheet's are kept out of training.
+ENOUGH_TO_HOLD_OUT = 100
+HELD_OUT = 8
+MAX_WORKERS = 8
+#: So many undecodable images in a row mean that something is wrong with all of them.
+MAX_BROKEN_RUN = 100
+#: Images per decoded batch of the enumerations.
+CHUNK = 64
+STATISTICS_SEED = 1_000_033
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Changes to drawn images. Both are off by default: captions say "left" and "at the edge"."""
+
+    flip: bool = False  # mirror every other image
+    random_crop: bool = False  # move the crop over the longer side instead of keeping the centre
+
+
+class PhotoSource:
+    """An ``ImageSource`` over a ``Listing``; ``name`` is what messages call it."""
+
+    def __init__(
+        self, name: str, listing: Listing, console: Console, augmentation: Augmentation | None = None,
+        ram_budget: int = RAM_BUDGET,
+    ) -> None:  # fmt: skip
+        self.name, self.augmentation = name, augmentation or Augmentation()
+        self._console, self._ram_budget = console, ram_budget
+        self._all = listing.images
+        self._skipped = {item.name: item.reason for item in listing.skipped}
+        self._listed = listing.fingerprint
+        self._size: tuple[int, int] | None = None
+        self._stored: dict[int, Pixels] = {}  # row -> pixels; empty when they do not fit
+        self._train, self._held = _split(self._all)
+        self._planned = tuple(self._train)  # of the cache: the same whether or not anything was decoded yet
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self._listed} flip={self.augmentation.flip}"  # examples are mirrored, never moved
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        return tuple(Skipped(name, reason) for name, reason in sorted(self._skipped.items()))
+
+    @property
+    def _copies(self) -> int:
+        return 2 if self.augmentation.flip else 1
+
+    def describe(self) -> str:
+        held = sum(self._all[row].name not in self._skipped for row in self._held)
+        count = held + sum(self._all[row].name not in self._skipped for row in self._train)
+        kept = f"{held} of them only on sample sheets" if held else "sample sheets show these too"
+        return f"{self.name}: {count} captioned images, {kept}"
+
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Decode everything at ``size`` when it fits the budget; later calls for the same size cost nothing."""
+        if self._size == size:
+            return
+        self._size, self._stored = size, {}
+        spare = 4 if self.augmentation.random_crop else 1
+        if len(self._all) * 3 * size[0] * size[1] * spare <= self._ram_budget:
+            self._decode_all(size)
+
+    def images(
+        self, seed: int, step: int, count: int, size: tuple[int, int], device: str,
+        crop: tuple[int, int] | None = None, rows: slice = slice(None),
+    ) -> Tensor:  # fmt: skip
+        """Every image once an epoch; windows of ``crop`` lie anywhere in it."""
+        self.prepare(size)
+        drawn = epoch_rows(seed, step, count, len(self._train))[rows]
+        rng = step_rng(seed, step)
+        places, mirrored = rng.random((count, 2))[rows], (rng.random(count) < 0.5)[rows]
+        pixels = self._load(self._train, drawn.tolist(), size)
+        windows = [
+            _window(image, crop or size, place, bool(flip) and self.augmentation.flip)
+            for image, place, flip in zip(pixels, places.tolist(), mirrored, strict=True)
+        ]
+        return _tensor(windows, device)
+
+    def sheet(self, count: int, size: tuple[int, int], device: str) -> Tensor:
+        """Held-out images; the first training images where there are too few to hold any out."""
+        self.prepare(size)
+        pool = self._held or self._train
+        pixels = self._load(pool, range(min(count, len(pool))), size)
+        return _tensor([_window(image, size) for image in pixels], device)
+
+    def statistics(self, count: int, size: tuple[int, int], device: str) -> Iterator[Tensor]:
+        """Training images: the statistics are the training set's (SPEC section 3)."""
+        self.prepare(size)
+        total = len(self._train)
+        drawn = epoch_rows(STATISTICS_SEED, 0, min(count, total), total).tolist()
+        for first in range(0, len(drawn), CHUNK):
+            pixels = self._load(self._train, drawn[first : first + CHUNK], size)
+            yield _tensor([_window(image, size) for image in pixels], device)
+
+    def plan(self, images: int, captions: int, seed: int) -> ExamplePlan:
+        """All training images with all their captions, whatever is asked for; the order needs no seed."""
+        columns = max(len(self._all[row].captions) for row in self._planned)
+        return ExamplePlan(len(self._planned) * self._copies, columns, 0)
+
+    def examples(
+        self, plan: ExamplePlan, part: int, size: tuple[int, int], device: str
+    ) -> Iterator[Examples]:
+        """Centre crops, each followed by its mirror image with ``flip``; undecodable ones are missing."""
+        copies = self._copies
+        last = min((part + 1) * PART, len(self._planned) * copies)
+        for first in range(part * PART, last, CHUNK):
+            chunk = range(first, min(first + CHUNK, last))
+            rows = [self._planned[number // copies] for number in chunk]
+            usable = [
+                (_window(pixels, size, mirror=number % copies > 0), self._all[row].captions)
+                for number, row, pixels in zip(chunk, rows, self._pixels(rows, size), strict=True)
+                if pixels is not None
+            ]
+            if usable:
+                windows, captions = zip(*usable, strict=True)
+                yield _tensor(windows, device), [_repeated(texts, plan.captions) for texts in captions]
+
+    def prompts(self, count: int) -> tuple[str, ...]:
+        """The first caption of each of the first images, without repetitions."""
+        firsts = dict.fromkeys(image.captions[0] for image in self._all)
+        return tuple(itertools.islice(firsts, count))
+
+    def _decode_all(self, size: tuple[int, int]) -> None:
+        rows = range(len(self._all))
+        bar = track(
+            self._pixels(rows, size), "reading images", len(rows), console=self._console, transient=True
+        )
+        stored = {row: pixels for row, pixels in zip(rows, bar, strict=True) if pixels is not None}
+        if not stored:
+            bad = self.skipped[0]
+            raise DataError(
+                f"none of the {len(rows)} images in {self.name} can be used ({shown(bad.name)}: {bad.reason})"
+            )
+        self._stored = stored
+        self._train, self._held = (
+            [row for row in split if row in stored] for split in (self._train, self._held)
+        )
+        self._train = self._train or self._held
+
+    def _pixels(self, rows: Sequence[int], size: tuple[int, int]) -> Iterator[Pixels | None]:
+        """Decoded images in the order of ``rows``; None for what cannot be decoded."""
+        if self._stored and self._size == size:
+            yield from (self._stored.get(row) for row in rows)
+            return
+        with ThreadPoolExecutor(_workers()) as threads:
+            yield from threads.map(lambda row: self._decode(row, size), rows)
+
+    def _load(self, pool: Sequence[int], places: Sequence[int], size: tuple[int, int]) -> list[Pixels]:
+        """The images at ``places`` of ``pool``, each replaced by the next one that can be decoded."""
+        found = list(self._pixels([pool[place] for place in places], size))
+        return [
+            pixels if pixels is not None else self._next_usable(pool, place, size)
+            for place, pixels in zip(places, found, strict=True)
+        ]
+
+    def _next_usable(self, pool: Sequence[int], place: int, size: tuple[int, int]) -> Pixels:
+        for ahead in range(1, min(len(pool), MAX_BROKEN_RUN)):
+            pixels = self._decode(pool[(place + ahead) % len(pool)], size)
+            if pixels is not None:
+                return pixels
+        image = self._all[pool[place]]
+        raise DataError(
+            f"{min(len(pool), MAX_BROKEN_RUN)} images in a row of {self.name} cannot be decoded "
+            f"({shown(image.name)}: {self._skipped[image.name]})"
+        )
+
+    def _decode(self, row: int, size: tuple[int, int]) -> Pixels | None:
+        image = self._all[row]
+        if image.name in self._skipped:
+            return None
+        try:
+            return decode_image(image.read(), size, self.augmentation.random_crop)
+        except (DataError, OSError) as error:
+            self._skipped[image.name] = str(error)
+            return None
+
+
+def _split(images: Sequence[CaptionedImage]) -> tuple[list[int], list[int]]:
+    """Rows to train on and rows held out: those whose names hash lowest, so that new images change little."""
+    rows = range(len(images))
+    if len(rows) < ENOUGH_TO_HOLD_OUT:
+        return list(rows), []
+    held = sorted(rows, key=lambda row: hashlib.sha256(_encoded(images[row].name)).digest())[:HELD_OUT]
+    return sorted(set(rows) - set(held)), sorted(held)
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _window(
+    image: Pixels, size: tuple[int, int], place: Sequence[float] = (0.5, 0.5), mirror: bool = False
+) -> Pixels:
+    """``size`` (height, width) of ``image`` (h, w, 3); ``place`` in [0, 1) is where between its edges."""
+    top, left = (int(share * (image.shape[axis] - size[axis] + 1)) for axis, share in enumerate(place))
+    window = image[top : top + size[0], left : left + size[1]]
+    return window[:, ::-1] if mirror else window
+
+
+def _tensor(images: Sequence[Pixels], device: str) -> Tensor:
+    pixels = torch.from_numpy(np.stack(images)).to(device)  # bytes to the device: a quarter of the transfer
+    planes = pixels.permute(0, 3, 1, 2).contiguous()  # else convolutions would take it for channels_last
+    return planes.float().div_(255.0)  # (B, 3, H, W)
+
+
+def _repeated(captions: Sequence[str], count: int) -> tuple[str, ...]:
+    return tuple(itertools.islice(itertools.cycle(captions), count))
+
+
+def _workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MAX_WORKERS, cores)

@@ -1,0 +1,225 @@
+"""WebDataset shards: plain tar files with KEY.jpg (png, webp, ...) and KEY.txt or KEY.json beside it.
+
+Read with the standard library's ``tarfile`` and not with the ``webdataset`` package: that one streams shards
+through shuffle buffers, so where it stands depends on everything drawn before, while a resumed run must find the
+images of step N from N alone. Here each shard is read through once, the place of every image goes into an index
+file, and images are then read at random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from microforge.bundle_files import atomic_bytes
+from microforge.data.captioned import (
+    MAX_CAPTION_BYTES,
+    MAX_CAPTIONS,
+    CaptionedImage,
+    Listing,
+    Skipped,
+    captions_of_json,
+    captions_of_text,
+    clean_captions,
+    fingerprint,
+    is_clutter,
+    shown,
+)
+from microforge.data.decode import SUFFIXES
+from microforge.errors import DataError
+
+#: Raised when the meaning of the index changes: older ones are made anew.
+INDEX_VERSION = 1
+#: A member above this is not an image to train on, and would have to fit in memory.
+MAX_IMAGE_BYTES = 256 << 20
+MAX_SHARDS = 100_000
+_BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+
+
+@dataclass
+class _Sample:
+    """The members that share one key."""
+
+    image: tuple[str, int, int] | None = None  # member name, offset, bytes
+    captions: tuple[str, ...] = ()
+    reason: str = "no caption"
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """What one shard holds: (member, offset, bytes, captions) per usable image, and (member, reason)."""
+
+    images: tuple[tuple[str, int, int, tuple[str, ...]], ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def expand_shards(pattern: str) -> tuple[Path, ...]:
+    """The shards that ``pattern`` names: a file, ``data/{000..127}.tar``, ``{a,b}.tar``, or with ``*``.
+
+    Raises:
+        DataError: when there are none, one does not exist, or they are more than ``MAX_SHARDS``.
+    """
+    if Path(pattern).is_file():
+        return (Path(pattern),)
+    paths: list[Path] = []
+    for text in _expanded(pattern):
+        if "*" in text or "?" in text:
+            anchor = Path(text).anchor or "."
+            paths += sorted(Path(anchor).glob(text[len(anchor) :] if Path(text).anchor else text))
+        else:
+            paths.append(Path(text))
+        if len(paths) > MAX_SHARDS:
+            raise DataError(f"{pattern} names more than {MAX_SHARDS} shards")
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path} does not exist; all {len(paths)} shards of {pattern} must be there")
+    if not paths:
+        raise DataError(f"{pattern} names no file; allowed: a .tar file, data/{{000..127}}.tar, data/*.tar")
+    return tuple(paths)
+
+
+def list_shards(shards: Sequence[Path], cache: Path, console: Console) -> Listing:
+    """The captioned images of ``shards``, in the order of shards and members.
+
+    Args:
+        cache: folder for the index files; they are used again while a shard's size and time stay.
+
+    Raises:
+        DataError: when no shard holds an image with a caption, or one is compressed.
+    """
+    images, stamps, skipped = [], [], []
+    for path in track(shards, "reading shards", console=console, disable=len(shards) < 2, transient=True):
+        stamp = _stamp(path)
+        index = _indexed(path, stamp, cache)
+        skipped += [Skipped(f"{path.name}/{name}".rstrip("/"), reason) for name, reason in index.skipped]
+        for name, offset, size, captions in index.images:
+            images.append(CaptionedImage(f"{path.name}/{name}", captions, path, offset, size))
+            stamps.append(f"{stamp} {offset} {size}")
+    if not images:
+        first = f" (first: {shown(skipped[0].name)}: {skipped[0].reason})" if skipped else ""
+        raise DataError(
+            f"{shards[0]}{f' and {len(shards) - 1} more' if len(shards) > 1 else ''} hold no image with a caption{first}; "
+            "a sample is KEY.jpg with KEY.txt, or KEY.json with caption or text"
+        )
+    return Listing(tuple(images), tuple(skipped), fingerprint(images, stamps))
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    match = _BRACES.search(pattern)
+    if match is None:
+        yield pattern
+        return
+    first, last, words = match.groups()
+    if words is not None:
+        options: Iterator[str] = iter(words.split(","))
+    else:
+        width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
+        options = (f"{number:0{width}d}" for number in range(int(first), int(last) + 1))
+    for option in options:
+        yield from _expanded(pattern[: match.start()] + option + pattern[match.end() :])
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _indexed(path: Path, stamp: str, cache: Path) -> ShardIndex:
+    """The index of a shard from the cache, or made now and put there."""
+    place = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    file = cache / f"{path.stem[:64]}-{place}.json"
+    found = _read_index(file, stamp)
+    if found is None:
+        found = index_shard(path)
+        if not found.images:
+            return found  # nothing is written for a mistyped path
+        values = {"version": INDEX_VERSION, "stamp": stamp, "images": found.images, "skipped": found.skipped}
+        atomic_bytes(file, json.dumps(values).encode("ascii"), force=True)
+    return found
+
+
+def _read_index(file: Path, stamp: str) -> ShardIndex | None:
+    try:
+        values = json.loads(file.read_bytes())
+        if (values["version"], values["stamp"]) != (INDEX_VERSION, stamp):
+            return None
+        return ShardIndex(
+            tuple((name, offset, size, tuple(captions)) for name, offset, size, captions in values["images"]),
+            tuple((name, reason) for name, reason in values["skipped"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: made anew
+        return None
+
+
+def index_shard(path: Path) -> ShardIndex:
+    """Read through one shard and note every captioned image's place; damage ends the shard, not the run.
+
+    Raises:
+        DataError: when it is compressed, which allows no random access.
+    """
+    samples: dict[str, _Sample] = {}
+    skipped: list[tuple[str, str]] = []
+    with path.open("rb") as stream:
+        if stream.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+            raise DataError(f"{path} is compressed; shards must be plain .tar files: decompress it")
+        stream.seek(0)
+        try:
+            with tarfile.open(fileobj=stream, mode="r:") as shard:
+                while (member := shard.next()) is not None:
+                    _take(shard, member, samples, skipped)
+                    shard.members.clear()  # type: ignore[attr-defined]  # else a kilobyte of each stays
+                end = shard.offset
+            stream.seek(end)
+            if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a broken header for the end
+                skipped.append(("", f"damaged at byte {end}, the rest is lost"))
+        except (tarfile.TarError, ValueError, OverflowError) as error:
+            skipped.append(("", f"damaged ({error})"))
+    images = []
+    total = path.stat().st_size
+    for key, sample in samples.items():
+        if sample.image is None:
+            skipped.append((key, "caption without an image"))
+        elif sample.image[1] + sample.image[2] > total:
+            skipped.append((sample.image[0], "cut off by the end of the shard"))
+        elif sample.captions:
+            images.append((*sample.image, sample.captions))
+        else:
+            skipped.append((sample.image[0], sample.reason))
+    return ShardIndex(tuple(images), tuple(skipped))
+
+
+def _take(
+    shard: tarfile.TarFile, member: tarfile.TarInfo, samples: dict[str, _Sample],
+    skipped: list[tuple[str, str]],
+) -> None:  # fmt: skip
+    """Note one member under its key; members of other kinds (classes, masks as .npy) are passed over."""
+    folder, _, base = member.name.rpartition("/")
+    stem, dot, suffix = base.rpartition(".")
+    suffix = dot + suffix.lower()
+    if not member.isfile() or is_clutter(base) or suffix not in (*SUFFIXES, ".txt", ".json"):
+        return
+    key = f"{folder}/{stem}" if folder else stem
+    if suffix in SUFFIXES:
+        if member.size > MAX_IMAGE_BYTES or member.issparse():
+            skipped.append((member.name, f"{member.size} bytes; at most {MAX_IMAGE_BYTES}, and not sparse"))
+        elif samples.setdefault(key, _Sample()).image is not None:
+            skipped.append((member.name, f"a second image of {key}"))
+        else:
+            samples[key].image = (member.name, member.offset_data, member.size)
+        return
+    file = shard.extractfile(member)
+    data = b"" if file is None else file.read(MAX_CAPTION_BYTES + 1)
+    sample = samples.setdefault(key, _Sample())
+    captions = captions_of_text(data) if suffix == ".txt" else captions_of_json(data)
+    if isinstance(captions, str):
+        sample.reason = captions
+    else:
+        sample.captions = clean_captions((*sample.captions, *captions))[:MAX_CAPTIONS]

@@ -1,0 +1,195 @@
+"""What one run of a stage will do, checked as far as options go: settings, size, folder. Reads no checkpoint."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from microforge.errors import SpecError, missing_extra
+from microforge.spec import ModelSpec, check_size, parse_size
+from microforge.training.processes import launched_precision
+from microforge.training.settings import (
+    FLOW_SETTINGS,
+    KD_SETTINGS,
+    VAE_SETTINGS,
+    LoopSettings,
+    StageSettings,
+    VAESettings,
+    check_steps,
+)
+
+STAGES = ("vae", "flow", "kd")
+#: The stages whose networks have hidden matrices, and are worth compiling.
+DENOISER_STAGES = ("flow", "kd")
+DECODER = "vae-decoder"  # the folder of a decoder-only run
+CHECKPOINT = "checkpoint"  # a stage's checkpoint, below RUN/STAGE
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """The options of one ``mf-train`` call, as typed."""
+
+    stage: str
+    out: Path
+    config: str | None = None
+    settings: Path | None = None
+    data: str = "scenes"
+    flip: bool = False
+    random_crop: bool = False
+    size: str | None = None
+    steps: int | None = None
+    batch: int | None = None
+    init: str | None = None
+    teacher: str | None = None
+    resume: bool = False
+    force: bool = False
+    dry_run: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    bf16: bool = False
+    compile: bool = False
+    accumulate: int | None = None
+    checkpoint_blocks: bool = False
+    optimizer: str | None = None
+    decoder_only: bool = False
+    crop: int | None = None
+    threads: int | None = None
+    save_every: int = 500
+    sample_every: int = 2000
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One run of one stage; ``settings.batch`` counts the samples of all processes."""
+
+    stage: str
+    name: str  # of its folder and in its state
+    folder: Path
+    spec: ModelSpec
+    settings: StageSettings
+    loop: LoopSettings
+    size: tuple[int, int]
+    data: str
+    decoder_only: bool = False
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / CHECKPOINT
+
+
+def preset_settings(stage: str, config: str) -> StageSettings:
+    """The settings that ``config`` has for ``stage``.
+
+    Raises:
+        SpecError: for an unknown stage.
+    """
+    if stage not in STAGES:
+        raise SpecError(f"unknown stage {stage!r}; allowed: {', '.join(STAGES)}")
+    if stage == "vae":
+        return VAE_SETTINGS[config]
+    return (KD_SETTINGS if stage == "kd" else FLOW_SETTINGS)[config]
+
+
+def plan_stage(request: TrainRequest, spec: ModelSpec, native_size: tuple[int, int]) -> StagePlan:
+    """The plan of ``mf-train STAGE``.
+
+    Args:
+        spec: the configuration's. native_size: what an omitted ``--size`` means.
+
+    Raises:
+        SpecError, MissingExtraError: for options that cannot work.
+    """
+    settings = _with_options(preset_settings(request.stage, spec.name), request)
+    size = native_size if request.size is None else parse_size(request.size, spec.vae.downsample)
+    name = DECODER if request.decoder_only else request.stage
+    return StagePlan(
+        request.stage, name, request.out / name, spec, settings, loop_settings(request), size,
+        request.data, request.decoder_only,
+    )  # fmt: skip
+
+
+def loop_settings(request: TrainRequest) -> LoopSettings:
+    """How the request wants its run kept and watched.
+
+    Raises:
+        SpecError, MissingExtraError: for a device or a package that is not here.
+    """
+    if request.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise missing_extra("tensorboard", "train")
+    return LoopSettings(
+        save_every=request.save_every, sample_every=request.sample_every, seed=request.seed,
+        device=pick_device(request.device), bfloat16=request.bf16 or launched_precision(), compile=request.compile,
+        accumulate=1 if request.accumulate is None else request.accumulate,
+        checkpoint_blocks=request.checkpoint_blocks, tensorboard=request.tensorboard,
+    )  # fmt: skip
+
+
+def _with_options(settings: StageSettings, request: TrainRequest) -> StageSettings:
+    if request.decoder_only and request.stage != "vae":
+        raise SpecError(f"--decoder-only belongs to the stage vae, not {request.stage}")
+    if request.compile and request.stage not in DENOISER_STAGES:
+        raise SpecError(f"--compile belongs to the stages flow and kd, not {request.stage}")
+    if request.teacher is not None and request.stage != "kd":
+        raise SpecError(f"--teacher belongs to the stage kd, not {request.stage}")
+    if request.teacher is None and request.stage == "kd" and not request.dry_run:
+        raise SpecError("the stage kd needs --teacher CHECKPOINT")
+    if request.settings is not None:
+        raise SpecError(f"--settings belongs to the stage all, not {request.stage}")
+    if request.crop is not None:
+        if not isinstance(settings, VAESettings):
+            raise SpecError(f"--crop belongs to the stage vae, not {request.stage}")
+        settings = replace(settings, crop=check_size(request.crop, request.crop)[0])
+    if request.steps is not None:
+        settings = replace(settings, steps=request.steps)
+    if request.batch is not None:
+        settings = replace(settings, batch=request.batch)
+    if request.optimizer is not None:
+        settings = replace(settings, optimizer=replace(settings.optimizer, kind=request.optimizer))
+    return check_settings(request.stage, settings)
+
+
+def check_settings(stage: str, settings: StageSettings) -> StageSettings:
+    """``settings`` when they can be trained with; SpecError otherwise."""
+    check_steps(settings.steps)
+    if settings.batch < 1:
+        raise SpecError(f"batch is {settings.batch}; allowed: 1 or more")
+    if settings.optimizer.kind == "muon" and stage not in DENOISER_STAGES:
+        raise SpecError(f"the optimizer muon belongs to the stages flow and kd, not {stage}")
+    return settings
+
+
+def spread_over(plan: StagePlan, processes: int, device: str) -> StagePlan:
+    """The same plan on ``processes`` processes: ``--batch`` counts for each, so the whole batch grows.
+
+    Raises:
+        SpecError: when a process's batch does not divide into its micro-batches.
+    """
+    batch, accumulate = plan.settings.batch, plan.loop.accumulate
+    if batch % accumulate:
+        raise SpecError(
+            f"a batch of {batch} does not divide into {accumulate} micro-batches; choose a multiple of {accumulate}"
+        )
+    settings = replace(plan.settings, batch=batch * processes)
+    return replace(plan, settings=settings, loop=replace(plan.loop, device=device))
+
+
+def pick_device(name: str) -> str:
+    """``auto`` to the best device here; any other name is checked.
+
+    Raises:
+        SpecError: when PyTorch cannot use it here.
+    """
+    available = ["cpu"]
+    if torch.cuda.is_available():
+        available.insert(0, "cuda")
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if name == "auto":
+        return available[0]
+    if name.split(":")[0] not in available:
+        raise SpecError(f"device {name!r} is not available here; allowed: auto, {', '.join(available)}")
+    return name

@@ -1,0 +1,65 @@
+"""``mf-train`` with a miniature configuration called ``mini``. Run as a script it is the command itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from microforge import spec
+from microforge.data.source import SceneSource
+from microforge.spec import BackboneSpec, ModelSpec, PlannerSpec, TextEncoderSpec, VAESpec
+from microforge.training import loop, plan
+from microforge.training.plan import TrainRequest
+from microforge.training.settings import FlowSettings, KDSettings, OptimizerSettings, VAESettings
+
+MINI = ModelSpec(
+    name="mini",
+    vae=VAESpec((8, 8, 16, 16), 4, (1, 1, 1, 1), (1, 1, 1, 1), 1),
+    backbone=BackboneSpec(depth=2, dim=64, attn_every=2, attn_heads=2, cross_heads=2),
+    planner=PlannerSpec(depth=1, dim=64, num_plan_tokens=4, heads=2),
+    text_encoder=TextEncoderSpec(embed_dim=32, num_layers=1, heads=2, max_length=16),
+    native_size=(64, 64),
+)
+RATE = OptimizerSettings(1e-3, warmup_steps=2, decay_fraction=0.0)
+FLOW: dict[str, Any] = {
+    "optimizer": RATE, "steps": 4, "batch": 4, "draws": 2, "scenes": 16, "captions_per_scene": 2,
+}  # fmt: skip
+
+
+def _few(source: SceneSource, count: int, size: tuple[int, int], device: str) -> Iterator[Tensor]:
+    """Eight images to measure latents on."""
+    yield source.images(1, 0, 8, size, device)
+
+
+#: (module, name, value) of what the configuration is made of.
+PATCHES: tuple[tuple[Any, str, Any], ...] = (
+    (spec, "PRESETS", {**spec.PRESETS, "mini": MINI}),
+    (
+        plan,
+        "VAE_SETTINGS",
+        {"mini": VAESettings(RATE, steps=4, batch=4, adversarial=0.1, adversarial_start=0.5)},
+    ),
+    (plan, "FLOW_SETTINGS", {"mini": FlowSettings(**FLOW)}),
+    (plan, "KD_SETTINGS", {"mini": KDSettings(**FLOW)}),
+    (SceneSource, "statistics", _few),
+    (loop, "plot_losses", lambda log, out: None),  # a plot takes longer than a run
+)
+
+
+def request(out: Path, stage: str = "vae", **options: Any) -> TrainRequest:
+    """A run that saves often and draws no samples on the way."""
+    return TrainRequest(**{"stage": stage, "out": out, "config": "mini", "save_every": 2, **options})
+
+
+if __name__ == "__main__":
+    import torch
+
+    from microforge.training.cli import main
+
+    torch.set_num_threads(1)
+    for module, name, value in PATCHES:
+        setattr(module, name, value)
+    main()
