@@ -1,0 +1,83 @@
+"""Core ML packages on disk: the same bytes for the same network, and several networks with one set of weights.
+
+coremltools writes random identifiers, the date and the order of a hash table into a package. Here the
+identifiers follow from the names, the date is left out and maps are sorted, so that two builds of one
+checkpoint are equal and a bundle's hashes mean something.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from microforge_export.coreml_tools import ct, quiet
+
+SUFFIX = ".mlpackage"
+#: Namespace of the identifiers in a package's manifest; any fixed one will do.
+_NAMESPACE = uuid.UUID("6d664d4c-0000-5000-8000-000000000000")
+_MODEL, _WEIGHTS = "Data/com.apple.CoreML/model.mlmodel", "Data/com.apple.CoreML/weights/weight.bin"
+_DATE = "com.github.apple.coremltools.conversion_date"
+
+
+def save(model: Any, path: Path) -> tuple[Path, ...]:
+    """Write ``model`` to the new package ``path``; returns its files, the model first.
+
+    Raises:
+        FileExistsError: when ``path`` exists.
+        ValueError: when its name does not end in ``.mlpackage``.
+    """
+    if path.suffix != SUFFIX:
+        raise ValueError(f"{path} must end in {SUFFIX}")
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} already exists")
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".coreml") as folder:
+        draft = Path(folder) / path.name
+        with quiet():
+            ct.utils.save_spec(model.get_spec(), str(draft), weights_dir=model.weights_dir)
+        _normalize(draft)
+        draft.rename(path)
+    files = (path / relative for relative in (_MODEL, "Manifest.json", _WEIGHTS))
+    return tuple(file for file in files if file.is_file())  # a network without weights has no weight file
+
+
+def merge(packages: Mapping[str, Path], out: Path) -> tuple[Path, ...]:
+    """One package (iOS 18) with a function per entry of ``packages``; equal weights are stored once.
+
+    Args:
+        packages: function name -> package with one function. The first one is the default.
+
+    Raises:
+        FileExistsError, ValueError: as ``save``; ValueError also for no packages.
+    """
+    if not packages:
+        raise ValueError("merge needs at least one package")
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        descriptor = ct.utils.MultiFunctionDescriptor()
+        for name, package in packages.items():
+            descriptor.add_function(str(package), src_function_name="main", target_function_name=name)
+        descriptor.default_function_name = next(iter(packages))
+        merged = Path(folder) / f"merged{SUFFIX}"
+        ct.utils.save_multifunction(descriptor, str(merged))
+        return save(ct.models.MLModel(str(merged), skip_model_load=True), out)
+
+
+def _normalize(package: Path) -> None:
+    """Remove what differs between two builds of the same network; make the files readable for everybody."""
+    model_path = package / _MODEL
+    spec = ct.utils.load_spec(str(model_path))
+    spec.description.metadata.userDefined.pop(_DATE, None)
+    model_path.write_bytes(spec.SerializeToString(deterministic=True))
+    manifest_path = package / "Manifest.json"
+    manifest = json.loads(manifest_path.read_text("utf-8"))
+    entries = manifest["itemInfoEntries"]
+    names = {key: str(uuid.uuid5(_NAMESPACE, value["path"])) for key, value in entries.items()}
+    manifest["itemInfoEntries"] = {names[key]: value for key, value in entries.items()}
+    manifest["rootModelIdentifier"] = names[manifest["rootModelIdentifier"]]
+    manifest_path.write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n", "utf-8")
+    for path in package.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)

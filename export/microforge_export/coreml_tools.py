@@ -1,0 +1,62 @@
+"""coremltools, imported quietly, and the lowerings that it lacks or that half precision needs.
+
+coremltools announces every optional package that it does not find and draws progress bars: nothing of that
+belongs on the terminal of a build.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from microforge.errors import missing_extra
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep coremltools' remarks and progress bars off the terminal; errors are exceptions and pass."""
+    loggers = [logging.getLogger(name) for name in ("coremltools", "torch.utils._pytree")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+try:
+    with quiet():
+        import coremltools as ct
+        from coremltools.converters.mil import Builder as mb
+        from coremltools.converters.mil.frontend.torch.ops import _get_inputs, noop
+        from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
+except ImportError:
+    raise missing_extra("coremltools", "export") from None
+
+__all__ = ["ct", "quiet"]
+
+
+def rms_norm(context: Any, node: Any) -> None:
+    """``x / sqrt(mean(x^2) + eps) * weight`` (arXiv 1910.07467), to be computed as a float32 island.
+
+    coremltools' own lowering divides by the largest magnitude first, which keeps squares in half precision
+    but gives NaN where a vector is all zeros, as when a gate closes.
+    """
+    x, shape, weight, epsilon = _get_inputs(context, node, expected=4)
+    axes = list(range(-len(shape.val), 0))
+    power = mb.reduce_mean(x=mb.square(x=x), axes=axes, keep_dims=True)
+    small = 1e-5 if epsilon is None else epsilon.val
+    result = mb.mul(x=x, y=mb.rsqrt(x=power, epsilon=small))
+    context.add(result if weight is None else mb.mul(x=result, y=weight), node.name)
+
+
+register_torch_op(noop, torch_alias=["alias"], override=True)  # coremltools 9.0 knows alias_copy only
+register_torch_op(rms_norm, override=True)
