@@ -1,7 +1,7 @@
 """The bundle manifest: the only contract between Python and every device (docs/bundle.md).
 
-Pydantic models for ``manifest.json``, schema version 1. No torch, no file access: reading, hashing and
-writing live in ``microforge.bundle_files``. Shapes are static, with batch 1; every size is in pixels or
+Pydantic models for ``manifest.json``, schema version 1; ``microforge.bundle_targets`` has those of one engine.
+No torch, no file access: reading, hashing and writing live in ``microforge.bundle_files``. Shapes are static, with batch 1; every size is in pixels or
 latent cells, every byte count in bytes. ``python -m microforge.bundle`` prints the JSON Schema.
 """
 
@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
+
+from microforge.bundle_targets import Entry, FileEntry, Sha256, Target, TargetName
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 
 Role = Literal["text_encoder", "denoiser", "denoiser_edit", "vae_decoder", "vae_encoder"]
 Task = Literal["generate", "edit", "inpaint", "super-resolve"]
-TargetName = Literal["onnx", "coreml", "executorch"]
-Precision = Literal["fp32", "fp16", "int8"]
 DType = Literal["float32", "float16", "int64", "int32"]
 
 
@@ -49,39 +49,12 @@ INTERFACES: Mapping[Role, Interface] = {
 PLAN_INPUTS = frozenset({"plan", "has_plan"})
 NEXT_PLAN = "next_plan"
 
-
-def check_relative_path(path: str) -> str:
-    """``path`` when it is a plain relative POSIX path that cannot leave the folder it is relative to.
-
-    Raises:
-        ValueError: otherwise.
-    """
-    parts = path.split("/")
-    if any(part in ("", ".", "..") for part in parts) or any(c in '\\:*?"<>|' or ord(c) < 32 for c in path):
-        raise ValueError(f"path {path!r} must be relative, with / between names and no . or .. among them")
-    return path
-
-
-RelativePath = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(check_relative_path)]
 Side = Annotated[int, Field(ge=1)]
 Shape = tuple[Side, ...]
 TokenId = Annotated[int, Field(ge=0)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class FileEntry(_Entry):
-    """One file of the bundle; its hash is checked before it is opened."""
-
-    path: RelativePath
-    sha256: Sha256
-    bytes: Annotated[int, Field(ge=0)]
-
-
-class Size(_Entry):
+class Size(Entry):
     """An image size in pixels."""
 
     height: Side
@@ -101,7 +74,7 @@ class SizeEntry(Size):
         return Size(height=self.height, width=self.width)
 
 
-class TensorSpec(_Entry):
+class TensorSpec(Entry):
     """An input or output of a component: static shape, batch 1 included."""
 
     name: Annotated[str, Field(min_length=1)]
@@ -109,7 +82,7 @@ class TensorSpec(_Entry):
     dtype: DType
 
 
-class Component(_Entry):
+class Component(Entry):
     """A network of the bundle. ``size`` is null for the text encoder, which serves every size."""
 
     role: Role
@@ -141,14 +114,14 @@ class Component(_Entry):
         return next((spec for spec in self.inputs if spec.name == name), None)
 
 
-class Guidance(_Entry):
+class Guidance(Entry):
     """Classifier-free guidance scales; 1 is off and needs no empty-prompt evaluation."""
 
     text: float
     image: float
 
 
-class Sampler(_Entry):
+class Sampler(Entry):
     """Euler steps ``z + (t_next - t) * v`` along literal times that fall from 1.0 to 0.0."""
 
     timesteps: Annotated[tuple[float, ...], Field(min_length=2)]
@@ -167,7 +140,7 @@ class Sampler(_Entry):
         return len(self.timesteps) - 1
 
 
-class Latent(_Entry):
+class Latent(Entry):
     """The networks' latent is ``(vae latent - mean) / std`` per channel; see each size for its shape."""
 
     channels: Side
@@ -184,7 +157,7 @@ class Latent(_Entry):
         return self
 
 
-class Tokenizer(_Entry):
+class Tokenizer(Entry):
     """The prompt tokenizer: a Hugging Face ``tokenizer.json`` and the ids around the prompt's own tokens.
 
     An encoded prompt is ``bos, task prefix, tokens..., eos`` and then ``pad`` up to ``max_length`` (L).
@@ -198,43 +171,7 @@ class Tokenizer(_Entry):
     task_prefixes: dict[Task, TokenId]
 
 
-class Parity(_Entry):
-    """Difference from the reference, measured through the shipped runtime; identical counts as 200 dB."""
-
-    psnr_db: float
-    max_abs: Annotated[float, Field(ge=0)]
-    threshold_db: float
-
-
-class ImageParity(_Entry):
-    """Largest difference of any pixel of a whole drawing from the reference, in 1/255."""
-
-    max_abs_255: Annotated[float, Field(ge=0)]
-    threshold: Annotated[float, Field(ge=0)]
-
-
-class Memory(_Entry):
-    """Predicted bytes while one component runs."""
-
-    weights: Annotated[int, Field(ge=0)]
-    activations: Annotated[int, Field(ge=0)]
-    peak: Annotated[int, Field(ge=0)]
-
-
-class Target(_Entry):
-    """The files of one engine. ``files``, ``parity`` and ``memory`` are keyed like ``components``."""
-
-    precision: Precision
-    files: dict[str, FileEntry]
-    shared_files: tuple[FileEntry, ...] = ()
-    parity: dict[str, Parity] = {}
-    image: ImageParity | None = None
-    memory: dict[str, Memory] = {}
-    operators: dict[str, Annotated[int, Field(ge=0)]] = {}
-    delegated_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
-
-
-class Trajectory(_Entry):
+class Trajectory(Entry):
     """One whole drawing for a runtime to replay; docs/bundle.md lists the tensors of ``file``."""
 
     task: Task
@@ -244,14 +181,14 @@ class Trajectory(_Entry):
     file: FileEntry
 
 
-class Golden(_Entry):
+class Golden(Entry):
     """Reference inputs and outputs (safetensors): per component key, and whole trajectories."""
 
-    components: dict[str, FileEntry] = {}
+    components: dict[str, FileEntry] = Field(default={})
     trajectories: tuple[Trajectory, ...] = ()
 
 
-class Provenance(_Entry):
+class Provenance(Entry):
     """Where the bundle comes from: weight file hash, package versions, ISO 8601 time (UTC)."""
 
     checkpoint_sha256: Sha256
@@ -259,7 +196,7 @@ class Provenance(_Entry):
     created: str
 
 
-class Manifest(_Entry):
+class Manifest(Entry):
     """``manifest.json`` of a bundle."""
 
     schema_version: Literal[1]
@@ -280,8 +217,8 @@ class Manifest(_Entry):
         _check_sizes(self)
         _check_components(self)
         for target_name, target in self.targets.items():
-            for what, keys in (("files", target.files), ("parity", target.parity), ("memory", target.memory)):
-                for key in keys:
+            for what in ("files", "parts", "parity", "memory", "coverage"):
+                for key in getattr(target, what):
                     _known(self, key, f"targets.{target_name}.{what}")
         for task in self.tasks:
             if task not in self.tokenizer.task_prefixes:

@@ -22,13 +22,12 @@ from microforge.bundle import (
     MANIFEST,
     SCHEMA_VERSION,
     Component,
-    FileEntry,
     Manifest,
     Role,
     Size,
     SizeEntry,
-    Target,
 )
+from microforge.bundle_targets import FileEntry, Target
 from microforge.errors import BundleError, OutputError, OutputExistsError
 
 _BLOCK = 1 << 20
@@ -87,7 +86,7 @@ class Bundle:
         return key, self.manifest.components[key]
 
     def file(self, target: str, key: str) -> Path:
-        """Checked path of component ``key`` for ``target``; the target's shared files are checked too.
+        """Checked path of component ``key`` for ``target``; its parts and the target's shared files are checked too.
 
         Raises:
             BundleError: for a target or file that is missing, outside the bundle, or not what its hash says.
@@ -95,8 +94,8 @@ class Bundle:
         entry = self.target(target)
         if key not in entry.files:
             raise BundleError(f"{self.path}: target {target} has no file for component {key!r}")
-        for shared in entry.shared_files:
-            self.checked(shared)
+        for other in (*entry.shared_files, *entry.parts.get(key, ())):
+            self.checked(other)
         return self.checked(entry.files[key])
 
     def tokenizer_file(self) -> Path:
@@ -108,7 +107,7 @@ class Bundle:
         entries = [manifest.tokenizer.file, *manifest.golden.components.values()]
         entries += [trajectory.file for trajectory in manifest.golden.trajectories]
         for target in manifest.targets.values():
-            entries += [*target.files.values(), *target.shared_files]
+            entries += target.entries()
         return list({entry.path: entry for entry in entries}.values())
 
     def checked(self, entry: FileEntry) -> Path:

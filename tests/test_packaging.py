@@ -44,6 +44,8 @@ def test_the_wheel_holds_the_packages_and_their_data_and_nothing_else(wheel: Pat
     assert tops == {"microforge", "microforge_benchmarks", "microforge_export", "microforge_runtimes"}
     here = [path for path in (ROOT / "microforge" / "pretrained").iterdir() if path.is_file()]
     assert here and all(f"microforge/pretrained/{path.name}" in names for path in here)
+    assert "microforge/evaluation/classifier.safetensors" in names
+    assert "microforge/training/curricula/tiny.toml" in names
 
 
 def test_the_installed_wheel_works_from_another_folder(wheel: Path, tmp_path: Path) -> None:

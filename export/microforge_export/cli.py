@@ -26,15 +26,17 @@ def _commands() -> None:
     """Build, verify and inspect bundles for phones."""
 
 
-@app.command(epilog="Example: mf-export build --out model.mfb --size 128 --size 128x256")
+@app.command(
+    epilog="Example: mf-export build --out model.mfb --target onnx,executorch --size 128 --size 128x256"
+)
 def build(
     checkpoint: Annotated[
         Path | None, typer.Argument(help="Folder with config.json, model.safetensors, tokenizer.json; the shipped model when omitted.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Bundle to write; not needed with --dry-run.")] = None,
-    target: Annotated[str, typer.Option(help="Engine to build for: onnx.")] = "onnx",
+    target: Annotated[str, typer.Option(help="Engines to build for, with commas between them: onnx, executorch, coreml.")] = "onnx",
     size: Annotated[list[str] | None, typer.Option(help="128 or 128x256 (height x width); repeat for several in one bundle. The trained size by default.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32; for coreml also fp16.")] = "fp32",
     tasks: Annotated[str, typer.Option(help="Tasks, with commas between them: generate.")] = "generate",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
@@ -79,17 +81,21 @@ def verify(bundle: BundleFolder, json: Json = False) -> int:
 
     result = check(load_bundle(bundle), lambda what: say(f"checking {what}"))
     table = Table("checked", "measured", "needed")
-    for key, value in result.parity.items():
-        table.add_row(key, f"{value.psnr_db:.1f} dB", f"{value.threshold_db:g} dB")
-    for name, image in result.images.items():
-        table.add_row(f"image of {name}", f"{image.max_abs_255:.3g}/255", f"{image.threshold:g}/255")
-    values = {
-        "bundle": str(bundle),
-        "ok": not result.problems,
-        "parity": {key: value.model_dump() for key, value in result.parity.items()},
-        "images": {name: value.model_dump() for name, value in result.images.items()},
-        "problems": list(result.problems),
+    for target, components in result.parity.items():
+        for key, value in components.items():
+            table.add_row(f"{target} {key}", f"{value.psnr_db:.1f} dB", f"{value.threshold_db:g} dB")
+        for name, image in result.images[target].items():
+            row = (f"{target} image of {name}", f"{image.max_abs_255:.3g}/255", f"{image.threshold:g}/255")
+            table.add_row(*row)
+    targets = {
+        target: {
+            "parity": {key: value.model_dump() for key, value in result.parity[target].items()},
+            "images": {name: value.model_dump() for name, value in result.images[target].items()},
+        }
+        for target in result.parity
     }
+    problems = list(result.problems)
+    values = {"bundle": str(bundle), "ok": not problems, "targets": targets, "problems": problems}
     _result(json, values, table)
     for problem in result.problems:
         say_error(problem)
@@ -120,10 +126,11 @@ def _built(state: State, out: Path, json: bool) -> None:
     from microforge_export.inspect import target_bytes
 
     manifest = state.get("manifest")
-    target = manifest.targets[state.recipe.target]
-    for key, value in target.parity.items():
-        say(f"{key}: {value.psnr_db:.1f} dB (needed: {value.threshold_db:g})")
-    say(f"whole image: worst pixel {target.image.max_abs_255:.3g}/255 (allowed: {target.image.threshold:g})")
+    for name, target in manifest.targets.items():
+        for key, value in target.parity.items():
+            say(f"{name} {key}: {value.psnr_db:.1f} dB (needed: {value.threshold_db:g})")
+        worst, limit = target.image.max_abs_255, target.image.threshold
+        say(f"{name} whole image: worst pixel {worst:.3g}/255 (allowed: {limit:g})")
     if not json:
         print(out.absolute())
         return
@@ -131,9 +138,15 @@ def _built(state: State, out: Path, json: bool) -> None:
         "bundle": str(out.absolute()),
         "id": state.bundle_id,
         "sizes": [str(entry.size) for entry in manifest.sizes],
-        "bytes": target_bytes(target),
-        "parity": {key: value.model_dump() for key, value in target.parity.items()},
-        "image": target.image.model_dump(),
+        "targets": {
+            name: {
+                "bytes": target_bytes(target),
+                "parity": {key: value.model_dump() for key, value in target.parity.items()},
+                "image": target.image.model_dump(),
+                "delegated_fraction": target.delegated_fraction,
+            }
+            for name, target in manifest.targets.items()
+        },
         "seconds": round(sum(state.seconds.values()), 2),
     })  # fmt: skip
 

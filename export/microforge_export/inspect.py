@@ -8,8 +8,9 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from microforge.bundle import Manifest, Target, TensorSpec
+from microforge.bundle import Manifest, TensorSpec
 from microforge.bundle_files import Bundle
+from microforge.bundle_targets import Coverage, Memory, Target
 
 
 def summary(bundle: Bundle) -> dict[str, Any]:
@@ -33,8 +34,8 @@ def summary(bundle: Bundle) -> dict[str, Any]:
 
 
 def target_bytes(target: Target) -> int:
-    """Bytes of a target's files, shared ones counted once."""
-    return sum(entry.bytes for entry in (*target.files.values(), *target.shared_files))
+    """Bytes of a target's files, each counted once."""
+    return sum(entry.bytes for entry in target.entries())
 
 
 def render(bundle: Bundle) -> RenderableType:
@@ -72,13 +73,29 @@ def _target_table(manifest: Manifest, name: str, target: Target) -> RenderableTy
         component, parity = manifest.components[key], target.parity.get(key)
         tensors = f"{_tensors('in', component.inputs)}\n{_tensors('out', component.outputs)}"
         measured = (f"{parity.psnr_db:.1f}", f"{parity.max_abs:.1e}") if parity else ("-", "-")
-        table.add_row(f"{key}\n{entry.path}", tensors, f"{entry.bytes:,}", *measured, end_section=True)
+        size = entry.bytes + sum(part.bytes for part in target.parts.get(key, ()))
+        table.add_row(f"{key}\n{entry.path}", tensors, f"{size:,}", *measured, end_section=True)
     for entry in target.shared_files:
         table.add_row(f"shared by all\n{entry.path}", "", f"{entry.bytes:,}", "", "")
     image = target.image
     worst = f"{image.max_abs_255:.3g}/255, allowed {image.threshold:g}/255" if image else "not measured"
     operators = ", ".join(f"{count} {operator}" for operator, count in target.operators.items())
-    return Group("", table, f"whole image, worst pixel: {worst}", f"operators: {operators}")
+    lines = [f"whole image, worst pixel: {worst}", f"operators: {operators}"]
+    lines += [f"{key}: {_coverage(value)}" for key, value in target.coverage.items()]
+    lines += [f"{key}: {_memory(value)}" for key, value in target.memory.items()]
+    return Group("", table, *lines)
+
+
+def _coverage(coverage: Coverage) -> str:
+    kind = "delegate" if coverage.delegates == 1 else "delegates"
+    outside = "; ".join(f"{name}: {reason}" for name, reason in coverage.outside.items())
+    counts = f"{coverage.delegated} of {coverage.operators} operators in {coverage.delegates} {kind}"
+    return f"{counts}{f'; outside: {outside}' if outside else ''}"
+
+
+def _memory(memory: Memory) -> str:
+    arena = "" if memory.arena is None else f", of which planned in the file {memory.arena:,}"
+    return f"weights {memory.weights:,} bytes, activations {memory.activations:,}{arena}"
 
 
 def _tensors(side: str, specs: tuple[TensorSpec, ...]) -> str:

@@ -8,46 +8,47 @@ from importlib.metadata import version
 from pathlib import Path
 
 import microforge
-from microforge.bundle import (
-    FileEntry,
-    Golden,
-    ImageParity,
-    Manifest,
-    Parity,
-    Provenance,
-    Size,
-    SizeEntry,
-    Target,
-    Tokenizer,
-)
+from microforge.bundle import Golden, Manifest, Provenance, Size, SizeEntry, Tokenizer
 from microforge.bundle_files import file_entry
+from microforge.bundle_targets import ImageParity, Parity, Precision, Target, TargetName
 from microforge.noise import NOISE_NAME
 from microforge_export.program import Component, SourceModel
 from microforge_export.recipe import Recipe
+from microforge_export.targets import VERSIONS, TargetFiles
 
-TOKENIZER, WEIGHTS = "tokenizer.json", "onnx/weights.bin"
-_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
+TOKENIZER = "tokenizer.json"
+
+
+def make_target(
+    precision: Precision, made: TargetFiles, parity: Mapping[str, Parity], images: Mapping[str, ImageParity]
+) -> Target:
+    """The manifest's entry of one engine, with the measurements that there are so far.
+
+    Args:
+        images: by a name for people; the worst of them is recorded.
+    """
+    operators = sum(item.operators for item in made.coverage.values())
+    delegated = sum(item.delegated for item in made.coverage.values())
+    return Target(
+        precision=precision,
+        files=dict(made.files),
+        parts=dict(made.parts),
+        shared_files=made.shared_files,
+        parity=dict(parity),
+        image=max(images.values(), key=lambda item: item.max_abs_255, default=None),
+        memory=dict(made.memory),
+        operators=dict(made.operators),
+        coverage=dict(made.coverage),
+        delegated_fraction=round(delegated / operators, 4) if operators else None,
+    )
 
 
 def make_manifest(
     folder: Path, recipe: Recipe, model: SourceModel, sizes: Sequence[Size], components: Sequence[Component],
-    files: Mapping[str, FileEntry], operators: Mapping[str, int], parity: Mapping[str, Parity],
-    images: Mapping[str, ImageParity], golden: Golden,
+    targets: Mapping[TargetName, Target], golden: Golden,
 ) -> Manifest:  # fmt: skip
-    """The manifest of the bundle in ``folder``, with the measurements that there are so far.
-
-    Args:
-        files: by component key, and the shared weights under ``WEIGHTS``.
-        images: by a name for people; the worst of them is recorded.
-    """
-    target = Target(
-        precision=recipe.precision,
-        files={key: entry for key, entry in files.items() if key != WEIGHTS},
-        shared_files=(files[WEIGHTS],),
-        parity=dict(parity),
-        image=max(images.values(), key=lambda item: item.max_abs_255, default=None),
-        operators=dict(operators),
-    )
+    """The manifest of the bundle in ``folder``."""
+    packages = ("torch", *(name for target in targets for name in VERSIONS[target]))
     return Manifest(
         schema_version=1,
         model=dict(model.description),
@@ -58,11 +59,11 @@ def make_manifest(
         noise=NOISE_NAME,
         tokenizer=_tokenizer(folder, model, recipe),
         components={component.key: component.entry() for component in components},
-        targets={recipe.target: target},
+        targets=dict(targets),
         golden=golden,
         provenance=Provenance(
             checkpoint_sha256=model.checkpoint_sha256,
-            versions={"microforge": microforge.__version__, **{name: version(name) for name in _PACKAGES}},
+            versions={"microforge": microforge.__version__, **{name: version(name) for name in packages}},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
     )

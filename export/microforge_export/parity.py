@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from microforge.bundle import ImageParity, Parity
 from microforge.bundle_files import Bundle
+from microforge.bundle_targets import ImageParity, Parity
 from microforge.errors import ParityError
 from microforge_export.golden import Array, Case
 from microforge_runtimes import Generator, Session, open_session
@@ -76,27 +76,27 @@ def draw_float(generator: Generator, prompt: str, seed: int) -> NDArray[np.float
     return generator.decode(generator.generate(prompt, seed).z)
 
 
-def shortfalls(parity: Mapping[str, Parity], images: Mapping[str, ImageParity]) -> list[str]:
-    """What is below its threshold, one phrase each."""
+def shortfalls(target: str, parity: Mapping[str, Parity], images: Mapping[str, ImageParity]) -> list[str]:
+    """What of ``target`` is below its threshold, one phrase each."""
     found = [
-        f"{key} has {value.psnr_db:.1f} dB, needed: {value.threshold_db:g} dB"
+        f"{target} {key} has {value.psnr_db:.1f} dB, needed: {value.threshold_db:g} dB"
         for key, value in parity.items()
         if value.psnr_db < value.threshold_db
     ]
     found += [
-        f"image of {name} differs by {value.max_abs_255:.2f}/255, allowed: {value.threshold:g}/255"
+        f"{target} image of {name} differs by {value.max_abs_255:.2f}/255, allowed: {value.threshold:g}/255"
         for name, value in images.items()
         if value.max_abs_255 > value.threshold
     ]
     return found
 
 
-def require(parity: Mapping[str, Parity], images: Mapping[str, ImageParity]) -> None:
-    """Refuse an artefact that falls short anywhere.
+def require(target: str, parity: Mapping[str, Parity], images: Mapping[str, ImageParity]) -> None:
+    """Refuse a target that falls short anywhere.
 
     Raises:
         ParityError: names every component and image that does.
     """
-    found = shortfalls(parity, images)
+    found = shortfalls(target, parity, images)
     if found:
         raise ParityError("; ".join(found))

@@ -1,12 +1,14 @@
 """A build as stages in order: each takes a state and returns the next one; the order is checked first.
 
-read -> components | trace -> lower -> lint -> write -> reference -> manifest -> parity -> golden -> manifest
--> verify. The two before the bar are the plan; a dry run ends there, and bad input is found there.
+read -> components | trace -> (lower -> lint -> write) of every target -> reference -> manifest -> parity of
+every target -> golden -> manifest -> verify. The two before the bar are the plan; a dry run ends there, and
+bad input is found there. All targets are lowered from one trace and compared with one reference.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 import time
@@ -16,24 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 from PIL import Image
 from torch.export import ExportedProgram
 
-from microforge.bundle import FileEntry, Golden, ImageParity, Manifest, Parity, Size, Trajectory
+from microforge.bundle import Golden, Manifest, Size, Trajectory
 from microforge.bundle_files import atomic_folder, check_output, file_entry, load_bundle, write_manifest
-from microforge.errors import GraphLintError, ParityError, SpecError
+from microforge.bundle_targets import ImageParity, Parity, TargetName
+from microforge.errors import ParityError, SpecError
 from microforge.spec import parse_size
 from microforge_export import golden, parity
-from microforge_export.lint import lint, operator_counts
-from microforge_export.manifest import TOKENIZER, WEIGHTS, make_manifest
+from microforge_export.manifest import TOKENIZER, make_manifest, make_target
 from microforge_export.program import Component, SourceModel, trace
-from microforge_export.recipe import Recipe
+from microforge_export.recipe import Recipe, TargetRecipe
 from microforge_export.reference import Reference, record
-from microforge_export.to_onnx import lower
+from microforge_export.targets import Artefacts, TargetFiles, lowering, require_packages
 from microforge_export.verify import verify
-from microforge_export.weights import SharedWeights, check_graph, write_graph
 from microforge_runtimes import Generator
 
 REPORT, PREVIEW = "report.json", "preview.png"
@@ -44,7 +43,7 @@ Reporter = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class State:
-    """Everything a build knows; a stage fills the fields that it ``gives``."""
+    """Everything a build knows; a stage fills the fields that it ``gives``. Mappings by target grow target by target."""
 
     recipe: Recipe
     load: Callable[[], SourceModel]
@@ -53,13 +52,12 @@ class State:
     sizes: tuple[Size, ...] | None = None
     components: tuple[Component, ...] | None = None
     programs: Mapping[str, ExportedProgram] | None = None
-    graphs: Mapping[str, ir.Model] | None = None
-    operators: Mapping[str, int] | None = None
-    files: Mapping[str, FileEntry] | None = None
+    artefacts: Artefacts | None = None  # of the target that is being made; written ones are let go
+    made: Mapping[TargetName, TargetFiles] | None = None
     reference: Reference | None = None
     manifest: Manifest | None = None
-    parity: Mapping[str, Parity] | None = None
-    images: Mapping[str, ImageParity] | None = None
+    parity: Mapping[TargetName, Mapping[str, Parity]] | None = None
+    images: Mapping[TargetName, Mapping[str, ImageParity]] | None = None
     golden: Golden | None = None
     bundle_id: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -115,8 +113,10 @@ def plan(recipe: Recipe, load: Callable[[], SourceModel]) -> State:
     """The state before anything is traced: the model, its sizes and components. Writes nothing.
 
     Raises:
+        MissingExtraError: when a target's packages are not installed.
         CheckpointError, SpecError: when the model cannot be read or cannot have a size or task.
     """
+    require_packages(target.name for target in recipe.targets)
     return run_stages(PLANNING, State(recipe, load))
 
 
@@ -131,14 +131,15 @@ def build(
 
     Raises:
         OutputExistsError, OutputError: as ``microforge.bundle_files.atomic_folder``.
-        CheckpointError, SpecError: as ``plan``.
+        MissingExtraError, CheckpointError, SpecError: as ``plan``.
         GraphLintError, ParityError: when a graph or its results are not good enough.
     """
     check_output(out, force)
-    check_order((*PLANNING, *STAGES), ("recipe", "load", "folder"))
+    stages = stages_of(recipe)
+    check_order((*PLANNING, *stages), ("recipe", "load", "folder"))
     planned = plan(recipe, load)
     with atomic_folder(out, force) as folder:
-        return run_stages(STAGES, dataclasses.replace(planned, folder=folder), report)
+        return run_stages(stages, dataclasses.replace(planned, folder=folder), report)
 
 
 def _read(state: State) -> Mapping[str, Any]:
@@ -161,34 +162,18 @@ def _trace(state: State) -> Mapping[str, Any]:
     return {"programs": {component.key: trace(component) for component in state.get("components")}}
 
 
-def _lower(state: State) -> Mapping[str, Any]:
-    programs = state.get("programs")
-    return {"graphs": {item.key: lower(item, programs[item.key]) for item in state.get("components")}}
+def _lower(target: TargetRecipe, state: State) -> Mapping[str, Any]:
+    return {"artefacts": lowering(target)(state.get("components"), state.get("programs"))}
 
 
 def _lint(state: State) -> Mapping[str, Any]:
-    graphs: Mapping[str, ir.Model] = state.get("graphs")
-    for key, graph in graphs.items():
-        lint(key, graph)
-    return {"operators": operator_counts(graphs.values())}
+    state.get("artefacts").lint()
+    return {}
 
 
-def _write(state: State) -> Mapping[str, Any]:
-    folder: Path = state.get("folder")
-    (folder / WEIGHTS).parent.mkdir()
-    files = {}
-    with SharedWeights(folder / WEIGHTS) as weights:
-        for key, graph in state.get("graphs").items():
-            files[key] = f"onnx/{key}.onnx"
-            write_graph(graph, folder / files[key], weights)
-    for key, relative in files.items():
-        try:
-            check_graph(folder / relative)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise GraphLintError(f"{key}: onnx.checker: {' '.join(str(error).split())[:300]}") from None
-    shutil.copyfile(state.get("model").tokenizer.path, folder / TOKENIZER)
-    entries = {key: file_entry(folder, relative) for key, relative in files.items()}
-    return {"files": {**entries, WEIGHTS: file_entry(folder, WEIGHTS)}}
+def _write(target: TargetRecipe, state: State) -> Mapping[str, Any]:
+    made = state.get("artefacts").write(state.get("folder"))
+    return {"made": {**(state.made or {}), target.name: made}, "artefacts": None}
 
 
 def _reference(state: State) -> Mapping[str, Any]:
@@ -196,39 +181,51 @@ def _reference(state: State) -> Mapping[str, Any]:
 
 
 def _draft(state: State) -> Mapping[str, Any]:
-    """The manifest without measurements: what the runtime needs to open the files."""
+    """The tokenizer, and the manifest without measurements: what the runtimes need to open the files."""
+    folder: Path = state.get("folder")
+    shutil.copyfile(state.get("model").tokenizer.path, folder / TOKENIZER)
     manifest = _manifest(state)
-    write_manifest(state.get("folder"), manifest)
+    write_manifest(folder, manifest)
     return {"manifest": manifest}
 
 
 def _manifest(state: State) -> Manifest:
     """The manifest of what ``state`` has so far."""
+    measured, images, made = state.parity or {}, state.images or {}, state.get("made")
+    targets = {
+        target.name: make_target(
+            target.precision, made[target.name], measured.get(target.name, {}), images.get(target.name, {})
+        )
+        for target in state.recipe.targets
+    }
     return make_manifest(
         state.get("folder"), state.recipe, state.get("model"), state.get("sizes"), state.get("components"),
-        state.get("files"), state.get("operators"), state.parity or {}, state.images or {}, state.golden or Golden(),
+        targets, state.golden or Golden(),
     )  # fmt: skip
 
 
-def _parity(state: State) -> Mapping[str, Any]:
+def _parity(target: TargetRecipe, state: State) -> Mapping[str, Any]:
     """Components and whole drawings, through the runtime that ships; refuses what falls short."""
     model: SourceModel = state.get("model")
-    thresholds, target = state.recipe.thresholds, state.recipe.target
+    limits = target.thresholds
     bundle = load_bundle(state.get("folder"))
     cases = state.get("reference").cases
-    measured = parity.measure_components(bundle, target, cases, threshold_db=thresholds.component_psnr_db)
+    measured = parity.measure_components(bundle, target.name, cases, threshold_db=limits.component_psnr_db)
     images = {}
     for size in state.get("sizes"):
-        with Generator(bundle, target, (size.height, size.width), keep_loaded=True) as generator:
+        with Generator(bundle, target.name, (size.height, size.width), keep_loaded=True) as generator:
             for draw in state.recipe.draws:
                 reference = model.provider.draw(draw.prompt, draw.seed, size)
                 image = parity.draw_float(generator, draw.prompt, draw.seed)
                 images[f"{draw.prompt!r} at {size}"] = ImageParity(
                     max_abs_255=parity.image_difference_255(reference, image),
-                    threshold=thresholds.image_max_diff_255,
+                    threshold=limits.image_max_diff_255,
                 )
-    parity.require(measured, images)
-    return {"parity": measured, "images": images}
+    parity.require(target.name, measured, images)
+    return {
+        "parity": {**(state.parity or {}), target.name: measured},
+        "images": {**(state.images or {}), target.name: images},
+    }
 
 
 def _golden(state: State) -> Mapping[str, Any]:
@@ -255,10 +252,11 @@ def _finish(state: State) -> Mapping[str, Any]:
     folder, draw, size = state.get("folder"), state.recipe.draws[0], state.get("sizes")[0]
     manifest = _manifest(state)
     bundle_id = write_manifest(folder, manifest)
-    with Generator(folder, state.recipe.target, (size.height, size.width)) as generator:
+    with Generator(folder, state.recipe.targets[0].name, (size.height, size.width)) as generator:
         image: np.ndarray = generator.generate(draw.prompt, draw.seed).image
     Image.fromarray(image).save(folder / PREVIEW)
-    (folder / REPORT).write_text(json.dumps(_report(state), indent=1) + "\n", "utf-8")
+    report = _report(dataclasses.replace(state, manifest=manifest))
+    (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     return {"manifest": manifest, "bundle_id": bundle_id}
 
 
@@ -271,37 +269,51 @@ def _verify(state: State) -> Mapping[str, Any]:
 
 
 def _report(state: State) -> dict[str, Any]:
+    listed = {"files", "parts", "shared_files"}  # the manifest has them
     return {
         "recipe": {**dataclasses.asdict(state.recipe), "sizes": [str(size) for size in state.get("sizes")]},
         "parameter_bytes": {item.key: item.weight_bytes() for item in state.get("components")},
-        "parity": {key: value.model_dump() for key, value in state.get("parity").items()},
-        "images": {name: value.model_dump() for name, value in state.get("images").items()},
-        "operators": dict(state.get("operators")),
+        "targets": {
+            name: {
+                **target.model_dump(mode="json", exclude=listed),
+                "images": {key: value.model_dump() for key, value in state.get("images")[name].items()},
+            }
+            for name, target in state.get("manifest").targets.items()
+        },
         "seconds": dict(state.seconds),
     }
 
 
-_MANIFEST = ("folder", "model", "sizes", "components", "files", "operators")
 PLANNING = (
     Stage("read the checkpoint", ("recipe", "load"), ("model",), _read),
     Stage("choose components", ("model",), ("sizes", "components"), _components),
 )
-STAGES = (
-    Stage("trace", ("components",), ("programs",), _trace),
-    Stage("lower to ONNX", ("components", "programs"), ("graphs",), _lower),
-    Stage("lint", ("graphs",), ("operators",), _lint),
-    Stage("write graphs and weights", ("folder", "model", "graphs"), ("files",), _write),
-    Stage("record the reference", ("model", "components"), ("reference",), _reference),
-    Stage("draft the manifest", _MANIFEST, ("manifest",), _draft),
-    Stage(
-        "check parity", ("folder", "model", "sizes", "reference", "manifest"), ("parity", "images"), _parity
-    ),
-    Stage("write golden files", ("folder", "reference"), ("golden",), _golden),
-    Stage(
-        "write manifest and preview",
-        (*_MANIFEST, "parity", "images", "golden"),
-        ("manifest", "bundle_id"),
-        _finish,
-    ),
-    Stage("verify the result", ("folder", "bundle_id"), (), _verify),
-)
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages after the plan."""
+    content = ("folder", "model", "sizes", "components", "made")
+    checked = ("folder", "model", "sizes", "reference", "manifest")
+    making, checking = [], []
+    for target in recipe.targets:
+        name = target.name
+        lower, write, check = (functools.partial(step, target) for step in (_lower, _write, _parity))
+        making += [
+            Stage(f"lower for {name}", ("components", "programs"), ("artefacts",), lower),
+            Stage(f"lint for {name}", ("artefacts",), (), _lint),
+            Stage(f"write for {name}", ("folder", "artefacts"), ("made", "artefacts"), write),
+        ]
+        checking.append(Stage(f"check parity of {name}", checked, ("parity", "images"), check))
+    return (
+        Stage("trace", ("components",), ("programs",), _trace),
+        *making,
+        Stage("record the reference", ("model", "components"), ("reference",), _reference),
+        Stage("draft the manifest", content, ("manifest",), _draft),
+        *checking,
+        Stage("write golden files", ("folder", "reference"), ("golden",), _golden),
+        Stage(
+            "write manifest and preview",
+            (*content, "parity", "images", "golden"), ("manifest", "bundle_id"), _finish,
+        ),
+        Stage("verify the result", ("folder", "bundle_id"), (), _verify),
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -9,14 +10,14 @@ from rich.table import Table
 
 from microforge_export.pipeline import State
 from microforge_export.program import Component
+from microforge_export.recipe import TargetRecipe
 
 
 def plan_values(state: State) -> dict[str, Any]:
-    """The plan as JSON values; bytes are predicted from the parameters, each counted once."""
+    """The plan as JSON values; bytes are those of one target, predicted from the parameters, each counted once."""
     recipe, components = state.recipe, state.get("components")
     return {
-        "target": recipe.target,
-        "precision": recipe.precision,
+        "targets": {target.name: _target(target) for target in recipe.targets},
         "tasks": list(recipe.tasks),
         "sizes": [str(size) for size in state.get("sizes")],
         "components": {
@@ -24,11 +25,11 @@ def plan_values(state: State) -> dict[str, Any]:
             for item in components
         },
         "predicted_bytes": shared_bytes(components),
-        "thresholds": {
-            "component_psnr_db": recipe.thresholds.component_psnr_db,
-            "image_max_diff_255": recipe.thresholds.image_max_diff_255,
-        },
     }
+
+
+def _target(target: TargetRecipe) -> dict[str, Any]:
+    return {"precision": target.precision, "thresholds": dataclasses.asdict(target.thresholds)}
 
 
 def plan_table(state: State) -> RenderableType:
@@ -39,14 +40,21 @@ def plan_table(state: State) -> RenderableType:
     for key, item in values["components"].items():
         shapes = ["\n".join(f"{t['name']} {'x'.join(map(str, t['shape']))}" for t in item[side]) for side in ("inputs", "outputs")]  # fmt: skip
         table.add_row(key, *shapes, f"{item['predicted_bytes']:,}")
-    limits = state.recipe.thresholds
     return Group(
-        f"{values['target']}, {values['precision']}, {', '.join(values['sizes'])}, tasks: {', '.join(values['tasks'])}",
+        f"{', '.join(values['sizes'])}, tasks: {', '.join(values['tasks'])}",
         table,
-        f"weights, stored once: about {values['predicted_bytes']:,} bytes",
-        f"needed: {limits.component_psnr_db:g} dB per component, {limits.image_max_diff_255:g}/255 per pixel of an image",
+        f"weights, stored once per target: about {values['predicted_bytes']:,} bytes",
+        *(_needed(target) for target in state.recipe.targets),
         "nothing was written",
-    )  # fmt: skip
+    )
+
+
+def _needed(target: TargetRecipe) -> str:
+    limits = target.thresholds
+    return (
+        f"{target.name}, {target.precision}, needed: {limits.component_psnr_db:g} dB per component, "
+        f"{limits.image_max_diff_255:g}/255 per pixel of an image"
+    )
 
 
 def shared_bytes(components: tuple[Component, ...]) -> int:

@@ -9,11 +9,16 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from microforge.bundle import Precision, TargetName, Task
+from microforge.bundle import Task
+from microforge.bundle_targets import Precision, TargetName
 from microforge.errors import SpecError
 
-AVAILABLE_TARGETS: tuple[TargetName, ...] = ("onnx",)
-AVAILABLE_PRECISIONS: tuple[Precision, ...] = ("fp32",)
+AVAILABLE_TARGETS: tuple[TargetName, ...] = ("onnx", "executorch", "coreml")
+AVAILABLE_PRECISIONS: dict[TargetName, tuple[Precision, ...]] = {
+    "onnx": ("fp32",),
+    "executorch": ("fp32",),
+    "coreml": ("fp32", "fp16"),
+}
 AVAILABLE_TASKS: tuple[Task, ...] = ("generate",)
 
 
@@ -25,7 +30,10 @@ class Thresholds:
     image_max_diff_255: float  # worst pixel of a whole drawing, in 1/255
 
 
-THRESHOLDS: dict[Precision, Thresholds] = {"fp32": Thresholds(component_psnr_db=60.0, image_max_diff_255=2.0)}
+THRESHOLDS: dict[Precision, Thresholds] = {
+    "fp32": Thresholds(component_psnr_db=60.0, image_max_diff_255=2.0),
+    "fp16": Thresholds(component_psnr_db=40.0, image_max_diff_255=2.0),
+}
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,22 @@ class Draw:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """One build. The first of ``draws`` is the golden trajectory and the preview; all of them are checked."""
+class TargetRecipe:
+    """One engine of a build: how its files are made and what they must reach."""
 
-    target: TargetName
+    name: TargetName
     precision: Precision
     thresholds: Thresholds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One build. The first of ``draws`` is the golden trajectory; it and the first of ``targets`` make the preview.
+
+    All of ``draws`` are checked on all of ``targets``.
+    """
+
+    targets: tuple[TargetRecipe, ...]
     sizes: tuple[
         str, ...
     ]  # each "256" or "256x384" (height x width); empty: the size the model was trained at
@@ -64,26 +82,29 @@ def make_recipe(
 
     Args:
         target, tasks: names, or several with commas between them.
+        precision: of every target.
 
     Raises:
         SpecError: for a name that this version does not have; lists what is available. (Sizes are checked when
             the model is read, against its own factor.)
     """
-    targets = tuple(_choice("target", name, AVAILABLE_TARGETS, TargetName) for name in _words(target))
-    if len(targets) != 1:
-        raise SpecError(f"--target {target!r} must name one of: {', '.join(AVAILABLE_TARGETS)}")
-    chosen = _choice("precision", precision, AVAILABLE_PRECISIONS, Precision)
+    engines = tuple(_choice("target", name, AVAILABLE_TARGETS, TargetName) for name in _words(target))
+    if not engines:
+        raise SpecError(f"--target must name at least one of: {', '.join(AVAILABLE_TARGETS)}")
     names = tuple(_choice("task", name, AVAILABLE_TASKS, Task) for name in _words(tasks))
     if not names:
         raise SpecError(f"--tasks must name at least one of: {', '.join(AVAILABLE_TASKS)}")
     return Recipe(
-        target=targets[0],
-        precision=chosen,
-        thresholds=THRESHOLDS[chosen],
+        targets=tuple(_target(name, precision) for name in engines),
         sizes=tuple(sizes),
         tasks=tuple(dict.fromkeys(names)),
         draws=draws,
     )
+
+
+def _target(name: TargetName, precision: str) -> TargetRecipe:
+    chosen = _choice(f"{name} precision", precision, AVAILABLE_PRECISIONS[name], Precision)
+    return TargetRecipe(name=name, precision=chosen, thresholds=THRESHOLDS[chosen])
 
 
 NameT = typing.TypeVar("NameT", bound=str)

@@ -9,22 +9,71 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
 from onnxscript import opset20, optimizer
 from torch.export import ExportedProgram
 
+from microforge.bundle_files import file_entry
+from microforge.errors import GraphLintError
+from microforge_export.lint import lint, operator_counts
 from microforge_export.program import Component
+from microforge_export.targets import TargetFiles
+from microforge_export.weights import SharedWeights, check_graph, write_graph
 
+WEIGHTS = "onnx/weights.bin"
 #: Gelu is an operator since 20, and no later one gives these graphs anything.
 OPSET = 20
 _op: Any = opset20  # its own types do not admit what its functions return
 _NO_LIMIT = 1 << 62
+
+
+@dataclass(frozen=True)
+class OnnxArtefacts:
+    """One graph per component key."""
+
+    graphs: Mapping[str, ir.Model]
+
+    def lint(self) -> None:
+        """Refuse graphs that phones cannot run well; see ``microforge_export.lint``."""
+        for key, graph in self.graphs.items():
+            lint(key, graph)
+
+    def write(self, folder: Path) -> TargetFiles:
+        """Write ``onnx/KEY.onnx`` and the shared weights into the bundle ``folder``.
+
+        Raises:
+            GraphLintError: when a written file is not valid ONNX.
+        """
+        operators = operator_counts(self.graphs.values())
+        (folder / WEIGHTS).parent.mkdir()
+        files = {key: f"onnx/{key}.onnx" for key in self.graphs}
+        with SharedWeights(folder / WEIGHTS) as weights:
+            for key, graph in self.graphs.items():
+                write_graph(graph, folder / files[key], weights)
+        for key, relative in files.items():
+            try:
+                check_graph(folder / relative)
+            except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+                raise GraphLintError(f"{key}: onnx.checker: {' '.join(str(error).split())[:300]}") from None
+        return TargetFiles(
+            files={key: file_entry(folder, relative) for key, relative in files.items()},
+            operators=operators,
+            shared_files=(file_entry(folder, WEIGHTS),),
+        )
+
+
+def lower_all(components: Sequence[Component], programs: Mapping[str, ExportedProgram]) -> OnnxArtefacts:
+    """Every component as one ONNX graph in fp32."""
+    return OnnxArtefacts({item.key: lower(item, programs[item.key]) for item in components})
 
 
 def lower(component: Component, program: ExportedProgram) -> ir.Model:

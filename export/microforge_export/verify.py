@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from microforge.bundle import FileEntry, ImageParity, Manifest, Parity, TargetName, Trajectory
+from microforge.bundle import Manifest, Trajectory
 from microforge.bundle_files import Bundle, file_entry
+from microforge.bundle_targets import FileEntry, ImageParity, Parity, TargetName
 from microforge.errors import BundleError
 from microforge_export import golden, parity
 from microforge_runtimes import Generator
@@ -20,15 +21,15 @@ Reporter = Callable[[str], None]
 class Verification:
     """What was measured, and everything that is not as it must be, one phrase each."""
 
-    parity: Mapping[str, Parity]
-    images: Mapping[str, ImageParity]
+    parity: Mapping[TargetName, Mapping[str, Parity]]
+    images: Mapping[TargetName, Mapping[str, ImageParity]]
     problems: tuple[str, ...]
 
 
 @dataclass
 class _Findings:
-    parity: dict[str, Parity] = field(default_factory=dict)
-    images: dict[str, ImageParity] = field(default_factory=dict)
+    parity: dict[TargetName, dict[str, Parity]] = field(default_factory=dict)
+    images: dict[TargetName, dict[str, ImageParity]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -41,6 +42,7 @@ def verify(bundle: Bundle, report: Reporter = lambda _: None) -> Verification:
     findings = _Findings(problems=_hash_problems(bundle))
     opened = _as_found(bundle) if findings.problems else bundle
     for name in bundle.manifest.targets:
+        findings.parity[name], findings.images[name] = {}, {}
         for key in bundle.manifest.targets[name].files:
             report(f"{name} {key}")
             _component(findings, opened, name, key)
@@ -51,7 +53,8 @@ def verify(bundle: Bundle, report: Reporter = lambda _: None) -> Verification:
         findings.problems.append("the bundle has no target; build it again")
     if not bundle.manifest.golden.trajectories:
         findings.problems.append("the bundle has no golden drawing; build it again")
-    findings.problems += parity.shortfalls(findings.parity, findings.images)
+    for name in bundle.manifest.targets:
+        findings.problems += parity.shortfalls(name, findings.parity[name], findings.images[name])
     return Verification(findings.parity, findings.images, tuple(findings.problems))
 
 
@@ -67,12 +70,13 @@ def _hash_problems(bundle: Bundle) -> list[str]:
 
 def _owner(manifest: Manifest, entry: FileEntry) -> str:
     """What a file of the bundle is part of."""
-    for target in manifest.targets.values():
-        for key, value in target.files.items():
-            if value.path == entry.path:
-                return key
+    for name, target in manifest.targets.items():
+        own = {key: (value, *target.parts.get(key, ())) for key, value in target.files.items()}
+        keys = [key for key, values in own.items() if entry.path in [value.path for value in values]]
+        if keys:
+            return f"{name} {', '.join(keys)}"
         if entry.path in [value.path for value in target.shared_files]:
-            return f"weights of {', '.join(target.files)}"
+            return f"{name} weights of {', '.join(target.files)}"
     for key, value in manifest.golden.components.items():
         if value.path == entry.path:
             return f"golden cases of {key}"
@@ -83,32 +87,34 @@ def _component(findings: _Findings, bundle: Bundle, target: TargetName, key: str
     recorded = bundle.manifest.targets[target].parity.get(key)
     entry = bundle.manifest.golden.components.get(key)
     if recorded is None or entry is None:
-        findings.problems.append(f"{key} has no golden cases or no recorded parity; build the bundle again")
+        findings.problems.append(
+            f"{target} {key} has no golden cases or no recorded parity; build the bundle again"
+        )
         return
     try:
         cases = golden.read_cases(bundle.checked(entry))
-        findings.parity |= parity.measure_components(
+        findings.parity[target] |= parity.measure_components(
             bundle, target, {key: cases}, threshold_db=recorded.threshold_db
         )
     except (BundleError, ValueError) as error:  # ValueError: golden inputs that do not fit the component
-        findings.problems.append(f"{key} cannot be run: {error}")
+        findings.problems.append(f"{target} {key} cannot be run: {error}")
 
 
 def _trajectory(findings: _Findings, bundle: Bundle, target: TargetName, trajectory: Trajectory) -> None:
     recorded, size = bundle.manifest.targets[target].image, trajectory.size
     name = f"{trajectory.prompt!r} at {size}"
     if recorded is None:
-        findings.problems.append(f"image of {name} has no recorded parity; build the bundle again")
+        findings.problems.append(f"{target} image of {name} has no recorded parity; build the bundle again")
         return
     try:
         reference = golden.read_tensors(bundle.checked(trajectory.file))["image"]
         with Generator(bundle, target, (size.height, size.width), keep_loaded=True) as generator:
             image = parity.draw_float(generator, trajectory.prompt, trajectory.seed)
     except (BundleError, ValueError, KeyError) as error:
-        findings.problems.append(f"image of {name} cannot be drawn: {error}")
+        findings.problems.append(f"{target} image of {name} cannot be drawn: {error}")
         return
     difference = parity.image_difference_255(reference, image)
-    findings.images[name] = ImageParity(max_abs_255=difference, threshold=recorded.threshold)
+    findings.images[target][name] = ImageParity(max_abs_255=difference, threshold=recorded.threshold)
 
 
 def _as_found(bundle: Bundle) -> Bundle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -35,7 +36,8 @@ def open_session(bundle: Bundle, target: str, key: str, threads: int | None = No
     """Load component ``key`` of ``bundle`` on the engine ``target``, after its files' hashes were checked.
 
     Args:
-        threads: that the engine may use for one operator; its own choice when None.
+        threads: that the engine may use for one operator; its own choice when None. ExecuTorch has one pool
+            for all sessions of a process, and Core ML chooses itself.
 
     Raises:
         BundleError: when the bundle lacks the target, this version has no engine for it, or a file is damaged.
@@ -47,7 +49,17 @@ def open_session(bundle: Bundle, target: str, key: str, threads: int | None = No
         from microforge_runtimes.onnx_session import OnnxSession  # the engine loads only when it is used
 
         return OnnxSession(path, component, threads)
-    raise BundleError(f"this version has no runtime for target {target!r}; it has: onnx")
+    if target == "executorch":
+        from microforge_runtimes.executorch_session import ExecutorchSession
+
+        return ExecutorchSession(path, key, component, threads)
+    if target == "coreml":
+        from microforge_runtimes.coreml_session import CoreMLSession, MilSession
+
+        # Core ML itself runs on Apple's systems only; elsewhere its files are interpreted, and checked so.
+        on_mac = platform.system() == "Darwin"
+        return CoreMLSession(path, component, key) if on_mac else MilSession(path, component, key)
+    raise BundleError(f"this version has no runtime for target {target!r}; it has: onnx, executorch, coreml")
 
 
 def check_inputs(component: Component, inputs: Mapping[str, Array]) -> None:

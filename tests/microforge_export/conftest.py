@@ -46,17 +46,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of the miniature at its own size."""
-    return built(checkpoint, tmp_path_factory.mktemp("bundle") / "one.mfb")
+    """A bundle of the miniature at its own size, for every target."""
+    return built(checkpoint, tmp_path_factory.mktemp("bundle") / "one.mfb", target="onnx,executorch")
 
 
 @pytest.fixture(scope="session")
 def two_sizes(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of the miniature at its own size and at 64 x 96 pixels."""
+    """A bundle of the miniature at its own size and at 64 x 96 pixels, for ONNX alone."""
     return built(checkpoint, tmp_path_factory.mktemp("bundle") / "two.mfb", "64", "64x96")
 
 
-def built(checkpoint: Path, out: Path, *sizes: str) -> Path:
-    recipe = make_recipe(target="onnx", precision="fp32", sizes=sizes, tasks="generate")
+def built(checkpoint: Path, out: Path, *sizes: str, target: str = "onnx") -> Path:
+    recipe = make_recipe(target=target, precision="fp32", sizes=sizes, tasks="generate")
     build(recipe, lambda: read_model(checkpoint), out)
     return out

@@ -13,26 +13,29 @@ import pytest
 from PIL import Image
 
 from microforge.bundle_files import load_bundle
+from microforge.bundle_targets import TargetName
 from microforge.errors import SpecError
 from microforge.pipeline import MicroForgePipeline
 from microforge_export import golden, pipeline
 from microforge_export.lint import REFUSED
 from microforge_export.microforge_provider import read_model
-from microforge_export.pipeline import STAGES, Stage, build, check_order
+from microforge_export.pipeline import Stage, build, check_order, stages_of
 from microforge_export.recipe import make_recipe
 from microforge_runtimes import Generator
 
 
-def test_every_component_and_every_image_matches_torch(bundle: Path) -> None:
-    target = load_bundle(bundle).manifest.targets["onnx"]
+@pytest.mark.parametrize("name", ["onnx", "executorch"])
+def test_every_component_and_every_image_matches_torch(bundle: Path, name: TargetName) -> None:
+    target = load_bundle(bundle).manifest.targets[name]
     assert set(target.parity) == {"text_encoder", "denoiser", "vae_decoder", "vae_encoder"}
     assert all(value.psnr_db > 90 and value.threshold_db == 60 for value in target.parity.values())
     assert target.image is not None and target.image.max_abs_255 < 0.5
 
 
-def test_the_bundle_draws_what_the_torch_pipeline_draws(bundle: Path, checkpoint: Path) -> None:
+@pytest.mark.parametrize("target", ["onnx", "executorch"])
+def test_the_bundle_draws_what_the_torch_pipeline_draws(bundle: Path, checkpoint: Path, target: str) -> None:
     reference = MicroForgePipeline.from_pretrained(checkpoint).text2img("a blue circle", seed=2**40 + 5)
-    with Generator(bundle) as generator:
+    with Generator(bundle, target) as generator:
         image = generator.generate("a blue circle", seed=2**40 + 5).image
     expected = np.rint(reference[0].permute(1, 2, 0).numpy() * 255)
     assert expected.std() > 1, "a blank image would prove nothing"
@@ -44,15 +47,20 @@ def test_a_non_square_size_draws_too(two_sizes: Path) -> None:
         assert generator.generate("a red circle").image.shape == (64, 96, 3)
 
 
-def test_the_chunked_ssm_exports_and_matches_torch(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["onnx", pytest.param("executorch", marks=pytest.mark.slow)])
+def test_the_chunked_ssm_exports_and_matches_torch(
+    checkpoint: Path, tmp_path: Path, target: TargetName
+) -> None:
     chunked = tmp_path / "chunked"
     shutil.copytree(checkpoint, chunked)
     config = json.loads((chunked / "config.json").read_text("utf-8"))
     config["model"]["backbone"] |= {"dense_limit": 0, "chunk": 6}  # many chunks on a small grid
     (chunked / "config.json").write_text(json.dumps(config), "utf-8")
-    recipe = make_recipe(target="onnx", precision="fp32", sizes=("128x96",), tasks="generate")
+    recipe = make_recipe(target=target, precision="fp32", sizes=("128x96",), tasks="generate")
     build(recipe, lambda: read_model(chunked), tmp_path / "chunked.mfb")
-    assert load_bundle(tmp_path / "chunked.mfb").manifest.targets["onnx"].parity["denoiser"].psnr_db > 90
+    built = load_bundle(tmp_path / "chunked.mfb").manifest.targets[target]
+    assert built.parity["denoiser"].psnr_db > 90
+    assert target == "onnx" or built.coverage["denoiser"].delegates == 1
 
 
 def test_two_builds_give_the_same_graphs_and_weights(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -110,18 +118,21 @@ def test_graphs_are_valid_static_and_carry_the_declared_names(two_sizes: Path) -
 
 
 def test_files_hold_no_path_and_no_stack_trace(bundle: Path, checkpoint: Path) -> None:
-    for path in (bundle / "onnx").glob("*.onnx"):
+    for path in (*(bundle / "onnx").glob("*.onnx"), *(bundle / "executorch").glob("*.pte")):
         data = path.read_bytes()
         assert b".py" not in data and str(checkpoint.parent).encode() not in data
 
 
-def test_every_file_is_in_the_manifest_or_for_people(two_sizes: Path) -> None:
-    opened = load_bundle(two_sizes)
+def test_every_file_is_in_the_manifest_or_for_people(bundle: Path, two_sizes: Path) -> None:
+    for folder in (bundle, two_sizes):
+        _check_files(folder)
+
+
+def _check_files(folder: Path) -> None:
+    opened = load_bundle(folder)
     listed = {entry.path for entry in opened.files()} | {"manifest.json", "report.json", "preview.png"}
-    assert {
-        path.relative_to(two_sizes).as_posix() for path in two_sizes.rglob("*") if path.is_file()
-    } == listed
-    assert all((two_sizes / path).stat().st_mode & 0o044 for path in listed), "readable by others"
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == listed
+    assert all((folder / path).stat().st_mode & 0o044 for path in listed), "readable by others"
 
 
 def test_the_preview_is_the_first_drawing(bundle: Path) -> None:
@@ -149,6 +160,7 @@ def test_a_size_is_checked_before_anything_is_written(checkpoint: Path, tmp_path
 
 
 def test_stages_in_a_wrong_order_are_refused() -> None:
-    check_order((*pipeline.PLANNING, *STAGES), ("recipe", "load", "folder"))
+    recipe = make_recipe(target="onnx,executorch", precision="fp32", sizes=(), tasks="generate")
+    check_order((*pipeline.PLANNING, *stages_of(recipe)), ("recipe", "load", "folder"))
     with pytest.raises(ValueError, match="needs 'programs'"):
         check_order((Stage("lower", ("programs",), ("graphs",), lambda _: {}),), ("recipe",))

@@ -22,9 +22,9 @@ def run(*words: str) -> int:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--target", "coreml"], "target 'coreml' is not available in this version; available: onnx"),
-        (["--target", "tflite"], "target 'tflite' is unknown; available: onnx"),
-        (["--target", ""], "must name one of: onnx"),
+        (["--precision", "fp16"], "onnx precision 'fp16' is not available in this version; available: fp32"),
+        (["--target", "tflite"], "target 'tflite' is unknown; available: onnx, executorch, coreml"),
+        (["--target", ","], "must name at least one of: onnx, executorch, coreml"),
         (["--precision", "int8"], "precision 'int8' is not available in this version; available: fp32"),
         (["--tasks", "edit"], "task 'edit' is not available in this version; available: generate"),
         (["--tasks", ","], "at least one of: generate"),
@@ -85,10 +85,25 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["build", str(checkpoint), "--out", "x.mfb", "--dry-run", "--size", "64", "--size", "64x96"]
+    words = [
+        "build",
+        str(checkpoint),
+        "--out",
+        "x.mfb",
+        "--dry-run",
+        "--size",
+        "64",
+        "--size",
+        "64x96",
+        "--target",
+        "onnx, executorch",
+    ]
     assert run(*words, "--json") == 0
     plan = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert plan["sizes"] == ["64x64", "64x96"] and plan["thresholds"]["component_psnr_db"] == 60
+    assert plan["sizes"] == ["64x64", "64x96"]
+    assert {name: item["thresholds"]["component_psnr_db"] for name, item in plan["targets"].items()} == {
+        "onnx": 60, "executorch": 60,
+    }  # fmt: skip
     assert plan["components"]["denoiser_64x96"]["inputs"][0] == {
         "name": "z",
         "shape": [1, 4, 2, 3],

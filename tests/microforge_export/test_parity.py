@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microforge.bundle import ImageParity, Parity
+from microforge.bundle_targets import ImageParity, Parity
 from microforge.errors import BundleError, ParityError
 from microforge_export import golden, parity
 from microforge_export.golden import Case
@@ -34,8 +34,12 @@ def test_nan_and_wrong_shapes_are_the_worst() -> None:
 def test_a_shortfall_names_every_component_and_image() -> None:
     bad = Parity(psnr_db=31.25, max_abs=1.0, threshold_db=60.0)
     image = ImageParity(max_abs_255=3.0, threshold=2.0)
-    with pytest.raises(ParityError, match=r"^denoiser has 31\.2 dB, .*; image of 'x' differs by 3\.00/255"):
-        parity.require({"denoiser": bad, "fine": bad.model_copy(update={"psnr_db": 60.0})}, {"'x'": image})
+    with pytest.raises(
+        ParityError, match=r"^onnx denoiser has 31\.2 dB, .*; onnx image of 'x' differs by 3\.00/255"
+    ):
+        parity.require(
+            "onnx", {"denoiser": bad, "fine": bad.model_copy(update={"psnr_db": 60.0})}, {"'x'": image}
+        )
 
 
 def test_cases_survive_the_disk_in_any_memory_layout(tmp_path: Path) -> None:

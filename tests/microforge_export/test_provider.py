@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from microforge.bundle import Guidance, Latent, Sampler, Size
 from microforge.bundle_files import load_bundle
+from microforge.bundle_targets import TargetName
 from microforge.errors import GraphLintError, ParityError
 from microforge.tokenizer import BOS, EOS, PAD, TASK_IDS
 from microforge_export.pipeline import build
@@ -104,16 +106,30 @@ def source(checkpoint: Path, provider: OtherLibrary) -> SourceModel:
     )
 
 
-def recipe(component_db: float = 60.0, image: float = 255.0) -> Recipe:
-    made = make_recipe(target="onnx", precision="fp32", sizes=(), tasks="generate")
-    return replace(made, thresholds=Thresholds(component_psnr_db=component_db, image_max_diff_255=image))
+def recipe(component_db: float = 60.0, image: float = 255.0, target: str = "onnx") -> Recipe:
+    made = make_recipe(target=target, precision="fp32", sizes=(), tasks="generate")
+    limits = Thresholds(component_psnr_db=component_db, image_max_diff_255=image)
+    return replace(made, targets=tuple(replace(target, thresholds=limits) for target in made.targets))
 
 
-def test_components_without_mask_and_plan_build_and_draw(checkpoint: Path, tmp_path: Path) -> None:
-    build(recipe(), lambda: source(checkpoint, OtherLibrary(networks())), tmp_path / "other.mfb")
-    assert set(load_bundle(tmp_path / "other.mfb").manifest.components) == {"words", "steps", "pixels"}
-    with Generator(tmp_path / "other.mfb") as generator:
-        assert generator.generate("a red circle").image.shape == (32, 64, 3)
+def test_components_without_mask_and_plan_build_and_draw_on_every_target(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    names: tuple[TargetName, ...] = ("executorch", "coreml", "onnx")
+    out = tmp_path / "other.mfb"
+    build(recipe(target=",".join(names)), lambda: source(checkpoint, OtherLibrary(networks())), out)
+    manifest = load_bundle(out).manifest
+    assert set(manifest.components) == {"words", "steps", "pixels"} and tuple(manifest.targets) == names
+    images = []
+    for name in names:
+        assert set(manifest.targets[name].files) == set(manifest.components)
+        with Generator(out, name) as generator:
+            images.append(generator.generate("a red circle").image.astype(int))
+    assert images[0].shape == (32, 64, 3) and images[0].std() > 0
+    assert max(np.abs(image - images[0]).max() for image in images) <= 1
+    report = json.loads((out / "report.json").read_text("utf-8"))
+    assert tuple(report["targets"]) == names
+    assert {"torch", "onnxruntime", "executorch", "coremltools"} <= set(manifest.provenance.versions)
 
 
 def test_a_component_below_its_threshold_is_named_and_nothing_is_left(

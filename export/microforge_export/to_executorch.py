@@ -1,0 +1,168 @@
+"""ExportedProgram -> ExecuTorch programs (``.pte``) on the XNNPACK delegate, with static shapes.
+
+Components that share weights (the sizes of a denoiser, its generate and edit layouts) become methods of one
+program, named by the component's key: the program stores equal constants once. Every other component has a
+program of its own, so that a device loads one stage at a time.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import to_edge_transform_and_lower
+from torch import fx
+from torch.export import ExportedProgram
+
+from microforge.bundle import Role
+from microforge.bundle_files import file_entry
+from microforge.bundle_targets import Coverage, FileEntry, Memory
+from microforge.errors import GraphLintError
+from microforge_export.coverage import coverage, delegate_graphs, live_bytes, operator_counts, rejections
+from microforge_export.executorch_ops import simplify
+from microforge_export.lint import MAX_RANK
+from microforge_export.program import Component
+from microforge_export.targets import TargetFiles
+
+#: Which program of a bundle holds a role's methods: those with the same weights lie together.
+PROGRAMS: Mapping[Role, str] = {
+    "text_encoder": "text_encoder",
+    "denoiser": "denoiser",
+    "denoiser_edit": "denoiser",
+    "vae_decoder": "vae_decoder",
+    "vae_encoder": "vae_encoder",
+}
+_TYPES = frozenset({torch.float32, torch.float16, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExecutorchArtefacts:
+    """Lowered programs of a bundle; ``programs`` maps a file's stem to an edge manager with its methods."""
+
+    programs: Mapping[str, Any]
+    homes: Mapping[str, str]  # component key -> stem
+    weights: Mapping[str, int]  # component key -> bytes of its constants
+    coverage: Mapping[str, Coverage]
+    operators: Mapping[str, int]
+
+    def lint(self) -> None:
+        """Refuse value-dependent shapes, float64 and more than five axes outside delegates.
+
+        Raises:
+            GraphLintError: names the component and the nodes at fault, at most five of them.
+        """
+        for key, stem in self.homes.items():
+            problems = list(_problems(self.programs[stem].exported_program(key).graph))
+            if problems:
+                raise GraphLintError(f"{key}: {'; '.join(problems[:5])}")
+
+    def write(self, folder: Path) -> TargetFiles:
+        """Write ``executorch/STEM.pte`` into the bundle ``folder``."""
+        (folder / "executorch").mkdir()
+        entries: dict[str, FileEntry] = {}
+        memory: dict[str, Memory] = {}
+        for stem, manager in self.programs.items():
+            with _quiet():
+                built = manager.to_executorch()
+            relative = f"executorch/{stem}.pte"
+            with (folder / relative).open("wb") as stream:
+                built.write_to_file(stream)
+            entry = file_entry(folder, relative)
+            for plan in built.executorch_program.execution_plan:
+                entries[plan.name] = entry
+                graphs = delegate_graphs(manager.exported_program(plan.name))
+                memory[plan.name] = _memory(self.weights[plan.name], plan.non_const_buffer_sizes, graphs)
+        return TargetFiles(
+            files={key: entries[key] for key in self.homes},
+            operators=self.operators,
+            coverage=self.coverage,
+            memory={key: memory[key] for key in self.homes},
+        )
+
+
+def lower_all(
+    components: Sequence[Component], programs: Mapping[str, ExportedProgram]
+) -> ExecutorchArtefacts:
+    """Lower every component to XNNPACK in fp32.
+
+    Raises:
+        GraphLintError: when ExecuTorch cannot lower a component; names it.
+    """
+    grouped: dict[str, dict[str, ExportedProgram]] = {}
+    for component in components:
+        with _refusing(component.key), _quiet():
+            simple = simplify(programs[component.key])
+        grouped.setdefault(PROGRAMS[component.role], {})[component.key] = simple
+    weights = {key: _constant_bytes(item) for methods in grouped.values() for key, item in methods.items()}
+    managers, report, counts = {}, {}, Counter[str]()
+    for stem, methods in grouped.items():
+        with rejections() as reasons, _refusing(", ".join(methods)), _quiet():
+            managers[stem] = to_edge_transform_and_lower(methods, partitioner=[XnnpackPartitioner()])
+        for key in methods:
+            lowered = managers[stem].exported_program(key)
+            report[key] = coverage(lowered, reasons)
+            counts += operator_counts(lowered)
+    keys = [component.key for component in components]
+    return ExecutorchArtefacts(
+        programs=managers,
+        homes={component.key: PROGRAMS[component.role] for component in components},
+        weights=weights,
+        coverage={key: report[key] for key in keys},
+        operators=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+    )
+
+
+def _memory(weights: int, buffers: Sequence[int], graphs: Sequence[fx.Graph]) -> Memory:
+    """``buffers`` is the memory plan of a method; its first entry stands for constants and is always 0.
+
+    Delegates run one after another on one workspace, so the largest counts.
+    """
+    arena = sum(buffers[1:])
+    activations = arena + max((live_bytes(graph) for graph in graphs), default=0)
+    return Memory(weights=weights, activations=activations, peak=weights + activations, arena=arena)
+
+
+def _constant_bytes(program: ExportedProgram) -> int:
+    """Bytes of the constants that a program's graph uses, equal storage counted once."""
+    values = {**program.state_dict, **program.constants}
+    used = [values[spec.target] for spec in program.graph_signature.input_specs if spec.target in values]
+    unique = {value.data_ptr(): value for value in used if isinstance(value, torch.Tensor)}
+    return sum(value.numel() * value.element_size() for value in unique.values())
+
+
+def _problems(graph: fx.Graph) -> Iterator[str]:
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if node.op != "call_function" or not isinstance(value, torch.Tensor):
+            continue
+        if value.dtype not in _TYPES:
+            yield f"node {node.name} has type {value.dtype}"
+        if not all(isinstance(side, int) for side in value.shape):
+            yield f"node {node.name} has a dynamic shape {list(value.shape)}"
+        elif value.dim() > MAX_RANK:
+            yield f"node {node.name} has {value.dim()} axes, at most {MAX_RANK} are supported"
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Turn whatever torch.export or ExecuTorch raise into one line about the component."""
+    try:
+        yield
+    except Exception as error:  # their exception classes share no base of their own
+        reason = " ".join(str(error).split())[:300]
+        raise GraphLintError(f"{what}: ExecuTorch cannot lower it: {reason}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' remarks about themselves (experimental, deprecated) off the terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
