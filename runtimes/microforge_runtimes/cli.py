@@ -28,7 +28,9 @@ def generate(
     seed: Annotated[
         int, typer.Option(help="0 to 2**64 - 1; the same seed gives the same image everywhere.")
     ] = 0,
-    target: Annotated[str, typer.Option(help="Engine: onnx, executorch or coreml, where the bundle has it.")] = "onnx",
+    target: Annotated[
+        str, typer.Option(help="Engine: onnx, executorch or coreml, where the bundle has it.")
+    ] = "onnx",
     size: Annotated[
         str | None, typer.Option(help="128 or 128x256 (height x width), if the bundle has several.")
     ] = None,
