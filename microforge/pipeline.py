@@ -118,17 +118,17 @@ class MicroForgePipeline(nn.Module):
 
     @torch.no_grad()
     def edit(
-        self, source: Tensor, instruction: Prompt, num_steps: int | None = None, text_guidance: float | None = None,
+        self, source: Tensor, instruction: Prompt | None, num_steps: int | None = None, text_guidance: float | None = None,
         image_guidance: float | None = None, seed: int = 0, callback: StepCallback | None = None,
     ) -> Tensor:  # fmt: skip
-        """Change ``source`` (B, 3, H, W) as ``instruction`` says; same size out."""
+        """Change ``source`` (B, 3, H, W) as ``instruction`` says; same size out. None is the empty instruction."""
         return self._edit_task(
             "edit", source, instruction, num_steps, text_guidance, image_guidance, seed, callback
         )
 
     @torch.no_grad()
     def inpaint(
-        self, source: Tensor, mask: Tensor, prompt: Prompt, num_steps: int | None = None,
+        self, source: Tensor, mask: Tensor, prompt: Prompt | None = None, num_steps: int | None = None,
         text_guidance: float | None = None, image_guidance: float | None = None, seed: int = 0,
         callback: StepCallback | None = None,
     ) -> Tensor:  # fmt: skip
@@ -136,14 +136,23 @@ class MicroForgePipeline(nn.Module):
 
         Each step blends the known region back at the current noise level; pixels outside the mask are
         the source's own, bit for bit (SPEC section 6).
+
+        Raises:
+            SpecError: for a mask of another size or without a pixel to fill, or a size that is not allowed.
         """
-        mask = (mask > 0.5).to(source.dtype)
+        batch, _, height, width = source.shape
+        size = self._size(height, width)
+        if mask.shape not in ((batch, 1, *size), (1, 1, *size)):
+            raise SpecError(
+                f"the inpainting mask is {tuple(mask.shape)}; it must be ({batch}, 1, {height}, {width}), as the source"
+            )
+        mask = (mask > 0.5).to(source)
         if not bool(mask.any()):
             raise SpecError("the inpainting mask is all zero; mark the pixels to fill with 1")
         grey = torch.where(mask > 0, torch.full_like(source, 0.5), source)
         known = self.vae.normalize(self.vae.encode(source).mean)
         hole = F.max_pool2d(mask, self.vae.spec.downsample)  # a cell with any masked pixel is redrawn
-        noise = self._noise((source.shape[2], source.shape[3]), source.shape[0], seed)
+        noise = self._noise(size, batch, seed)
 
         def blend(z: Tensor, t: float) -> Tensor:
             return hole * z + (1.0 - hole) * ((1.0 - t) * known + t * noise)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from microforge.data.captions import (
     COLOR_WORDS,
@@ -23,6 +25,7 @@ from microforge.data.captions import (
     synonym,
     with_article,
 )
+from microforge.data.renderer import object_mask
 from microforge.data.scenes import (
     COLORS,
     EXTENT,
@@ -76,6 +79,24 @@ def sample_edit(rng: np.random.Generator, operation: str | None = None) -> Edit:
         if outcome is not None:
             instruction, target = outcome
             return Edit(source, as_typed(instruction, rng), target, operation)
+
+
+def edited_region(edit: Edit, height: int, width: int) -> Tensor:
+    """Where an edit may change pixels: float32 (1, H, W), 1 on every object that changes, before and after.
+
+    A new background changes every pixel but those that an object covers whole.
+    """
+    before, after = edit.source, edit.target
+    changed = set(before.objects) ^ set(after.objects)
+    region = torch.zeros(height, width)
+    for item in changed:
+        region = torch.maximum(region, (object_mask(item, height, width) > 0).float())
+    if before.background_rgb != after.background_rgb:
+        covered = torch.zeros(height, width)
+        for item in after.objects:
+            covered = torch.maximum(covered, object_mask(item, height, width))
+        region = torch.maximum(region, (covered < 1).float())
+    return region[None]
 
 
 def _recolor(rng: np.random.Generator, scene: Scene) -> Outcome:

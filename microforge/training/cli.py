@@ -11,7 +11,7 @@ import typer
 from microforge.cli import command_app, print_json, run
 
 app = command_app(
-    "Train MicroForge, one stage at a time (vae, then flow, then kd if you like) or all of them."
+    "Train MicroForge, one stage at a time (vae, then flow, then kd and edit if you like) or all of them."
 )
 
 EXAMPLES = """Examples:
@@ -21,6 +21,8 @@ mf-train vae --config nano --out runs/nano --bf16   (first: images to latents)
 mf-train flow --config nano --out runs/nano --bf16   (then: captions to latents; runs/nano/flow/checkpoint is the model)
 
 mf-train kd --config nano --out runs/nano --teacher runs/big/flow/checkpoint   (optional: learn from a larger model)
+
+mf-train edit --config nano --out runs/nano --bf16   (optional, after flow: edit, inpaint and super-resolve too)
 
 mf-train all --config tiny --out runs/tiny   (the whole curriculum; --settings FILE.toml for your own)
 
@@ -40,6 +42,7 @@ class StageName(StrEnum):
     vae = "vae"
     flow = "flow"
     kd = "kd"
+    edit = "edit"
     all = "all"
 
 
@@ -52,6 +55,9 @@ def train(
     data: Annotated[str, typer.Option(
         help="scenes (the built-in world), a folder of captioned images, or .tar shards: SHARD.tar, 'x/{000..127}.tar'.",
         rich_help_panel=_WHAT)] = "scenes",
+    edits: Annotated[str | None, typer.Option(
+        help="edit: a folder with metadata.jsonl of source, instruction, target; the built-in edits by default.",
+        rich_help_panel=_WHAT)] = None,
     flip: Annotated[bool, typer.Option(
         "--flip", help="Mirror images of your own; captions with left and right become wrong.", rich_help_panel=_WHAT,
     )] = False,
@@ -63,7 +69,7 @@ def train(
     steps: Annotated[int | None, typer.Option(
         help="Optimizer steps; the stage's own by default.", rich_help_panel=_WHAT)] = None,
     batch: Annotated[int | None, typer.Option(
-        help="Images (vae) or captions (flow, kd) per step, for each process.", rich_help_panel=_WHAT)] = None,
+        help="Images (vae) or captions (flow, kd, edit) per step, for each process.", rich_help_panel=_WHAT)] = None,
     init: Annotated[str | None, typer.Option(
         help="Start from a checkpoint's weights: a folder, or pretrained.", rich_help_panel=_WHAT)] = None,
     teacher: Annotated[str | None, typer.Option(
@@ -76,7 +82,7 @@ def train(
     crop: Annotated[int | None, typer.Option(
         help="vae: train on square windows of this side instead of whole images.", rich_help_panel=_WHAT)] = None,
     optimizer: Annotated[str | None, typer.Option(
-        help="adamw, or (flow, kd) muon for the hidden matrices.", rich_help_panel=_WHAT)] = None,
+        help="adamw, or (flow, kd, edit) muon for the hidden matrices.", rich_help_panel=_WHAT)] = None,
     seed: Annotated[int, typer.Option(
         min=0, help="Of initial weights, data and noise.", rich_help_panel=_WHAT)] = 0,
     device: Annotated[str, typer.Option(
@@ -90,7 +96,7 @@ def train(
         help="Compute blocks twice instead of storing them: much less memory, slower.")] = False,
     compile: Annotated[bool, typer.Option(
         "--compile", rich_help_panel=_HOW,
-        help="flow, kd: torch.compile the denoiser; faster after minutes of compiling.")] = False,
+        help="flow, kd, edit: torch.compile the denoiser; faster after minutes of compiling.")] = False,
     threads: Annotated[int | None, typer.Option(
         min=1, help="CPU threads; all by default.", rich_help_panel=_HOW)] = None,
     dry_run: Annotated[bool, typer.Option(
@@ -116,7 +122,7 @@ def train(
     from microforge.training.processes import speaks
 
     request = TrainRequest(
-        stage=stage.value, out=out, config=config, settings=settings, data=data, flip=flip,
+        stage=stage.value, out=out, config=config, settings=settings, data=data, edits=edits, flip=flip,
         random_crop=random_crop, size=size, steps=steps, batch=batch,
         init=init, teacher=teacher, resume=resume, force=force, dry_run=dry_run, seed=seed, device=device, bf16=bf16,
         compile=compile, accumulate=accumulate, checkpoint_blocks=checkpoint_blocks, optimizer=optimizer,

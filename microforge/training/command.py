@@ -9,10 +9,13 @@ import torch
 from rich.console import Console
 
 from microforge.data.corpus import build_tokenizer
+from microforge.data.edit_source import SceneTriples
 from microforge.data.source import SCENES, ImageSource
+from microforge.data.triples import FolderTriples
 from microforge.errors import CheckpointError, OutputExistsError
 from microforge.spec import preset
 from microforge.tokenizer import PRETRAINED, PromptTokenizer
+from microforge.training.edit_stage import EditStage
 from microforge.training.feed import open_data, report_data, report_skipped
 from microforge.training.flow_stage import FlowStage
 from microforge.training.ground import Ground, find_ground, open_checkpoint, stand_on
@@ -21,7 +24,7 @@ from microforge.training.loop import Run, Stage, train
 from microforge.training.memory import describe
 from microforge.training.plan import StagePlan, TrainRequest, plan_stage, spread_over
 from microforge.training.processes import Processes, end_processes, open_processes
-from microforge.training.settings import KDSettings, VAESettings
+from microforge.training.settings import EditSettings, KDSettings, VAESettings
 from microforge.training.state import STATE, RunIdentity, check_identity
 from microforge.training.vae_stage import VAEStage
 
@@ -85,6 +88,8 @@ def run_plan(
     )  # fmt: skip
     loss = train(run, stage, console, processes)
     if processes.is_main:
+        if isinstance(stage, EditStage):
+            report_skipped(stage.triples, plan.folder, console)
         report_skipped(source, plan.folder, console)  # what turned out to be broken on the way
     return {"checkpoint": str(plan.checkpoint.absolute()), "steps": settings.steps, "loss": loss}
 
@@ -146,4 +151,8 @@ def build_stage(plan: StagePlan, ground: Ground, source: ImageSource, console: C
     if isinstance(settings, KDSettings):
         assert ground.teacher is not None
         return KDStage(flow, settings, ground.teacher)
+    if isinstance(settings, EditSettings):
+        assert ground.init is not None
+        triples = SceneTriples() if plan.edits is None else FolderTriples(Path(plan.edits))
+        return EditStage(flow, settings, triples, ground.init.stages)
     return flow

@@ -137,5 +137,9 @@ def _check_order(phases: Sequence[Phase], name: str) -> None:
                 f"{name}: phase[{index}] trains the VAE after a flow has learned its latents; put it before"
             )
         lone = phase.head.decoder_only or stage in DENOISER_STAGES
+        if stage == "edit" and not phase.head.init and not {"flow", "kd"} & set(stages[:index]):
+            raise SpecError(
+                f"{name}: phase[{index}] edits with the weights of a flow: put a flow phase before it, or give it an init"
+            )
         if lone and not phase.head.init and index == 0:
             raise SpecError(f"{name}: phase[0] needs a VAE: put a vae phase before it, or give it an init")

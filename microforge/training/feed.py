@@ -9,6 +9,7 @@ from rich.console import Console
 
 from microforge.bundle_files import atomic_bytes
 from microforge.data.captioned import Skipped, shown, skip_summary
+from microforge.data.edit_source import TripleSource
 from microforge.data.photos import Augmentation
 from microforge.data.source import ImageSource, open_source
 from microforge.training.plan import TrainRequest
@@ -41,7 +42,7 @@ def report_data(source: ImageSource, folder: Path, console: Console) -> None:
     report_skipped(source, folder, console)
 
 
-def report_skipped(source: ImageSource, folder: Path, console: Console) -> None:
+def report_skipped(source: ImageSource | TripleSource, folder: Path, console: Console) -> None:
     """Warn about, and write down, what is not yet in ``skipped.txt``; nothing new is not said again."""
     path = folder / SKIPPED
     before = path.read_text("utf-8").splitlines() if path.is_file() else []

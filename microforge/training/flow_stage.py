@@ -75,6 +75,7 @@ class FlowBatch:
     t: Tensor  # (B * draws,), as `has_plan`
     has_plan: Tensor
     draws: int
+    source: Tensor | None = None  # clean latents (B * draws, C, h, w) of an edit
 
     @property
     def z(self) -> Tensor:
@@ -92,8 +93,9 @@ def predict(network: FlowNetwork, batch: FlowBatch) -> tuple[Tensor, Tensor]:
     z, planner = batch.z, network.denoiser.planner
     with torch.no_grad():
         empty = planner.empty(z.shape[0], z.device)
-        previous = planner(z, batch.t, pooled, empty, torch.zeros_like(batch.has_plan)).float()
-    velocity, plan = network.denoiser(z, batch.t, text, mask, pooled, previous, batch.has_plan)
+        first = torch.zeros_like(batch.has_plan)
+        previous = planner(z, batch.t, pooled, empty, first, batch.source).float()
+    velocity, plan = network.denoiser(z, batch.t, text, mask, pooled, previous, batch.has_plan, batch.source)
     return velocity, plan
 
 

@@ -60,8 +60,13 @@ def find_ground(request: TrainRequest, plan: StagePlan, init: Checkpoint | None)
     """
     teacher = None if request.teacher is None else open_checkpoint(request.teacher)
     flow = request.out / "flow" / CHECKPOINT
-    if plan.stage == "kd" and init is None and (flow / CONFIG).is_file():
+    if plan.stage in ("kd", "edit") and init is None and (flow / CONFIG).is_file():
         init = _of_config(flow, plan.spec)
+    if plan.stage == "edit" and init is None:
+        raise CheckpointError(
+            f"{request.out} has no flow yet: run mf-train flow --config {plan.spec.name} --out {request.out} first, "
+            "or give --init CHECKPOINT"
+        )
     if plan.stage == "vae" and not plan.decoder_only:
         return Ground(init=init)
     vae = init if init is not None else _trained_vae(request.out, plan)

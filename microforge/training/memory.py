@@ -26,7 +26,7 @@ from microforge.tokenizer import PromptTokenizer
 from microforge.training.flow_stage import FlowBatch, FlowNetwork, flow_terms, predict
 from microforge.training.optimizers import group_parameters
 from microforge.training.plan import StagePlan
-from microforge.training.settings import FlowSettings, VAESettings
+from microforge.training.settings import EditSettings, FlowSettings, VAESettings
 from microforge.training.shard import Shard
 from microforge.training.vae_stage import VAEStage
 from microforge.vae import MicroForgeVAE
@@ -164,7 +164,7 @@ class _VAEStep:
 
 
 class _FlowStep:
-    """One step of flow or kd; a sample is a caption with all its noise draws."""
+    """One step of flow, kd or edit; a sample is a caption with all its noise draws."""
 
     def __init__(self, plan: StagePlan, settings: FlowSettings, teacher: ModelSpec | None) -> None:
         self.spec, self.settings = plan.spec, settings
@@ -181,7 +181,9 @@ class _FlowStep:
         ids = torch.ones(samples, spec.text_encoder.max_length, dtype=torch.long)
         z0 = torch.zeros(samples * draws, spec.latent_channels, *self.cells)
         t = torch.zeros(samples * draws)
-        batch = FlowBatch(ids, z0, torch.zeros_like(z0), t, torch.ones_like(t), draws)
+        # every row with a source, twice the tokens: more than a batch of edit that also generates needs
+        source = torch.zeros_like(z0) if isinstance(self.settings, EditSettings) else None
+        batch = FlowBatch(ids, z0, torch.zeros_like(z0), t, torch.ones_like(t), draws, source)
         velocity, plan = predict(self.network, batch)
         loss = flow_terms(batch, velocity, plan, self.settings.diversity)["loss"]
         if self.other is not None:

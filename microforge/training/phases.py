@@ -26,6 +26,7 @@ from microforge.training.plan import (
     DENOISER_STAGES,
     StagePlan,
     TrainRequest,
+    check_edits,
     loop_settings,
     spread_over,
 )
@@ -105,9 +106,10 @@ def plan_steps(curriculum: Curriculum, request: TrainRequest) -> list[Step]:
     steps = []
     for phase in curriculum.phases:
         head = phase.head
+        check_edits(head.stage, request)
         plan = StagePlan(
             head.stage, phase.name, request.out / phase.name, spec, phase.settings,
-            _phase_loop(loop, phase, request), phase.size, request.data, head.decoder_only,
+            _phase_loop(loop, phase, request), phase.size, request.data, head.decoder_only, request.edits,
         )  # fmt: skip
         spread_over(plan, 1, plan.loop.device)
         vae: Source

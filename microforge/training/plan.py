@@ -12,6 +12,7 @@ from microforge.errors import SpecError, missing_extra
 from microforge.spec import ModelSpec, check_size, parse_size
 from microforge.training.processes import launched_precision
 from microforge.training.settings import (
+    EDIT_SETTINGS,
     FLOW_SETTINGS,
     KD_SETTINGS,
     VAE_SETTINGS,
@@ -21,9 +22,9 @@ from microforge.training.settings import (
     check_steps,
 )
 
-STAGES = ("vae", "flow", "kd")
+STAGES = ("vae", "flow", "kd", "edit")
 #: The stages whose networks have hidden matrices, and are worth compiling.
-DENOISER_STAGES = ("flow", "kd")
+DENOISER_STAGES = ("flow", "kd", "edit")
 DECODER = "vae-decoder"  # the folder of a decoder-only run
 CHECKPOINT = "checkpoint"  # a stage's checkpoint, below RUN/STAGE
 
@@ -37,6 +38,7 @@ class TrainRequest:
     config: str | None = None
     settings: Path | None = None
     data: str = "scenes"
+    edits: str | None = None
     flip: bool = False
     random_crop: bool = False
     size: str | None = None
@@ -75,6 +77,7 @@ class StagePlan:
     size: tuple[int, int]
     data: str
     decoder_only: bool = False
+    edits: str | None = None  # the folder of edit triples; None = the built-in world's
 
     @property
     def checkpoint(self) -> Path:
@@ -91,7 +94,9 @@ def preset_settings(stage: str, config: str) -> StageSettings:
         raise SpecError(f"unknown stage {stage!r}; allowed: {', '.join(STAGES)}")
     if stage == "vae":
         return VAE_SETTINGS[config]
-    return (KD_SETTINGS if stage == "kd" else FLOW_SETTINGS)[config]
+    if stage == "kd":
+        return KD_SETTINGS[config]
+    return (EDIT_SETTINGS if stage == "edit" else FLOW_SETTINGS)[config]
 
 
 def plan_stage(request: TrainRequest, spec: ModelSpec, native_size: tuple[int, int]) -> StagePlan:
@@ -108,7 +113,7 @@ def plan_stage(request: TrainRequest, spec: ModelSpec, native_size: tuple[int, i
     name = DECODER if request.decoder_only else request.stage
     return StagePlan(
         request.stage, name, request.out / name, spec, settings, loop_settings(request), size,
-        request.data, request.decoder_only,
+        request.data, request.decoder_only, request.edits,
     )  # fmt: skip
 
 
@@ -132,7 +137,10 @@ def _with_options(settings: StageSettings, request: TrainRequest) -> StageSettin
     if request.decoder_only and request.stage != "vae":
         raise SpecError(f"--decoder-only belongs to the stage vae, not {request.stage}")
     if request.compile and request.stage not in DENOISER_STAGES:
-        raise SpecError(f"--compile belongs to the stages flow and kd, not {request.stage}")
+        raise SpecError(f"--compile belongs to the stages flow, kd and edit, not {request.stage}")
+    check_edits(request.stage, request)
+    if request.edits is not None and request.stage != "edit":
+        raise SpecError(f"--edits belongs to the stage edit, not {request.stage}")
     if request.teacher is not None and request.stage != "kd":
         raise SpecError(f"--teacher belongs to the stage kd, not {request.stage}")
     if request.teacher is None and request.stage == "kd" and not request.dry_run:
@@ -152,13 +160,25 @@ def _with_options(settings: StageSettings, request: TrainRequest) -> StageSettin
     return check_settings(request.stage, settings)
 
 
+def check_edits(stage: str, request: TrainRequest) -> None:
+    """Own images are not taught with the built-in world's edits by accident.
+
+    Raises:
+        SpecError: for the stage edit with ``--data`` of one's own and no ``--edits``.
+    """
+    if stage == "edit" and request.data != "scenes" and request.edits is None:
+        raise SpecError(
+            "the stage edit with --data of your own needs --edits FOLDER, with source, instruction and target images"
+        )
+
+
 def check_settings(stage: str, settings: StageSettings) -> StageSettings:
     """``settings`` when they can be trained with; SpecError otherwise."""
     check_steps(settings.steps)
     if settings.batch < 1:
         raise SpecError(f"batch is {settings.batch}; allowed: 1 or more")
     if settings.optimizer.kind == "muon" and stage not in DENOISER_STAGES:
-        raise SpecError(f"the optimizer muon belongs to the stages flow and kd, not {stage}")
+        raise SpecError(f"the optimizer muon belongs to the stages flow, kd and edit, not {stage}")
     return settings
 
 

@@ -99,7 +99,44 @@ class KDSettings(FlowSettings):
             raise SpecError(f"teacher_weight is {self.teacher_weight}; allowed: above 0")
 
 
-StageSettings = VAESettings | FlowSettings  # and so KDSettings
+@dataclass(frozen=True)
+class EditSettings(FlowSettings):
+    """Stage 5: the flow with three tasks that have a source beside it (SPEC section 6).
+
+    ``batch`` counts the examples of all tasks. Of those with a source, ``drop_text`` lose their words,
+    ``drop_source`` their source and ``drop_both`` both: what three-way guidance contrasts with.
+    """
+
+    generate: float = 0.40
+    edit: float = 0.35
+    inpaint: float = 0.15
+    super_resolve: float = 0.10
+    drop_text: float = 0.10
+    drop_source: float = 0.05
+    drop_both: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name, value in (*self.shares.items(), ("drop_text", self.drop_text),
+                            ("drop_source", self.drop_source), ("drop_both", self.drop_both)):  # fmt: skip
+            if not 0.0 <= value <= 1.0:
+                raise SpecError(f"{name} is {value}; allowed: 0 to 1")
+        if abs(sum(self.shares.values()) - 1.0) > 1e-6:
+            raise SpecError(
+                f"the shares of the tasks sum to {sum(self.shares.values()):g}; they must sum to 1"
+            )
+        if self.drop_text + self.drop_source + self.drop_both > 1.0:
+            raise SpecError("drop_text, drop_source and drop_both sum to more than 1; lower one")
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Task -> its share of a batch."""
+        return {
+            "generate": self.generate, "edit": self.edit, "inpaint": self.inpaint,
+            "super-resolve": self.super_resolve,
+        }  # fmt: skip
+
+
+StageSettings = VAESettings | FlowSettings  # and so KDSettings and EditSettings
 
 
 @dataclass(frozen=True)
@@ -112,7 +149,7 @@ class LoopSettings:
     seed: int = 0
     device: str = "cpu"
     bfloat16: bool = False
-    compile: bool = False  # torch.compile the denoiser: flow and kd
+    compile: bool = False  # torch.compile the denoiser: flow, kd and edit
     accumulate: int = 1  # micro-batches per process and step
     checkpoint_blocks: bool = False  # run blocks again in the backward pass instead of storing them
     tensorboard: bool = False
@@ -141,6 +178,13 @@ KD_SETTINGS: Mapping[str, KDSettings] = types.MappingProxyType({
     "tiny": KDSettings(OptimizerSettings(1e-4), steps=30_000),
     "small": KDSettings(OptimizerSettings(5e-5), steps=30_000),
     "base": KDSettings(OptimizerSettings(2e-5), steps=30_000),
+})  # fmt: skip
+
+EDIT_SETTINGS: Mapping[str, EditSettings] = types.MappingProxyType({
+    "nano": EditSettings(OptimizerSettings(5e-4), steps=10_000, batch=48, scenes=49_152),
+    "tiny": EditSettings(OptimizerSettings(2e-4), steps=20_000, draws=2),
+    "small": EditSettings(OptimizerSettings(5e-5), steps=20_000),
+    "base": EditSettings(OptimizerSettings(1e-5), steps=20_000),
 })  # fmt: skip
 
 

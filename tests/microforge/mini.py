@@ -13,7 +13,13 @@ from microforge.data.source import SceneSource
 from microforge.spec import BackboneSpec, ModelSpec, PlannerSpec, TextEncoderSpec, VAESpec
 from microforge.training import loop, plan
 from microforge.training.plan import TrainRequest
-from microforge.training.settings import FlowSettings, KDSettings, OptimizerSettings, VAESettings
+from microforge.training.settings import (
+    EditSettings,
+    FlowSettings,
+    KDSettings,
+    OptimizerSettings,
+    VAESettings,
+)
 
 MINI = ModelSpec(
     name="mini",
@@ -44,6 +50,7 @@ PATCHES: tuple[tuple[Any, str, Any], ...] = (
     ),
     (plan, "FLOW_SETTINGS", {"mini": FlowSettings(**FLOW)}),
     (plan, "KD_SETTINGS", {"mini": KDSettings(**FLOW)}),
+    (plan, "EDIT_SETTINGS", {"mini": EditSettings(**FLOW)}),
     (SceneSource, "statistics", _few),
     (loop, "plot_losses", lambda log, out: None),  # a plot takes longer than a run
 )

@@ -90,6 +90,19 @@ def test_inpaint_leaves_every_pixel_outside_the_mask(pipeline: MicroForgePipelin
     assert not torch.equal(filled, source)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 64, 32), (1, 3, 64, 64), (2, 1, 64, 64), (64, 64)])
+def test_inpaint_refuses_a_mask_of_another_size(pipeline: MicroForgePipeline, shape: tuple[int, ...]) -> None:
+    with pytest.raises(SpecError, match=r"mask is .*; it must be \(1, 1, 64, 64\), as the source"):
+        pipeline.inpaint(torch.rand(1, 3, 64, 64), torch.ones(shape), "a star")
+
+
+def test_tasks_with_a_source_work_without_words(pipeline: MicroForgePipeline) -> None:
+    source = torch.rand(1, 3, 64, 64)
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., :32] = 1.0
+    assert pipeline.inpaint(source, mask).shape == pipeline.edit(source, None).shape == source.shape
+
+
 def test_inpaint_refuses_an_empty_mask(pipeline: MicroForgePipeline) -> None:
     with pytest.raises(SpecError, match="all zero"):
         pipeline.inpaint(torch.rand(1, 3, 64, 64), torch.zeros(1, 1, 64, 64), "a star")

@@ -1,0 +1,143 @@
+"""What the edit stage learns from: (source, words, target) per task, a function of seed and step alone.
+
+``edit``: an image, an instruction and the image it asks for. ``inpaint``: an image with a grey hole, a caption
+and the whole image. ``super-resolve``: the bicubic upsample of a small image, perhaps a caption, and the
+large image (SPEC section 6).
+
+Letters: B triples, H W image height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from microforge.data.captioned import Skipped
+from microforge.data.captions import caption
+from microforge.data.edits import sample_edit
+from microforge.data.masks import sample_mask, with_hole
+from microforge.data.renderer import render
+from microforge.data.scenes import sample_scene
+from microforge.errors import DataError
+
+#: The tasks with a source, in the order of ``spec.TASKS``.
+SOURCE_TASKS = ("edit", "inpaint", "super-resolve")
+#: How much larger super-resolution makes an image.
+FACTORS = (2, 4)
+#: Share of super-resolution examples that come with a caption: it is optional there.
+CAPTIONED = 0.5
+
+
+@dataclass(frozen=True)
+class Triples:
+    """B examples of one task; a text of None is no text at all.
+
+    ``sources`` and ``targets`` are float32 (B, 3, H, W) in [0, 1]; ``masks`` (B, 1, H, W) are 1 in the hole,
+    ``factors`` (B,) say how much larger super-resolution made an image; each belongs to one task.
+    """
+
+    sources: Tensor
+    texts: tuple[str | None, ...]
+    targets: Tensor
+    masks: Tensor | None = None
+    factors: tuple[int, ...] = ()
+
+    def __getitem__(self, row: int) -> Triples:
+        """The example ``row`` alone."""
+        one = slice(row, row + 1)
+        masks = None if self.masks is None else self.masks[one]
+        return Triples(self.sources[one], self.texts[one], self.targets[one], masks, self.factors[one])
+
+
+class TripleSource(Protocol):
+    """What the edit stage asks of its data."""
+
+    name: str
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """What was left out so far."""
+
+    def triples(
+        self, task: str, seed: int, step: int, count: int, rows: Sequence[int], size: tuple[int, int], device: str
+    ) -> Triples:  # fmt: skip
+        """``rows`` of the ``count`` examples of ``task`` (one of ``SOURCE_TASKS``) at step ``step``.
+
+        The same seed, step and count give the same examples, whatever was drawn before and whichever rows are
+        asked for.
+        """
+
+
+class SceneTriples:
+    """The procedural world: true targets, never the same edit twice, rendered on the device."""
+
+    name = "scenes"
+    skipped: tuple[Skipped, ...] = ()
+
+    def triples(
+        self, task: str, seed: int, step: int, count: int, rows: Sequence[int], size: tuple[int, int], device: str
+    ) -> Triples:  # fmt: skip
+        rng = task_rng(task, seed, step)
+        if task == "edit":
+            edits = [sample_edit(rng) for _ in range(count)]
+            mine = [edits[row] for row in rows]
+            sources, targets = (
+                render(scenes, *size, device=device)
+                for scenes in ([one.source for one in mine], [one.target for one in mine])
+            )
+            return Triples(sources, tuple(one.instruction for one in mine), targets)
+        scenes = [sample_scene(rng) for _ in range(count)]
+        texts = tuple(caption(scene, rng) for scene in scenes)
+        seeds = rng.integers(0, 2**63, count)  # so that a row's hole costs nothing to those who skip it
+        images = render([scenes[row] for row in rows], *size, device=device)
+        rngs = [np.random.default_rng(seeds[row]) for row in rows]
+        mine_texts = tuple(texts[row] for row in rows)
+        if task == "inpaint":
+            masks = [sample_mask(own, *size, scene=scenes[row]) for own, row in zip(rngs, rows, strict=True)]
+            return inpainting(images, mine_texts, torch.stack(masks).to(device))
+        return upscaling(images, mine_texts, rngs)
+
+
+def task_rng(task: str, seed: int, step: int) -> np.random.Generator:
+    """The numpy generator of one task's examples at one step.
+
+    Raises:
+        DataError: for an unknown task.
+    """
+    if task not in SOURCE_TASKS:
+        raise DataError(f"unknown task {task!r}; allowed: {', '.join(SOURCE_TASKS)}")
+    # three numbers: a stream apart from step_rng's two; 1 is order's shuffling
+    return np.random.default_rng([seed, step, 2 + SOURCE_TASKS.index(task)])
+
+
+def inpainting(images: Tensor, texts: tuple[str | None, ...], masks: Tensor) -> Triples:
+    """Examples of inpainting from whole ``images`` (B, 3, H, W) and ``masks`` (B, 1, H, W)."""
+    return Triples(with_hole(images, masks), texts, images, masks)
+
+
+def upscaling(images: Tensor, texts: tuple[str | None, ...], rngs: Sequence[np.random.Generator]) -> Triples:
+    """Examples of super-resolution from large ``images`` (B, 3, H, W); each ``rng`` picks factor and text."""
+    sources, said, factors = [], [], []
+    for image, text, rng in zip(images, texts, rngs, strict=True):
+        factor = FACTORS[int(rng.integers(len(FACTORS)))]
+        sources.append(upsampled(shrunk(image[None], factor), factor)[0])
+        said.append(text if rng.random() < CAPTIONED else None)
+        factors.append(factor)
+    return Triples(torch.stack(sources), tuple(said), images, factors=tuple(factors))
+
+
+def shrunk(images: Tensor, factor: int) -> Tensor:
+    """``images`` (B, 3, H, W) ``factor`` times smaller, anti-aliased; H and W are multiples of ``factor``."""
+    size = (images.shape[2] // factor, images.shape[3] // factor)
+    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def upsampled(images: Tensor, factor: int) -> Tensor:
+    """The bicubic upsample that super-resolution starts from, as in ``MicroForgePipeline.super_resolve``."""
+    return F.interpolate(images, scale_factor=factor, mode="bicubic", antialias=False).clamp(0, 1)

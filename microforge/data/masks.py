@@ -1,0 +1,114 @@
+"""Holes for inpainting: boxes, brush strokes and object-shaped ones, at any size, from a numpy generator alone.
+
+Free-form strokes follow "Free-Form Image Inpainting with Gated Convolution" (arXiv 1806.03589): a few thick
+polylines that wander. A mask is 1 where the picture is to be filled and 0 where it is kept.
+
+Letters: H W image height and width.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from microforge.data.renderer import object_mask
+from microforge.data.scenes import Scene, SceneObject, choice
+from microforge.errors import DataError
+
+#: Sides of a box hole, shares of the image's sides.
+BOX = (0.2, 0.6)
+#: Width of a brush, share of the shorter side.
+BRUSH = (0.06, 0.16)
+#: What an object-shaped hole is grown by, share of the shorter side: nobody masks to the pixel.
+MARGIN = (0.02, 0.08)
+
+
+def sample_mask(
+    rng: np.random.Generator, height: int, width: int, scene: Scene | None = None, kind: str | None = None
+) -> Tensor:
+    """Draw one hole.
+
+    Args:
+        rng: the only source of randomness.
+        scene: what the picture shows; without one, or without an object, there are no object-shaped holes.
+        kind: one of ``KINDS``, or None for any that is possible, each equally likely.
+
+    Returns:
+        float32 (1, H, W) of zeros and ones, some of each.
+
+    Raises:
+        DataError: for an unknown kind, or the kind "object" without an object.
+    """
+    objects = () if scene is None else scene.objects
+    if kind is None:
+        kind = choice(rng, tuple(KINDS) if objects else tuple(name for name in KINDS if name != "object"))
+    if kind not in KINDS:
+        raise DataError(f"unknown kind of mask {kind!r}; allowed: {', '.join(KINDS)}")
+    if kind == "object" and not objects:
+        raise DataError("an object-shaped mask needs a scene with an object; choose box or stroke")
+    mask = KINDS[kind](rng, height, width, objects)
+    if bool(mask.all()):  # an image of a few pixels: something must be kept
+        mask[0, :1] = 0.0
+    return mask[None]
+
+
+def grown(mask: Tensor, pixels: int) -> Tensor:
+    """``mask`` (H, W) of zeros and ones, grown by ``pixels`` in every direction."""
+    if pixels < 1:
+        return mask
+    return F.max_pool2d(mask[None, None], 2 * pixels + 1, stride=1, padding=pixels)[0, 0]
+
+
+def with_hole(images: Tensor, masks: Tensor) -> Tensor:
+    """``images`` (B, 3, H, W) with middle grey where ``masks`` (B, 1, H, W) is 1 (SPEC section 6)."""
+    return torch.where(masks > 0, images.new_tensor(0.5), images)
+
+
+def _box(rng: np.random.Generator, height: int, width: int, objects: tuple[SceneObject, ...]) -> Tensor:
+    mask = torch.zeros(height, width)
+    h, w = (max(1, round(side * rng.uniform(*BOX))) for side in (height, width))
+    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    mask[top : top + h, left : left + w] = 1.0
+    return mask
+
+
+def _stroke(rng: np.random.Generator, height: int, width: int, objects: tuple[SceneObject, ...]) -> Tensor:
+    """One to three polylines of three to six corners with round joints."""
+    side = min(height, width)
+    canvas = Image.new("L", (width, height))
+    pen = ImageDraw.Draw(canvas)
+    for _ in range(int(rng.integers(1, 4))):
+        brush = max(1.0, side * rng.uniform(*BRUSH))
+        x, y = rng.uniform(0, width), rng.uniform(0, height)
+        angle = rng.uniform(0, 2 * math.pi)
+        points = [(x, y)]
+        for _ in range(int(rng.integers(2, 6))):
+            angle += rng.uniform(-0.4 * math.pi, 0.4 * math.pi)
+            reach = side * rng.uniform(0.1, 0.3)
+            x = min(max(x + reach * math.cos(angle), 0.0), width - 1.0)
+            y = min(max(y + reach * math.sin(angle), 0.0), height - 1.0)
+            points.append((x, y))
+        pen.line(points, fill=1, width=max(1, round(brush)))
+        for x, y in points:
+            pen.ellipse((x - brush / 2, y - brush / 2, x + brush / 2, y + brush / 2), fill=1)
+    return torch.from_numpy(np.array(canvas, dtype=np.float32))
+
+
+def _object(rng: np.random.Generator, height: int, width: int, objects: tuple[SceneObject, ...]) -> Tensor:
+    """All of one object and a margin around it: only the words say what was there."""
+    item = objects[int(rng.integers(len(objects)))]
+    covered = (object_mask(item, height, width) > 0).float()
+    return grown(covered, max(1, round(min(height, width) * rng.uniform(*MARGIN))))
+
+
+#: Kind of hole -> how it is drawn: (H, W).
+KINDS: Mapping[str, Callable[[np.random.Generator, int, int, tuple[SceneObject, ...]], Tensor]] = (
+    types.MappingProxyType({"box": _box, "stroke": _stroke, "object": _object})
+)

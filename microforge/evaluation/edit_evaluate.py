@@ -1,0 +1,164 @@
+"""Evaluates the tasks with a source: the oracle judges what was drawn, PSNR what was to stay.
+
+As in ``evaluate`` a drawing function is all that is known about a model, so checkpoint, bundle and true targets
+go through the same code. Letters: B images, H W image height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from microforge.data.captions import caption
+from microforge.data.edit_source import Triples, inpainting, shrunk, upsampled
+from microforge.data.edits import OPERATIONS, Edit, edited_region, sample_edit
+from microforge.data.masks import sample_mask
+from microforge.data.renderer import object_mask, render
+from microforge.data.scenes import Scene, SceneObject, sample_scene
+from microforge.errors import DataError
+from microforge.evaluation.edit_judge import (
+    changed_region,
+    completed,
+    composited,
+    instruction_followed,
+    region_psnr,
+)
+from microforge.evaluation.evaluate import BATCH, rate, to_bytes
+from microforge.evaluation.oracle import detect
+
+#: (examples of one task, seed) -> images (B, 3, H, W) in [0, 1]; image i is drawn with seed + i.
+DrawTriples = Callable[[Triples, int], Tensor]
+#: A perfect copy has no finite PSNR; it counts as this many dB in a mean.
+CAP_DB = 100.0
+#: How much larger super-resolution is asked to draw.
+FACTOR = 4
+
+
+@dataclass(frozen=True)
+class EditRun:
+    """How many examples are drawn, at which (height, width), from which seed."""
+
+    count: int
+    size: tuple[int, int]
+    seed: int = 0
+    batch: int = BATCH
+
+
+def evaluate_task(task: str, draw: DrawTriples, run: EditRun) -> dict[str, Any]:
+    """Figures of one task; see the function of its name.
+
+    Raises:
+        DataError: for a task without a source, or fewer than one example.
+    """
+    if task not in EVALUATIONS:
+        raise DataError(f"unknown task {task!r}; allowed: {', '.join(EVALUATIONS)}")
+    if run.count < 1:
+        raise DataError(f"{run.count} examples are asked for; allowed: 1 or more")
+    return EVALUATIONS[task](draw, run)
+
+
+def evaluate_edit(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
+    """Success of the instruction, overall and by operation; mean PSNR in dB inside and outside the true region.
+
+    Inside is against the true target, outside against the source, both as drawn and once what did not change
+    visibly (``changed_region``) is the source's own again.
+    """
+    rng = np.random.default_rng(run.seed)
+    edits = [sample_edit(rng, name) for name in islice(cycle(OPERATIONS), run.count)]
+    followed: list[bool] = []
+    levels: dict[str, list[Tensor]] = {}
+    for start in range(0, run.count, run.batch):
+        group = edits[start : start + run.batch]
+        found = Triples(
+            render([one.source for one in group], *run.size), tuple(one.instruction for one in group),
+            render([one.target for one in group], *run.size),
+        )  # fmt: skip
+        images = draw(found, run.seed + start).cpu()
+        followed += [
+            instruction_followed(one, detect(image))
+            for one, image in zip(group, to_bytes(images), strict=True)
+        ]
+        for name, value in _edit_levels(group, images, found).items():
+            levels.setdefault(name, []).append(value)
+    return {
+        "followed": rate(followed),
+        "operations": {
+            name: rate([ok for ok, one in zip(followed, edits, strict=True) if one.operation == name])
+            for name in OPERATIONS
+        },
+        "psnr_db": {name: _mean_db(values) for name, values in levels.items()},
+    }  # fmt: skip
+
+
+def _edit_levels(group: list[Edit], images: Tensor, found: Triples) -> dict[str, Tensor]:
+    """PSNR (B,) inside and outside the edited region, as drawn and composited."""
+    regions = torch.stack([edited_region(one, *images.shape[2:]) for one in group])
+    final = composited(images, found.sources, changed_region(images, found.sources))
+    return {
+        "inside": region_psnr(images, found.targets, regions),
+        "outside": region_psnr(images, found.targets, 1.0 - regions),
+        "inside_composited": region_psnr(final, found.targets, regions),
+        "outside_composited": region_psnr(final, found.targets, 1.0 - regions),
+    }
+
+
+def evaluate_inpaint(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
+    """How often the object under a hole is drawn again, and whether all that was kept is bit for bit the source's."""
+    rng = np.random.default_rng(run.seed)
+    again: list[bool] = []
+    kept = True
+    for start in range(0, run.count, run.batch):
+        count = min(run.batch, run.count - start)
+        scenes = [sample_scene(rng, "single" if index % 2 else "two") for index in range(count)]
+        texts = tuple(caption(scene, rng) for scene in scenes)
+        masks = torch.stack([sample_mask(rng, *run.size, scene=scene, kind="object") for scene in scenes])
+        found = inpainting(render(scenes, *run.size), texts, masks)
+        images = draw(found, run.seed + start).cpu()
+        kept &= torch.equal(composited(found.targets, images, masks), found.targets)
+        for scene, mask, image in zip(scenes, masks, to_bytes(images), strict=True):
+            again.append(completed(_hidden(scene, mask[0]), detect(image)))
+    return {"completed": rate(again), "kept_bit_for_bit": kept}
+
+
+def _hidden(scene: Scene, mask: Tensor) -> SceneObject:
+    """The object of which ``mask`` (H, W) leaves least to be seen."""
+    return min(scene.objects, key=lambda item: float((object_mask(item, *mask.shape) * (1.0 - mask)).sum()))
+
+
+def evaluate_super_resolve(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
+    """Mean PSNR in dB of held-out scenes drawn ``FACTOR`` times larger without words, and of their bicubic upsample."""
+    rng = np.random.default_rng(run.seed)
+    levels: dict[str, list[Tensor]] = {"model": [], "bicubic": []}
+    for start in range(0, run.count, run.batch):
+        count = min(run.batch, run.count - start)
+        targets = render([sample_scene(rng, held_out=True) for _ in range(count)], *run.size)
+        sources = upsampled(shrunk(targets, FACTOR), FACTOR)
+        found = Triples(sources, (None,) * count, targets, factors=(FACTOR,) * count)
+        everywhere = torch.ones(count, 1, *run.size)
+        levels["model"].append(region_psnr(draw(found, run.seed + start).cpu(), targets, everywhere))
+        levels["bicubic"].append(region_psnr(sources, targets, everywhere))
+    means = {name: _mean_db(values) for name, values in levels.items()}
+    return {"factor": FACTOR, "psnr_db": means, "gain_db": _difference(means["model"], means["bicubic"])}
+
+
+def _mean_db(values: list[Tensor]) -> float | None:
+    """The mean of PSNRs that exist, each at most ``CAP_DB``; None where none does (an empty region)."""
+    flat = torch.cat(values)
+    known = flat[~flat.isnan()].clamp(max=CAP_DB)
+    return round(float(known.mean()), 4) if len(known) else None
+
+
+def _difference(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else round(first - second, 4)
+
+
+#: Task -> its evaluation.
+EVALUATIONS: Mapping[str, Callable[[DrawTriples, EditRun], dict[str, Any]]] = {
+    "edit": evaluate_edit, "inpaint": evaluate_inpaint, "super-resolve": evaluate_super_resolve,
+}  # fmt: skip

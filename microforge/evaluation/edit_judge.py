@@ -1,0 +1,91 @@
+"""Did an edit do what it was told, and nothing else? The oracle for the words, PSNR for the pixels.
+
+Letters: B images, H W image height and width.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from microforge.data.edits import Edit
+from microforge.data.scenes import Scene, SceneObject, place_of
+from microforge.errors import DataError
+from microforge.evaluation.oracle import DetectedObject, Detection
+from microforge.evaluation.verdict import in_place
+
+#: A pixel has changed when a channel, averaged over 3 x 3 pixels, has moved by this much ...
+CHANGED = 0.10
+#: ... and so has what lies around it, to this share of the shorter side.
+AROUND = 0.03
+
+
+def shows(scene: Scene, detection: Detection) -> bool:
+    """Whether an image shows exactly the objects of ``scene``, by shape and colour, on its background."""
+    wanted = Counter((item.shape, item.color) for item in scene.objects)
+    found = Counter((one.shape, one.color) for one in detection.objects)
+    return wanted == found and detection.background == scene.background
+
+
+def instruction_followed(edit: Edit, detection: Detection) -> bool:
+    """Whether an image shows what ``edit`` asks for: its target's objects, and the moved one at its place."""
+    if not shows(edit.target, detection):
+        return False
+    if edit.operation != "move":
+        return True
+    moved = set(edit.target.objects) - set(edit.source.objects)
+    return all(
+        any(_is(one, item) and in_place(place_of(item.x, item.y), one.x, one.y) for one in detection.objects)
+        for item in moved
+    )
+
+
+def completed(item: SceneObject, detection: Detection) -> bool:
+    """Whether the object that a hole hid was drawn again: its shape and colour, centred within its radius."""
+    return any(
+        _is(one, item) and (one.x - item.x) ** 2 + (one.y - item.y) ** 2 <= item.radius**2
+        for one in detection.objects
+    )
+
+
+def _is(one: DetectedObject, item: SceneObject) -> bool:
+    return (one.shape, one.color) == (item.shape, item.color)
+
+
+def region_psnr(images: Tensor, references: Tensor, regions: Tensor) -> Tensor:
+    """PSNR in dB over the pixels of a region, per image.
+
+    Args:
+        images, references: (B, 3, H, W) in [0, 1]. regions: (B, 1, H, W), above 0 where pixels count.
+    Returns:
+        (B,), infinite where two images are equal there, and not a number where the region is empty.
+    Raises:
+        DataError: when the shapes do not fit.
+    """
+    batch, _, height, width = images.shape
+    if images.shape != references.shape or regions.shape != (batch, 1, height, width):
+        raise DataError(
+            f"images {tuple(images.shape)}, references {tuple(references.shape)} and regions {tuple(regions.shape)} "
+            "do not fit; give (B, 3, H, W) twice and (B, 1, H, W)"
+        )
+    inside = (regions > 0).expand_as(images)
+    error = torch.where(inside, (images.double() - references.double()).square(), 0.0)
+    return -10.0 * torch.log10(error.sum((1, 2, 3)) / inside.sum((1, 2, 3)))
+
+
+def composited(images: Tensor, sources: Tensor, regions: Tensor) -> Tensor:
+    """``images`` inside ``regions`` (B, 1, H, W) and ``sources`` elsewhere, bit for bit: (B, 3, H, W)."""
+    return torch.where(regions > 0, images, sources)
+
+
+def changed_region(images: Tensor, sources: Tensor) -> Tensor:
+    """Where an edit changed its source, told from the two alone: (B, 1, H, W) of zeros and ones.
+
+    It is what a user can composite by: nobody gives the true region with an instruction.
+    """
+    moved = F.avg_pool2d(images - sources, 3, stride=1, padding=1).abs().amax(1, keepdim=True) > CHANGED
+    reach = max(1, round(AROUND * min(images.shape[2:])))
+    return F.max_pool2d(moved.to(images), 2 * reach + 1, stride=1, padding=reach)

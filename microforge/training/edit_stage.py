@@ -1,0 +1,219 @@
+"""Stage 5: edit, inpaint and super-resolve beside generate, with the same weights (SPEC section 6).
+
+The clean source latent stands to the right of z_t (DreamLite, arXiv 2603.28713) and the loss is on the left
+half, so nothing is added to the network. Rows that generate run on their N tokens alone, in a forward pass of
+their own: that layout stays trained, and its loss is logged apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from microforge.data.edit_source import SOURCE_TASKS, Triples, TripleSource, shrunk
+from microforge.data.source import SHEET_SEED
+from microforge.pipeline import MicroForgePipeline
+from microforge.text_encoder import PAD_ID
+from microforge.training.flow_stage import LENGTH_STEP, FlowBatch, FlowStage, flow_terms, predict
+from microforge.training.report import grid
+from microforge.training.settings import EditSettings, OptimizerSettings
+from microforge.training.shard import WHOLE, Shard
+from microforge.training.state import step_rng
+
+#: Examples of each task with a source on a sample sheet, and prompts of generate.
+SHEET_EACH, SHEET_PROMPTS = 2, 6
+#: Keeps which task a row has, and what it drops, apart from the flow's own draws.
+_MIX_STREAM = 9_000_000
+
+
+class EditStage:
+    """A ``FlowStage`` some of whose rows are of the tasks with a source."""
+
+    adversary: nn.Module | None = None
+
+    def __init__(
+        self, flow: FlowStage, settings: EditSettings, triples: TripleSource, stages: tuple[str, ...]
+    ) -> None:
+        """``flow``: made with ``settings`` and the weights to start from, which were trained in ``stages``."""
+        self.flow, self.settings, self.triples, self.stages = flow, settings, triples, stages
+        self.samples_per_step = flow.samples_per_step
+
+    @property
+    def network(self) -> nn.Module:
+        return self.flow.network
+
+    @property
+    def adversary_optimizer(self) -> OptimizerSettings:
+        return self.settings.optimizer  # of no one
+
+    def adversary_loss(self, step: int, shard: Shard) -> Mapping[str, Tensor]:
+        return {}
+
+    def loss(self, step: int, shard: Shard = WHOLE) -> Mapping[str, Tensor]:
+        """The flow's terms over all tasks, and the velocity matching of each task under its name.
+
+        A task's term is divided by the rows it is expected to have, so that the mean over the pieces of a
+        batch is the term of the whole batch; at a step without one of its rows it is 0.
+        """
+        parts, shares = self.draw(step, shard), self.settings.shares
+        names = [name.replace("-", "_") for name, share in shares.items() if share > 0.0]
+        zero = torch.zeros((), device=self.flow.loop.device)
+        terms = dict.fromkeys(("loss", "flow", "plan_similarity", *names), zero)
+        for group in (("generate",), SOURCE_TASKS):
+            present = {task: parts[task] for task in group if task in parts}
+            if not present:
+                continue
+            velocity, plan = predict(self.flow.network, joined(list(present.values())))
+            sizes = [len(part.t) for part in present.values()]
+            outputs = zip(torch.split(velocity, sizes), torch.split(plan, sizes), strict=True)
+            pieces = zip(present.items(), outputs, strict=True)
+            for (task, part), (own_velocity, own_plan) in pieces:
+                found = flow_terms(part, own_velocity, own_plan, self.settings.diversity)
+                weight = len(part.t) * shard.count / self.samples_per_step
+                for name, value in found.items():
+                    terms[name] = terms[name] + weight * value
+                name = task.replace("-", "_")
+                terms[name] = terms[name] + weight / shares[task] * found["flow"]
+        return terms
+
+    def draw(self, step: int, shard: Shard) -> dict[str, FlowBatch]:
+        """The rows ``shard`` of the batch of step ``step``, by task; a task without a row is left out.
+
+        Every row has the flow's noise and time; a row with a source has its target and words in the place of
+        the cached image and caption. A piece takes every ``count``-th row, so that all have some of each task.
+        """
+        batch = self.settings.batch
+        shard.rows(batch)  # refuses a batch that does not divide
+        whole, tasks = self.flow.draw(step, WHOLE), self.tasks(step)
+        dropped = step_rng(self.flow.loop.seed, _MIX_STREAM + step).random(batch + 1)[1:]
+        parts = {}
+        for task in dict.fromkeys(tasks):
+            all_rows = [row for row in range(batch) if tasks[row] == task]
+            mine = [row for row in all_rows if row % shard.count == shard.index]
+            if not mine:
+                continue
+            parts[task] = picked(whole, mine)
+            if task != "generate":
+                places = [all_rows.index(row) for row in mine]
+                found = self.triples.triples(
+                    task, self.flow.loop.seed, step, len(all_rows), places, self.flow.size, self.flow.loop.device
+                )  # fmt: skip
+                parts[task] = self._with_source(parts[task], task, found, dropped[mine])
+        return parts
+
+    def tasks(self, step: int) -> tuple[str, ...]:
+        """The task of every row of the whole batch: each task has its share, to less than one row."""
+        shares, batch = self.settings.shares, self.settings.batch
+        offset = step_rng(self.flow.loop.seed, _MIX_STREAM + step).random()
+        edges = np.cumsum(list(shares.values()))[:-1]
+        found = np.searchsorted(edges, (np.arange(batch) + offset) / batch, side="right")
+        return tuple(tuple(shares)[index] for index in found)
+
+    def _with_source(
+        self, part: FlowBatch, task: str, found: Triples, draws: NDArray[np.float64]
+    ) -> FlowBatch:
+        """``part`` with the latents and words of ``found``; ``draws`` (B,) in [0, 1) say which row drops what."""
+        settings = self.settings
+        no_source = draws < settings.drop_source + settings.drop_both
+        no_text = (draws >= settings.drop_source) & (
+            draws < settings.drop_source + settings.drop_both + settings.drop_text
+        )
+        texts = [None if gone else text for text, gone in zip(found.texts, no_text.tolist(), strict=True)]
+        source = self._latents(found.sources)  # (B, C, h, w)
+        source[torch.from_numpy(no_source).to(source.device)] = 0.0  # as guidance without a source has it
+        ids = self._ids(texts, task).to(part.ids.device)
+        z0 = self._latents(found.targets)
+        z0, source = (value.repeat_interleave(part.draws, 0) for value in (z0, source))
+        return replace(part, ids=ids, z0=z0, source=source)
+
+    @torch.no_grad()
+    def _latents(self, images: Tensor) -> Tensor:
+        """Normalised latents (B, C, h, w) in float32 whatever the training's precision, as the cached ones."""
+        vae = self.flow.vae
+        with torch.autocast(images.device.type, enabled=False):
+            return vae.normalize(vae.encode(images).mean)
+
+    def _ids(self, texts: Sequence[str | None], task: str) -> Tensor:
+        """Token ids (B, L) with the task's prefix, padded to the model's own length."""
+        tokenizer, length = self.flow.tokenizer, self.flow.spec.text_encoder.max_length
+        rows = [
+            tokenizer.encode_empty(task, length) if text is None else tokenizer.encode(text, task, length)
+            for text in texts
+        ]
+        return torch.from_numpy(np.stack([row.ids for row in rows]))
+
+    def pipeline(self, ema: nn.Module) -> MicroForgePipeline:
+        """The reference pipeline around the EMA weights."""
+        return self.flow.pipeline(ema)
+
+    def sheet(self, ema: nn.Module) -> Tensor:
+        """Prompts drawn; then source, result and target of every task with a source, two a row; guided."""
+        pipeline, size = self.flow.pipeline(ema), self.flow.size
+        prompts = list(self.flow.source.prompts(SHEET_PROMPTS))
+        images = [*pipeline.text2img(prompts, *size)]
+        images += [torch.ones_like(images[0])] * (SHEET_PROMPTS - len(images))
+        for task in SOURCE_TASKS:
+            if self.settings.shares[task] > 0.0:
+                found = self.triples.triples(
+                    task, SHEET_SEED, 0, SHEET_EACH, range(SHEET_EACH), size, self.flow.loop.device
+                )
+                results = drawn(pipeline, task, found)
+                for triple in zip(found.sources, results, found.targets, strict=True):
+                    images += triple
+        return grid(torch.stack(images), 6)
+
+    def write(self, folder: Path, ema: nn.Module) -> None:
+        """Write the whole model."""
+        stages = (*(name for name in self.stages if name != "edit"), "edit")
+        self.flow.write(folder, ema, stages)
+
+
+def drawn(pipeline: MicroForgePipeline, task: str, found: Triples, seed: int = 0) -> Tensor:
+    """What ``pipeline`` makes of ``found``: (B, 3, H, W) in [0, 1]; image i is drawn with seed + i.
+
+    Examples that all have words, or none, and one factor are drawn together; others one by one.
+    """
+    count = len(found.texts)
+    words = [text for text in found.texts if text is not None]
+    if count > 1 and (len(words) not in (0, count) or len(set(found.factors)) > 1):
+        ones = [drawn(pipeline, task, found[index], seed + index) for index in range(count)]
+        return torch.cat(ones)
+    prompt = words or None
+    if task == "inpaint":
+        assert found.masks is not None
+        return pipeline.inpaint(found.targets, found.masks, prompt, seed=seed)
+    if task == "edit":
+        return pipeline.edit(found.sources, prompt, seed=seed)
+    factor = found.factors[0]
+    return pipeline.super_resolve(shrunk(found.targets, factor), factor, prompt, seed=seed)
+
+
+def picked(batch: FlowBatch, rows: Sequence[int]) -> FlowBatch:
+    """The captions ``rows`` of ``batch`` with all their noise draws."""
+    captions = torch.tensor(rows, device=batch.ids.device)
+    samples = (captions[:, None] * batch.draws + torch.arange(batch.draws, device=captions.device)).flatten()
+    return FlowBatch(
+        batch.ids[captions], batch.z0[samples], batch.noise[samples], batch.t[samples], batch.has_plan[samples],
+        batch.draws, None if batch.source is None else batch.source[samples],
+    )  # fmt: skip
+
+
+def joined(parts: Sequence[FlowBatch]) -> FlowBatch:
+    """``parts``, all with a source or all without, as one batch; its captions cut to about the longest."""
+    length = max(part.ids.shape[1] for part in parts)
+    ids = torch.cat(
+        [nn.functional.pad(part.ids, (0, length - part.ids.shape[1]), value=PAD_ID) for part in parts]
+    )  # (B, L)
+    longest = int((ids != PAD_ID).sum(1).max())
+    sources = [part.source for part in parts if part.source is not None]
+    z0, noise, t, has_plan = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("z0", "noise", "t", "has_plan")
+    )
+    ids = ids[:, : -(-longest // LENGTH_STEP) * LENGTH_STEP]
+    return FlowBatch(ids, z0, noise, t, has_plan, parts[0].draws, torch.cat(sources) if sources else None)

@@ -1,0 +1,81 @@
+"""Evaluating the tasks with a source: true targets reach the ceiling, doing nothing does not pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from microforge.data.edit_source import Triples
+from microforge.data.edits import OPERATIONS
+from microforge.errors import DataError
+from microforge.evaluation.edit_evaluate import CAP_DB, EditRun, evaluate_task
+from microforge.evaluation.edit_judge import changed_region
+
+RUN = EditRun(count=12, size=(128, 128), batch=5)
+
+
+def _target(found: Triples, seed: int) -> Tensor:
+    return found.targets
+
+
+def _source(found: Triples, seed: int) -> Tensor:
+    return found.sources
+
+
+def test_evaluate_edit_of_true_targets_is_the_ceiling() -> None:
+    found = evaluate_task("edit", _target, RUN)
+    assert found["followed"]["total"] == 12 and found["followed"]["correct"] >= 11
+    assert set(found["operations"]) == set(OPERATIONS)
+    assert found["psnr_db"]["inside"] == found["psnr_db"]["outside"] == CAP_DB
+
+
+def test_evaluate_edit_of_untouched_sources_fails_inside_and_not_outside() -> None:
+    found = evaluate_task("edit", _source, RUN)
+    assert found["followed"]["correct"] == 0
+    assert found["psnr_db"]["outside"] == CAP_DB and found["psnr_db"]["inside"] < 20.0
+
+
+def test_evaluate_edit_composites_away_a_faint_error_outside() -> None:
+    found = evaluate_task("edit", lambda one, seed: (one.targets + 0.03).clamp(0, 1), RUN)
+    levels = found["psnr_db"]
+    assert levels["outside"] + 3.0 < levels["outside_composited"], levels
+
+
+def test_evaluate_inpaint_sees_a_completed_object_and_touched_pixels() -> None:
+    found = evaluate_task("inpaint", _target, RUN)
+    assert found["completed"]["correct"] >= 11 and found["kept_bit_for_bit"]
+    assert evaluate_task("inpaint", _source, RUN)["completed"]["correct"] <= 2, "a grey hole is no object"
+    assert not evaluate_task("inpaint", lambda one, seed: one.targets * 0.99, RUN)["kept_bit_for_bit"]
+
+
+def test_evaluate_super_resolve_measures_against_bicubic() -> None:
+    assert evaluate_task("super-resolve", _source, RUN)["gain_db"] == 0.0
+    found = evaluate_task("super-resolve", _target, RUN)
+    assert found["psnr_db"]["model"] == CAP_DB and found["psnr_db"]["bicubic"] < 40.0
+
+
+def test_evaluate_task_draws_every_image_with_its_own_seed() -> None:
+    seeds: list[tuple[int, int]] = []
+
+    def draw(found: Triples, seed: int) -> Tensor:
+        seeds.append((seed, len(found.targets)))
+        return found.targets
+
+    evaluate_task("super-resolve", draw, RUN)
+    assert seeds == [(0, 5), (5, 5), (10, 2)]
+
+
+def test_evaluate_task_refuses_what_it_cannot_judge() -> None:
+    with pytest.raises(DataError, match="unknown task 'generate'; allowed: edit, inpaint, super-resolve"):
+        evaluate_task("generate", _target, RUN)
+    with pytest.raises(DataError, match="0 examples are asked for"):
+        evaluate_task("edit", _target, EditRun(0, (128, 128)))
+
+
+def test_changed_region_holds_the_change_and_little_more() -> None:
+    source = torch.zeros(1, 3, 100, 100)
+    image = source.clone()
+    image[:, :, 40:60, 40:60] = 0.5
+    region = changed_region(image, source)
+    assert bool(region[:, :, 40:60, 40:60].all()) and float(region.sum()) < 30 * 30

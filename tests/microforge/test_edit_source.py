@@ -1,0 +1,66 @@
+"""Examples of the tasks with a source: a function of seed and step, whichever rows are asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from microforge.data.edit_source import FACTORS, SOURCE_TASKS, SceneTriples, shrunk, task_rng, upsampled
+from microforge.data.edits import OPERATIONS, edited_region, sample_edit
+from microforge.data.renderer import render
+from microforge.errors import DataError
+
+SIZE = (64, 96)
+
+
+@pytest.mark.parametrize("task", SOURCE_TASKS)
+def test_scene_triples_rows_are_those_of_the_whole_batch(task: str) -> None:
+    source = SceneTriples()
+    whole = source.triples(task, 3, 5, 6, range(6), SIZE, "cpu")
+    part = source.triples(task, 3, 5, 6, [1, 4], SIZE, "cpu")
+    assert whole.sources.shape == whole.targets.shape == (6, 3, *SIZE)
+    assert torch.equal(part.sources, whole.sources[[1, 4]])
+    assert torch.equal(part.targets, whole.targets[[1, 4]])
+    assert part.texts == (whole.texts[1], whole.texts[4])
+    other = source.triples(task, 3, 6, 6, range(6), SIZE, "cpu")
+    assert not torch.equal(other.targets, whole.targets), "every step has examples of its own"
+
+
+def test_scene_triples_of_an_edit_differ_between_source_and_target() -> None:
+    found = SceneTriples().triples("edit", 0, 0, 12, range(12), SIZE, "cpu")
+    assert all(found.texts)
+    assert bool(((found.sources - found.targets).abs().amax((1, 2, 3)) > 0.05).all())
+
+
+def test_scene_triples_of_inpainting_are_grey_in_the_hole_alone() -> None:
+    found = SceneTriples().triples("inpaint", 0, 0, 8, range(8), SIZE, "cpu")
+    assert found.masks is not None and found.masks.shape == (8, 1, *SIZE)
+    hole = (found.masks > 0).expand_as(found.sources)
+    assert bool((found.sources[hole] == 0.5).all())
+    assert torch.equal(found.sources[~hole], found.targets[~hole])
+
+
+def test_scene_triples_of_super_resolution_are_upsamples_of_both_factors_some_without_words() -> None:
+    found = SceneTriples().triples("super-resolve", 0, 0, 24, range(24), SIZE, "cpu")
+    assert set(found.factors) == set(FACTORS)
+    assert None in found.texts and any(found.texts)
+    for source, target, factor in zip(found.sources, found.targets, found.factors, strict=True):
+        assert torch.equal(source[None], upsampled(shrunk(target[None], factor), factor))
+
+
+def test_task_rng_refuses_an_unknown_task() -> None:
+    with pytest.raises(DataError, match="unknown task 'generate'; allowed: edit, inpaint, super-resolve"):
+        task_rng("generate", 0, 0)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_edited_region_holds_every_pixel_that_changes(operation: str) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        edit = sample_edit(rng, operation)
+        before, after = render([edit.source, edit.target], *SIZE)
+        region = edited_region(edit, *SIZE)
+        assert region.shape == (1, *SIZE) and set(region.flatten().tolist()) == {0.0, 1.0}
+        changed = (before - after).abs().amax(0, keepdim=True) > 0
+        assert bool((region[changed] == 1).all()), edit.instruction
