@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch.export import ExportedProgram
 
@@ -29,7 +30,7 @@ from microforge.spec import parse_size
 from microforge_export import golden, parity
 from microforge_export.manifest import TOKENIZER, make_manifest, make_target
 from microforge_export.program import Component, SourceModel, trace
-from microforge_export.recipe import Recipe, TargetRecipe
+from microforge_export.recipe import Draw, Recipe, TargetRecipe
 from microforge_export.reference import Reference, record
 from microforge_export.targets import Artefacts, TargetFiles, lowering, require_packages
 from microforge_export.verify import verify
@@ -55,6 +56,7 @@ class State:
     artefacts: Artefacts | None = None  # of the target that is being made; written ones are let go
     made: Mapping[TargetName, TargetFiles] | None = None
     reference: Reference | None = None
+    drawings: Mapping[tuple[Size, Draw], NDArray[np.float32]] | None = None
     manifest: Manifest | None = None
     parity: Mapping[TargetName, Mapping[str, Parity]] | None = None
     images: Mapping[TargetName, Mapping[str, ImageParity]] | None = None
@@ -177,7 +179,15 @@ def _write(target: TargetRecipe, state: State) -> Mapping[str, Any]:
 
 
 def _reference(state: State) -> Mapping[str, Any]:
-    return {"reference": record(state.get("model"), state.get("components"), state.recipe.draws)}
+    """The components' cases, and every whole drawing of the library's own pipeline: once for all targets."""
+    model: SourceModel = state.get("model")
+    drawings = {
+        (size, draw): model.provider.draw(draw.prompt, draw.seed, size)
+        for size in state.get("sizes")
+        for draw in state.recipe.draws
+    }
+    reference = record(model, state.get("components"), state.recipe.draws)
+    return {"reference": reference, "drawings": drawings}
 
 
 def _draft(state: State) -> Mapping[str, Any]:
@@ -206,7 +216,6 @@ def _manifest(state: State) -> Manifest:
 
 def _parity(target: TargetRecipe, state: State) -> Mapping[str, Any]:
     """Components and whole drawings, through the runtime that ships; refuses what falls short."""
-    model: SourceModel = state.get("model")
     limits = target.thresholds
     bundle = load_bundle(state.get("folder"))
     cases = state.get("reference").cases
@@ -215,10 +224,9 @@ def _parity(target: TargetRecipe, state: State) -> Mapping[str, Any]:
     for size in state.get("sizes"):
         with Generator(bundle, target.name, (size.height, size.width), keep_loaded=True) as generator:
             for draw in state.recipe.draws:
-                reference = model.provider.draw(draw.prompt, draw.seed, size)
                 image = parity.draw_float(generator, draw.prompt, draw.seed)
                 images[f"{draw.prompt!r} at {size}"] = ImageParity(
-                    max_abs_255=parity.image_difference_255(reference, image),
+                    max_abs_255=parity.image_difference_255(state.get("drawings")[size, draw], image),
                     threshold=limits.image_max_diff_255,
                 )
     parity.require(target.name, measured, images)
@@ -293,7 +301,7 @@ PLANNING = (
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages after the plan."""
     content = ("folder", "model", "sizes", "components", "made")
-    checked = ("folder", "model", "sizes", "reference", "manifest")
+    checked = ("folder", "sizes", "reference", "drawings", "manifest")
     making, checking = [], []
     for target in recipe.targets:
         name = target.name
@@ -307,7 +315,9 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     return (
         Stage("trace", ("components",), ("programs",), _trace),
         *making,
-        Stage("record the reference", ("model", "components"), ("reference",), _reference),
+        Stage(
+            "record the reference", ("model", "sizes", "components"), ("reference", "drawings"), _reference
+        ),
         Stage("draft the manifest", content, ("manifest",), _draft),
         *checking,
         Stage("write golden files", ("folder", "reference"), ("golden",), _golden),
