@@ -20,7 +20,7 @@ from microforge.bundle_files import file_entry
 from microforge.bundle_targets import FileEntry, Memory
 from microforge.errors import GraphLintError
 from microforge_export.coreml_package import SUFFIX, merge, save
-from microforge_export.lint import MAX_RANK
+from microforge_export.lint import MAX_RANK, most_frequent_first
 from microforge_export.program import Component
 from microforge_export.targets import TargetFiles
 from microforge_export.to_coreml import Deployment, Precision, Weights, lower
@@ -83,7 +83,7 @@ class CoreMLArtefacts:
         return TargetFiles(
             files={key: entries[0] for key, entries in written.items()},
             parts={key: entries[1:] for key, entries in written.items()},
-            operators=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+            operators=most_frequent_first(counts),
             memory=memory,
         )
 

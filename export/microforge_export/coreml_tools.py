@@ -8,28 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from microforge.errors import missing_extra
+from microforge.quiet import quiet as hushed
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep coremltools' remarks and progress bars off the terminal; errors are exceptions and pass."""
-    loggers = [logging.getLogger(name) for name in ("coremltools", "torch.utils._pytree")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with hushed("coremltools", "torch.utils._pytree"), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx_ir as ir
 
@@ -59,5 +59,9 @@ def _holds_graph(attribute: ir.Attr) -> bool:
 
 def operator_counts(models: Iterable[ir.Model]) -> dict[str, int]:
     """How often each operator occurs in all ``models`` together, the most frequent first."""
-    counts = Counter(node.op_type for model in models for node in model.graph.all_nodes())
+    return most_frequent_first(Counter(node.op_type for model in models for node in model.graph.all_nodes()))
+
+
+def most_frequent_first(counts: Mapping[str, int]) -> dict[str, int]:
+    """``counts`` in the order that a manifest lists operators in."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +18,7 @@ from torch.export import ExportedProgram
 
 from microforge.bundle_targets import Coverage, FileEntry, Memory, TargetName
 from microforge.errors import missing_extra
+from microforge.quiet import quiet
 from microforge_export.program import Component
 from microforge_export.recipe import TargetRecipe
 
@@ -96,7 +95,7 @@ def lowering(target: TargetRecipe) -> Lower:
 
         return to_onnx.lower_all
     if target.name == "executorch":
-        with _quiet_import():
+        with quiet("torch.utils._pytree"):  # torchao, which comes with it, warns about its own use of torch
             from microforge_export import to_executorch
 
         return to_executorch.lower_all
@@ -105,15 +104,3 @@ def lowering(target: TargetRecipe) -> Lower:
 
         return functools.partial(coreml_target.lower_all, recipe=coreml_target.RECIPES[target.precision])
     raise KeyError(target.name)
-
-
-@contextmanager
-def _quiet_import() -> Iterator[None]:
-    """torchao, which comes with ExecuTorch, warns about its own use of torch while it loads."""
-    logger = logging.getLogger("torch.utils._pytree")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

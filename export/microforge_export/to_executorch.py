@@ -7,7 +7,6 @@ program of its own, so that a device loads one stage at a time.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,9 +24,10 @@ from microforge.bundle import Role
 from microforge.bundle_files import file_entry
 from microforge.bundle_targets import Coverage, FileEntry, Memory
 from microforge.errors import GraphLintError
+from microforge.quiet import quiet
 from microforge_export.coverage import coverage, delegate_graphs, live_bytes, operator_counts, rejections
 from microforge_export.executorch_ops import simplify
-from microforge_export.lint import MAX_RANK
+from microforge_export.lint import MAX_RANK, most_frequent_first
 from microforge_export.program import Component
 from microforge_export.targets import TargetFiles
 
@@ -69,7 +69,7 @@ class ExecutorchArtefacts:
         entries: dict[str, FileEntry] = {}
         memory: dict[str, Memory] = {}
         for stem, manager in self.programs.items():
-            with _quiet():
+            with quiet():
                 built = manager.to_executorch()
             relative = f"executorch/{stem}.pte"
             with (folder / relative).open("wb") as stream:
@@ -97,13 +97,13 @@ def lower_all(
     """
     grouped: dict[str, dict[str, ExportedProgram]] = {}
     for component in components:
-        with _refusing(component.key), _quiet():
+        with _refusing(component.key), quiet():
             simple = simplify(programs[component.key])
         grouped.setdefault(PROGRAMS[component.role], {})[component.key] = simple
     weights = {key: _constant_bytes(item) for methods in grouped.values() for key, item in methods.items()}
     managers, report, counts = {}, {}, Counter[str]()
     for stem, methods in grouped.items():
-        with rejections() as reasons, _refusing(", ".join(methods)), _quiet():
+        with rejections() as reasons, _refusing(", ".join(methods)), quiet():
             managers[stem] = to_edge_transform_and_lower(methods, partitioner=[XnnpackPartitioner()])
         for key in methods:
             lowered = managers[stem].exported_program(key)
@@ -115,7 +115,7 @@ def lower_all(
         homes={component.key: PROGRAMS[component.role] for component in components},
         weights=weights,
         coverage={key: report[key] for key in keys},
-        operators=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        operators=most_frequent_first(counts),
     )
 
 
@@ -158,11 +158,3 @@ def _refusing(what: str) -> Iterator[None]:
     except Exception as error:  # their exception classes share no base of their own
         reason = " ".join(str(error).split())[:300]
         raise GraphLintError(f"{what}: ExecuTorch cannot lower it: {reason}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' remarks about themselves (experimental, deprecated) off the terminal."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

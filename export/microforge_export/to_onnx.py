@@ -7,10 +7,7 @@ varies between two runs (paths, stack traces) is removed. ``microforge_export.we
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from torch.export import ExportedProgram
 
 from microforge.bundle_files import file_entry
 from microforge.errors import GraphLintError
+from microforge.quiet import quiet
 from microforge_export.lint import lint, operator_counts
 from microforge_export.program import Component
 from microforge_export.targets import TargetFiles
@@ -78,7 +76,7 @@ def lower_all(components: Sequence[Component], programs: Mapping[str, ExportedPr
 
 def lower(component: Component, program: ExportedProgram) -> ir.Model:
     """The component as one ONNX graph whose inputs and outputs carry the declared names."""
-    with _quiet():
+    with quiet("torch.onnx"):  # its remarks: torchvision is absent, tree specs
         exported = torch.onnx.export(
             program,
             dynamo=True,
@@ -148,17 +146,3 @@ def _pixel_unshuffle(image: Any, downscale_factor: int) -> Any:
 _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.pixel_unshuffle.default: _pixel_unshuffle
 }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks about itself (torchvision is absent, tree specs) off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +120,13 @@ def parse_object(data: bytes) -> dict[str, object] | str:
     except (ValueError, RecursionError):  # RecursionError: brackets nested a thousand deep
         return "not JSON"
     return row if isinstance(row, dict) else "not a JSON object"
+
+
+def numbered_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines of a ``.jsonl`` that hold something, with their numbers from 1."""
+    for number, line in enumerate(data.replace(b"\r", b"\n").split(b"\n"), 1):
+        if line.strip():
+            yield number, line
 
 
 def is_clutter(name: str) -> bool:

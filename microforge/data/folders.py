@@ -23,6 +23,7 @@ from microforge.data.captioned import (
     clean_captions,
     fingerprint,
     is_clutter,
+    numbered_lines,
     parse_object,
     shown,
 )
@@ -87,9 +88,7 @@ def list_folder(root: Path) -> Listing:
 def parse_metadata(data: bytes) -> tuple[tuple[MetadataRow, ...], tuple[Skipped, ...]]:
     """The rows of a ``metadata.jsonl``; a line that cannot be used is skipped as ``line N``. Never raises."""
     rows, skipped = [], []
-    for number, line in enumerate(data.replace(b"\r", b"\n").split(b"\n"), 1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(data):
         row = parse_object(line)
         file_name = row.get("file_name") if isinstance(row, dict) else None
         if isinstance(row, str):

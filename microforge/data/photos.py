@@ -106,14 +106,14 @@ class PhotoSource:
             _window(image, crop or size, place, bool(flip) and self.augmentation.flip)
             for image, place, flip in zip(pixels, places.tolist(), mirrored, strict=True)
         ]
-        return _tensor(windows, device)
+        return pixels_tensor(windows, device)
 
     def sheet(self, count: int, size: tuple[int, int], device: str) -> Tensor:
         """Held-out images; the first training images where there are too few to hold any out."""
         self.prepare(size)
         pool = self._held or self._train
         pixels = self._load(pool, range(min(count, len(pool))), size)
-        return _tensor([_window(image, size) for image in pixels], device)
+        return pixels_tensor([_window(image, size) for image in pixels], device)
 
     def statistics(self, count: int, size: tuple[int, int], device: str) -> Iterator[Tensor]:
         """Training images: the statistics are the training set's (SPEC section 3)."""
@@ -122,7 +122,7 @@ class PhotoSource:
         drawn = epoch_rows(STATISTICS_SEED, 0, min(count, total), total).tolist()
         for first in range(0, len(drawn), CHUNK):
             pixels = self._load(self._train, drawn[first : first + CHUNK], size)
-            yield _tensor([_window(image, size) for image in pixels], device)
+            yield pixels_tensor([_window(image, size) for image in pixels], device)
 
     def plan(self, images: int, captions: int, seed: int) -> ExamplePlan:
         """All training images with all their captions, whatever is asked for; the order needs no seed."""
@@ -145,7 +145,7 @@ class PhotoSource:
             ]
             if usable:
                 windows, captions = zip(*usable, strict=True)
-                yield _tensor(windows, device), [_repeated(texts, plan.captions) for texts in captions]
+                yield pixels_tensor(windows, device), [_repeated(texts, plan.captions) for texts in captions]
 
     def prompts(self, count: int) -> tuple[str, ...]:
         """The first caption of each of the first images, without repetitions."""
@@ -229,7 +229,8 @@ def _window(
     return window[:, ::-1] if mirror else window
 
 
-def _tensor(images: Sequence[Pixels], device: str) -> Tensor:
+def pixels_tensor(images: Sequence[Pixels], device: str) -> Tensor:
+    """Images (h, w, 3) of bytes, all of one size, as float32 (B, 3, h, w) in [0, 1]."""
     pixels = torch.from_numpy(np.stack(images)).to(device)  # bytes to the device: a quarter of the transfer
     planes = pixels.permute(0, 3, 1, 2).contiguous()  # else convolutions would take it for channels_last
     return planes.float().div_(255.0)  # (B, 3, H, W)

@@ -22,7 +22,6 @@ from rich.progress import track
 from microforge.bundle_files import atomic_bytes
 from microforge.data.captioned import (
     MAX_CAPTION_BYTES,
-    MAX_CAPTIONS,
     CaptionedImage,
     Listing,
     Skipped,
@@ -222,4 +221,4 @@ def _take(
     if isinstance(captions, str):
         sample.reason = captions
     else:
-        sample.captions = clean_captions((*sample.captions, *captions))[:MAX_CAPTIONS]
+        sample.captions = clean_captions((*sample.captions, *captions))

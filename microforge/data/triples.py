@@ -20,13 +20,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from microforge.data.captioned import Skipped, captions_of_row, is_clutter, parse_object, shown
+from microforge.data.captioned import (
+    Skipped,
+    captions_of_row,
+    is_clutter,
+    numbered_lines,
+    parse_object,
+    shown,
+)
 from microforge.data.decode import SUFFIXES, Pixels, decode_image
 from microforge.data.edit_source import Triples, inpainting, task_rng, upscaling
 from microforge.data.folders import METADATA
 from microforge.data.masks import sample_mask
+from microforge.data.photos import pixels_tensor
 from microforge.errors import DataError
 
 #: What a column may be called, the first one found counts.
@@ -79,13 +86,13 @@ class FolderTriples:
         seeds = rng.integers(0, 2**63, count)
         pairs = [self._decoded(int(places[row]), size) for row in rows]
         rngs = [np.random.default_rng(seeds[row]) for row in rows]
-        targets = _images([target for _, _, target in pairs], device)
+        targets = pixels_tensor([target for _, _, target in pairs], device)
         if task == "edit":
             texts = tuple(
                 files.instructions[int(own.integers(len(files.instructions)))]
                 for (files, _, _), own in zip(pairs, rngs, strict=True)
             )
-            return Triples(_images([source for _, source, _ in pairs], device), texts, targets)
+            return Triples(pixels_tensor([source for _, source, _ in pairs], device), texts, targets)
         silent = (None,) * len(pairs)
         if task == "inpaint":
             masks = torch.stack([sample_mask(own, *size) for own in rngs])
@@ -127,10 +134,9 @@ def list_triples(root: Path) -> tuple[tuple[TripleFiles, ...], tuple[Skipped, ..
         except OSError as error:
             skipped.append(Skipped(where, f"cannot be read: {error.strerror or error}"))
             continue
-        for number, line in enumerate(data.replace(b"\r", b"\n").split(b"\n"), 1):
-            if line.strip():
-                found = _read_row(root, path.parent, f"{where} line {number}", line)
-                files.append(found) if isinstance(found, TripleFiles) else skipped.append(found)
+        for number, line in numbered_lines(data):
+            found = _read_row(root, path.parent, f"{where} line {number}", line)
+            files.append(found) if isinstance(found, TripleFiles) else skipped.append(found)
     if not files:
         why = f"; {shown(skipped[0].name)}: {skipped[0].reason}" if skipped else ""
         raise DataError(
@@ -172,8 +178,3 @@ def _read_row(root: Path, folder: Path, name: str, line: bytes) -> TripleFiles |
             return Skipped(f"{name} ({value})", "no such image")
         paths.append(path)
     return TripleFiles(name, paths[0], words, paths[1])
-
-
-def _images(pixels: Sequence[Pixels], device: str) -> Tensor:
-    """Bytes (H, W, 3) each to float32 (B, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.stack(pixels)).to(device).permute(0, 3, 1, 2).float() / 255.0

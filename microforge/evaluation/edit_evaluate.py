@@ -30,6 +30,7 @@ from microforge.evaluation.edit_judge import (
     region_psnr,
 )
 from microforge.evaluation.evaluate import BATCH, rate, to_bytes
+from microforge.evaluation.metrics import psnr
 from microforge.evaluation.oracle import detect
 
 #: (examples of one task, seed) -> images (B, 3, H, W) in [0, 1]; image i is drawn with seed + i.
@@ -140,9 +141,8 @@ def evaluate_super_resolve(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
         targets = render([sample_scene(rng, held_out=True) for _ in range(count)], *run.size)
         sources = upsampled(shrunk(targets, FACTOR), FACTOR)
         found = Triples(sources, (None,) * count, targets, factors=(FACTOR,) * count)
-        everywhere = torch.ones(count, 1, *run.size)
-        levels["model"].append(region_psnr(draw(found, run.seed + start).cpu(), targets, everywhere))
-        levels["bicubic"].append(region_psnr(sources, targets, everywhere))
+        levels["model"].append(psnr(draw(found, run.seed + start).cpu(), targets))
+        levels["bicubic"].append(psnr(sources, targets))
     means = {name: _mean_db(values) for name, values in levels.items()}
     return {"factor": FACTOR, "psnr_db": means, "gain_db": _difference(means["model"], means["bicubic"])}
 

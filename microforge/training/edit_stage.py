@@ -20,9 +20,10 @@ from microforge.data.edit_source import SOURCE_TASKS, Triples, TripleSource, shr
 from microforge.data.source import SHEET_SEED
 from microforge.pipeline import MicroForgePipeline
 from microforge.text_encoder import PAD_ID
-from microforge.training.flow_stage import LENGTH_STEP, FlowBatch, FlowStage, flow_terms, predict
+from microforge.training.flow_stage import FlowBatch, FlowStage, flow_terms, predict, without_padding
+from microforge.training.loop import WithoutAdversary
 from microforge.training.report import grid
-from microforge.training.settings import EditSettings, OptimizerSettings
+from microforge.training.settings import EditSettings
 from microforge.training.shard import WHOLE, Shard
 from microforge.training.state import step_rng
 
@@ -32,10 +33,8 @@ SHEET_EACH, SHEET_PROMPTS = 2, 6
 _MIX_STREAM = 9_000_000
 
 
-class EditStage:
+class EditStage(WithoutAdversary):
     """A ``FlowStage`` some of whose rows are of the tasks with a source."""
-
-    adversary: nn.Module | None = None
 
     def __init__(
         self, flow: FlowStage, settings: EditSettings, triples: TripleSource, stages: tuple[str, ...]
@@ -47,13 +46,6 @@ class EditStage:
     @property
     def network(self) -> nn.Module:
         return self.flow.network
-
-    @property
-    def adversary_optimizer(self) -> OptimizerSettings:
-        return self.settings.optimizer  # of no one
-
-    def adversary_loss(self, step: int, shard: Shard) -> Mapping[str, Tensor]:
-        return {}
 
     def loss(self, step: int, shard: Shard = WHOLE) -> Mapping[str, Tensor]:
         """The flow's terms over all tasks, and the velocity matching of each task under its name.
@@ -210,10 +202,10 @@ def joined(parts: Sequence[FlowBatch]) -> FlowBatch:
     ids = torch.cat(
         [nn.functional.pad(part.ids, (0, length - part.ids.shape[1]), value=PAD_ID) for part in parts]
     )  # (B, L)
-    longest = int((ids != PAD_ID).sum(1).max())
     sources = [part.source for part in parts if part.source is not None]
     z0, noise, t, has_plan = (
         torch.cat([getattr(part, name) for part in parts]) for name in ("z0", "noise", "t", "has_plan")
     )
-    ids = ids[:, : -(-longest // LENGTH_STEP) * LENGTH_STEP]
-    return FlowBatch(ids, z0, noise, t, has_plan, parts[0].draws, torch.cat(sources) if sources else None)
+    return FlowBatch(
+        without_padding(ids), z0, noise, t, has_plan, parts[0].draws, torch.cat(sources) if sources else None
+    )

@@ -22,9 +22,10 @@ from microforge.spec import ModelSpec
 from microforge.text_encoder import PAD_ID, SimpleTextEncoder
 from microforge.tokenizer import PromptTokenizer
 from microforge.training.latents import load_or_build
+from microforge.training.loop import WithoutAdversary
 from microforge.training.losses import weighted_velocity
 from microforge.training.report import grid
-from microforge.training.settings import FlowSettings, LoopSettings, OptimizerSettings
+from microforge.training.settings import FlowSettings, LoopSettings
 from microforge.training.shard import WHOLE, Shard
 from microforge.training.state import step_generator, step_rng
 from microforge.vae import MicroForgeVAE
@@ -106,10 +107,14 @@ def flow_terms(batch: FlowBatch, velocity: Tensor, plan: Tensor, diversity: floa
     return {"loss": flow + diversity * similarity, "flow": flow, "plan_similarity": similarity}
 
 
-class FlowStage:
-    """Velocity matching with text dropout, RIN self-conditioning and plan diversity."""
+def without_padding(ids: Tensor) -> Tensor:
+    """Ids (B, L) cut to the longest caption, rounded up to a multiple of ``LENGTH_STEP``."""
+    longest = int((ids != PAD_ID).sum(1).max())
+    return ids[:, : -(-longest // LENGTH_STEP) * LENGTH_STEP]
 
-    adversary: nn.Module | None = None
+
+class FlowStage(WithoutAdversary):
+    """Velocity matching with text dropout, RIN self-conditioning and plan diversity."""
 
     def __init__(
         self, spec: ModelSpec, vae_checkpoint: Checkpoint, settings: FlowSettings, loop: LoopSettings,
@@ -147,13 +152,6 @@ class FlowStage:
         if loop.compile:
             self.network.compile_denoiser()
 
-    @property
-    def adversary_optimizer(self) -> OptimizerSettings:
-        return self.settings.optimizer  # of no one
-
-    def adversary_loss(self, step: int, shard: Shard) -> Mapping[str, Tensor]:
-        return {}
-
     def loss(self, step: int, shard: Shard = WHOLE) -> Mapping[str, Tensor]:
         batch = self.draw(step, shard)
         return flow_terms(batch, *predict(self.network, batch), self.settings.diversity)
@@ -183,11 +181,9 @@ class FlowStage:
         ids = self.data.captions[rows, which].long()
         dropped = torch.from_numpy(rng.random(settings.batch) < settings.text_dropout)
         ids = torch.where(dropped[:, None], self.empty[None], ids)
-        longest = int((ids != PAD_ID).sum(1).max())
-        longest = -(-longest // LENGTH_STEP) * LENGTH_STEP
         mine = shard.rows(settings.batch)
         latents = self.data.latents[rows[mine]].float()
-        return latents.to(self.loop.device), ids[mine, :longest].to(self.loop.device)
+        return latents.to(self.loop.device), without_padding(ids)[mine].to(self.loop.device)
 
     def pipeline(self, ema: nn.Module) -> MicroForgePipeline:
         """The reference pipeline around the EMA weights."""

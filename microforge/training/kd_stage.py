@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from microforge.checkpoint import Checkpoint
 from microforge.errors import CheckpointError
 from microforge.training.flow_stage import FlowNetwork, FlowStage, flow_terms, predict
-from microforge.training.settings import KDSettings, OptimizerSettings
+from microforge.training.loop import WithoutAdversary
+from microforge.training.settings import KDSettings
 from microforge.training.shard import WHOLE, Shard
 
 
-class KDStage:
+class KDStage(WithoutAdversary):
     """A ``FlowStage`` whose student also follows a teacher on the same noisy latents and captions."""
-
-    adversary: nn.Module | None = None
 
     def __init__(self, flow: FlowStage, settings: KDSettings, teacher: Checkpoint) -> None:
         """``teacher``: any size of backbone, planner and text encoder; ``check_teacher`` has passed."""
@@ -38,13 +37,6 @@ class KDStage:
     @property
     def network(self) -> nn.Module:
         return self.flow.network
-
-    @property
-    def adversary_optimizer(self) -> OptimizerSettings:
-        return self.settings.optimizer  # of no one
-
-    def adversary_loss(self, step: int, shard: Shard) -> Mapping[str, Tensor]:
-        return {}
 
     def loss(self, step: int, shard: Shard = WHOLE) -> Mapping[str, Tensor]:
         """The flow's terms and ``teacher``: (1 - t) times the squared distance to the teacher's velocity."""

@@ -68,6 +68,17 @@ class Stage(Protocol):
         """Write the checkpoint made of ``ema``."""
 
 
+class WithoutAdversary:
+    """What a stage inherits that trains one network alone."""
+
+    adversary: nn.Module | None = None
+    adversary_optimizer = OptimizerSettings(1e-4)  # of no one
+
+    def adversary_loss(self, step: int, shard: Shard) -> Mapping[str, Tensor]:
+        """Never called: there is no adversary."""
+        return {}
+
+
 @dataclass(frozen=True)
 class Run:
     """One call of ``mf-train``."""

@@ -11,9 +11,7 @@ import contextlib
 import functools
 import importlib
 import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import numpy as np
 
 from microforge.bundle import Component, TensorSpec
 from microforge.errors import BundleError, missing_extra
+from microforge.quiet import quiet
 from microforge_runtimes.session import Array, check_inputs
 
 #: Numbers of ExecuTorch's ScalarType.
@@ -106,7 +105,7 @@ class _Engine:
 @functools.cache
 def _engine() -> _Engine:
     """Import by name: a runtime without this engine never needs torch (see the import contracts)."""
-    with _quiet():
+    with quiet("torch.utils._pytree"):  # both packages warn about themselves (experimental, deprecated)
         try:
             binding = importlib.import_module("executorch.extension.pybindings.portable_lib")
             runtime = importlib.import_module("executorch.runtime")
@@ -114,20 +113,6 @@ def _engine() -> _Engine:
         except ImportError as error:
             missing = "torch" if (error.name or "").startswith("torch") else "executorch"
             raise missing_extra(missing, "executorch") from None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Both packages warn about themselves while they load (experimental, deprecated)."""
-    logger = logging.getLogger("torch.utils._pytree")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _difference(declared: tuple[TensorSpec, ...], found: list[Any]) -> str | None:
