@@ -64,6 +64,9 @@ _CANONICAL = 0.75  # share of the first word among synonyms
 _RELATION_SAID = (
     0.35  # share of captions that say how two scattered objects lie: relations are learned from them too
 )
+#: Share of the captions of two different objects that say of each where it lies: the more of a picture its words
+#: explain, the sooner a model reads them (DALL-E 3's detailed captions).
+_PLACED = 0.35
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,9 @@ class Prompt:
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """One of many true captions of ``scene``."""
     white = scene.background == "white"
-    if rng.random() < (0.58 if white else 0.15):
+    placed = scene.kind != "counting" and len(scene.objects) == 2 and rng.random() < _PLACED
+    placed = placed and not _hides_relation(scene)
+    if not placed and rng.random() < (0.58 if white else 0.15):
         return _drop_article(_subject(scene, rng, plain=True), rng)
     tail = []
     if len(scene.objects) == 1:
@@ -106,7 +111,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         tail.append(background_phrase(scene.background, rng))
     if rng.random() < 0.25:
         tail.reverse()
-    subject = _subject(scene, rng, plain=False)
+    subject = _placed(scene, rng) if placed else _subject(scene, rng, plain=False)
     lead = choice(rng, LEADS) if rng.random() < 0.2 else ""
     return as_typed(lead + " ".join([subject, *tail]), rng)
 
@@ -195,15 +200,35 @@ def _subject(scene: Scene, rng: np.random.Generator, plain: bool) -> str:
     return f"{phrases[0]} {verb}{synonym(RELATION_WORDS, relation, rng)} {phrases[1]}"
 
 
+def _placed(scene: Scene, rng: np.random.Generator) -> str:
+    """Both objects, each with its place: ``"a big red star on the left and a blue ring in the top right corner"``."""
+    items = scene.objects[::-1] if rng.random() < 0.5 else scene.objects
+    phrases = [
+        f"{with_article(describe(item, rng, size=_says_size(item.size, rng)))} {place_phrase(place_of(item.x, item.y), rng)}"
+        for item in items
+    ]
+    return choice(rng, (" and ", ", ")).join(phrases)
+
+
 def _visible_relation(scene: Scene, rng: np.random.Generator) -> str | None:
     """Now and then how two scattered objects happen to lie, unless that relation is held out."""
-    if rng.random() >= _RELATION_SAID:
+    if rng.random() >= _RELATION_SAID or _hides_relation(scene):
         return None
+    return _relation_of(scene)
+
+
+def _relation_of(scene: Scene) -> str | None:
+    """How the first of two objects lies to the second, or None on a diagonal."""
     first, second = scene.objects
-    for relation in RELATIONS:
-        if relation_holds(relation, (first.x, first.y), (second.x, second.y)):
-            return None if relation_is_held_out(relation, first.shape, second.shape) else relation
-    return None
+    holds = (name for name in RELATIONS if relation_holds(name, (first.x, first.y), (second.x, second.y)))
+    return next(holds, None)
+
+
+def _hides_relation(scene: Scene) -> bool:
+    """Whether the two objects happen to lie in a held-out relation, which no caption may give away."""
+    first, second = scene.objects
+    relation = _relation_of(scene)
+    return relation is not None and relation_is_held_out(relation, first.shape, second.shape)
 
 
 def _counted(item: SceneObject, count: int, rng: np.random.Generator, plain: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,17 @@ from microforge.data.captions import (
     single_object_prompts,
     with_article,
 )
-from microforge.data.scenes import COLORS, HELD_OUT, KINDS, PLACES, RELATIONS, sample_scene
+from microforge.data.scenes import (
+    COLORS,
+    HELD_OUT,
+    KINDS,
+    PLACES,
+    RELATIONS,
+    Scene,
+    SceneObject,
+    place_of,
+    sample_scene,
+)
 
 _SHAPE = {word: shape for shape, words in SHAPE_WORDS.items() for word in words}
 _COLOR = {word: color for color in COLORS for word in COLOR_WORDS.get(color, (color,))}
@@ -60,6 +71,33 @@ def test_caption_states_only_the_true_background_and_count(seed: int, kind: str)
     if kind == "counting":
         count = len(scene.objects)
         assert re.search(rf"\b({count}|{NUMBERS[count]})\b", text), text
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_caption_that_places_both_objects_places_each_truly(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scene = sample_scene(rng, "attribute")
+    text = re.sub("upper", "top", re.sub("lower", "bottom", caption(scene, rng).lower()))
+    for item in scene.objects:
+        word = rf"(?:{'|'.join(SHAPE_WORDS[item.shape])})"
+        color = rf"(?:{'|'.join(COLOR_WORDS.get(item.color, (item.color,)))})"
+        found = re.search(
+            rf"{color} {word} (?:in|on|at|near) the ((?:top|bottom)? ?(?:left|right)?)(?: side| corner)?(?:,| and| |\.|$)",
+            text,
+        )
+        if found and not re.search(r"(left|right) of", text):
+            assert found[1].strip() == place_of(item.x, item.y), text
+
+
+def test_caption_never_gives_a_held_out_relation_away() -> None:
+    first = SceneObject("star", "blue", "small", 0.25, 0.5, 0.12, COLORS["blue"])
+    second = SceneObject("cross", "green", "small", 0.75, 0.5, 0.12, COLORS["green"])
+    rng = np.random.default_rng(0)
+    hidden = Scene("white", COLORS["white"], (first, second), "two", None)
+    seen = replace(hidden, objects=(first, replace(second, shape="heart")))
+    assert not any(re.search("left|right", caption(hidden, rng)) for _ in range(300))
+    assert sum("on the left" in caption(seen, rng) for _ in range(300)) > 30
 
 
 def test_caption_mentions_other_backgrounds_far_more_often_than_white() -> None:
