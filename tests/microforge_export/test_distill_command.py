@@ -1,0 +1,132 @@
+"""``mf-export distill``: nothing is overwritten, a run goes on bit for bit, the student says what it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from microforge.checkpoint import read_checkpoint
+from microforge.cli import BAD_INPUT, exit_code
+from microforge.errors import BundleError, CheckpointError, OutputExistsError, SpecError
+from microforge.training import loop
+from microforge_export import distill, distill_settings, teacher, trajectories
+from microforge_export.cli import app
+from microforge_export.distill_command import DistillRequest, run_distill
+from microforge_export.distill_settings import DistillSettings
+from microforge_export.microforge_provider import read_model
+from microforge_runtimes.sampler import timesteps
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Shards of four drawings in eight teacher steps, no plots, blank sheets."""
+    torch.set_num_threads(1)
+    for module in (trajectories, teacher):
+        monkeypatch.setattr(module, "CHUNK", 4)
+    for module in (distill_settings, teacher):
+        monkeypatch.setattr(module, "TEACHER_STEPS", 8)
+    monkeypatch.setattr(loop, "plot_losses", lambda log, out: None)
+    monkeypatch.setattr(distill.DistillStage, "sheet", lambda self, ema: torch.zeros(3, 8, 8))
+    yield
+
+
+def request(checkpoint: Path, folder: Path, **options: Any) -> DistillRequest:
+    given = {"steps": 2, "updates": 4, "batch": 4, "drawings": 4, "save_every": 2, **options}
+    return DistillRequest(checkpoint=checkpoint, out=folder / "student", **given)
+
+
+def run(asked: DistillRequest) -> dict[str, object]:
+    return run_distill(asked, Console(quiet=True))
+
+
+def test_distill_writes_a_student_whose_manifest_entry_is_its_own_grid(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    result = run(request(checkpoint, tmp_path))
+    assert result["checkpoint"] == str(tmp_path / "student") and result["steps"] == 2
+    model = read_model(tmp_path / "student")
+    assert model.sampler.timesteps == (1.0, 0.5, 0.0) and model.sampler.guidance == "folded"
+    with pytest.raises(BundleError, match="steps is 1; this bundle allows: 2"):
+        timesteps(model.sampler, 1)
+    row = json.loads((tmp_path / "student.run" / "log.jsonl").read_text("utf-8").splitlines()[-1])
+    assert {"step", "window", "flow", "plan_similarity", "grad_norm"} <= set(row)
+    with pytest.raises(CheckpointError, match="was distilled already"):
+        run(request(tmp_path / "student", tmp_path / "again"))
+
+
+@pytest.mark.parametrize("skip", [None, 1])
+def test_distill_resumed_is_bit_for_bit_the_uninterrupted_run(
+    checkpoint: Path, tmp_path: Path, skip: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = request(checkpoint, tmp_path / "one", skip=skip)
+    run(whole)
+    cut = replace(whole, out=tmp_path / "two" / "student")
+    taken = distill.DistillStage.loss
+
+    def killed(self: distill.DistillStage, step: int, shard: Any) -> Any:
+        if step == 3:
+            raise KeyboardInterrupt
+        return taken(self, step, shard)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distill.DistillStage, "loss", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(cut)
+    assert not (tmp_path / "two" / "student").exists()
+    with pytest.raises(OutputExistsError, match="--resume goes on with it"):
+        run(cut)
+    run(replace(cut, resume=True))
+    first, second = (read_checkpoint(tmp_path / name / "student") for name in ("one", "two"))
+    assert first.tensors.keys() == second.tensors.keys()
+    assert all(torch.equal(second.tensors[name], value) for name, value in first.tensors.items())
+    with pytest.raises(CheckpointError, match="holds a run with stage"):
+        run(replace(cut, steps=4, skip=None, resume=True))
+
+
+def test_distill_overwrites_only_with_force_and_keeps_drawings_that_fit(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    asked = request(checkpoint, tmp_path, updates=1)
+    run(asked)
+    shard = tmp_path / "student.run" / "trajectories" / "generate-000000.safetensors"
+    was = shard.stat().st_mtime_ns
+    with pytest.raises(OutputExistsError, match="already exists"):
+        run(asked)
+    run(replace(asked, force=True))
+    assert shard.stat().st_mtime_ns == was
+
+
+def test_distill_dry_run_says_what_it_takes_and_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    found = run(replace(request(checkpoint, tmp_path), out=None, dry_run=True))
+    assert found["cache_bytes"] == found["cache_missing_bytes"]
+    assert int(str(found["sample_bytes"])) > 0 and list(tmp_path.iterdir()) == []
+
+
+def test_distill_learns_every_task_the_teacher_knows(editing_checkpoint: Path, tmp_path: Path) -> None:
+    run(request(editing_checkpoint, tmp_path, batch=8, drawings=10, updates=1))
+    row = json.loads((tmp_path / "student.run" / "log.jsonl").read_text("utf-8").splitlines()[-1])
+    assert {"window_generate", "window_edit", "window_inpaint", "window_super_resolve"} <= set(row)
+    assert read_checkpoint(tmp_path / "student").spec.tasks == read_checkpoint(editing_checkpoint).spec.tasks
+
+
+def test_distill_names_what_it_cannot_do(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="the student's steps are 3; allowed: 1, 2, 4, 8"):
+        run(request(checkpoint, tmp_path, steps=3))
+    with pytest.raises(SpecError, match="--edits belongs to a teacher that edits"):
+        run(request(checkpoint, tmp_path, edits="mine"))
+    with pytest.raises(SpecError, match="say where to write the student"):
+        run(replace(request(checkpoint, tmp_path), out=None))
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        run(request(checkpoint, tmp_path, resume=True))
+    assert (
+        exit_code(app, ["distill", str(checkpoint), "--out", str(tmp_path / "x"), "--steps", "5"])
+        == BAD_INPUT
+    )
+    assert isinstance(DistillSettings(distill_settings.DISTILL_SETTINGS["nano"].optimizer).kept, int)
