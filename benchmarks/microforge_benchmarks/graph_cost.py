@@ -1,0 +1,67 @@
+"""Operations and bytes of an ONNX graph, counted from its static shapes.
+
+Operations: two for each multiply-add of a matrix product or convolution; the rest of a network is counted in
+bytes only, since that is what bounds it. Bytes: every node reads its inputs and writes its outputs once,
+weights included; nodes that only rename move nothing. Engines that fuse nodes move less: this is an upper bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from microforge import onnx_shapes
+from microforge.onnx_shapes import RENAMES, Tensor
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``products``: operations in matrix products and convolutions; ``weights`` and ``moved`` in bytes."""
+
+    products: int
+    weights: int
+    moved: int
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.products + other.products, self.weights + other.weights, self.moved + other.moved)
+
+    def times(self, count: int) -> Cost:
+        """The cost of ``count`` evaluations; the weights are there once."""
+        return Cost(self.products * count, self.weights, self.moved * count)
+
+
+def graph_cost(model: onnx.ModelProto) -> Cost:
+    """The cost of one evaluation of ``model``, whose shapes are all static."""
+    constants = onnx_shapes.weights(model)
+    tensors = {**onnx_shapes.tensors(model), **constants}
+    weights = sum(item.bytes for item in constants.values())
+    products = moved = 0
+    for node in model.graph.node:
+        products += _products(node, tensors)
+        if node.op_type not in RENAMES:
+            names = (*node.input, *node.output)
+            moved += sum(tensors[name].bytes for name in names if name in tensors)
+    return Cost(products, weights, moved)
+
+
+def read_cost(path: Path) -> Cost:
+    """As ``graph_cost``, of a file; its external weights are not read."""
+    return graph_cost(onnx_shapes.read_graph(path))
+
+
+def _products(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> int:
+    """Two operations for each multiply-add: every output element is a sum over the inner length."""
+    if node.op_type in ("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm"):
+        left = tensors[node.input[0]].shape
+        transposed = any(item.name == "transA" and item.i for item in node.attribute)
+        inner = left[0] if transposed else left[-1]
+    elif node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
+        position = 3 if node.op_type == "QLinearConv" else 1
+        inner = math.prod(tensors[node.input[position]].shape[1:])
+    else:
+        return 0
+    return 2 * math.prod(tensors[node.output[0]].shape) * inner

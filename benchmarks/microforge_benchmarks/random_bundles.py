@@ -1,0 +1,88 @@
+"""Bundles of configurations that nobody has trained: time and memory do not depend on the weights' values.
+
+Needs the extra ``export``: the checkpoint is written with torch and built by ``mf-export`` in a process of its
+own, since the packages of benchmarks and export do not import one another.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from microforge.bundle_files import Bundle, load_bundle
+from microforge.errors import BundleError, missing_extra
+from microforge.spec import ModelSpec, SamplerSpec, VAESpec, preset
+from microforge_benchmarks.latency import run_group
+
+Form = Literal["preset", "dense", "chunked"]
+STEPS = 4
+#: ``dense_limit``: up to so many tokens the SSM is dense, beyond it chunked (SPEC section 3).
+_LIMITS: dict[Form, int] = {"dense": 1 << 30, "chunked": 0}
+_BUILD = "from microforge_export.cli import main; main()"
+_TIMEOUT_S = 3600
+
+
+def scaling_spec(config: str, form: Form) -> ModelSpec:
+    """The preset ``config`` with four folded steps; for "dense" and "chunked" with that form of the SSM at every
+    size, and a VAE that is too small to matter, since only the denoiser is of interest then.
+
+    Raises:
+        SpecError: for an unknown configuration.
+    """
+    spec = preset(config)
+    grid = tuple(1 - step / STEPS for step in range(STEPS + 1))
+    spec = replace(spec, sampler=SamplerSpec(timesteps=grid, guidance_folded=True))
+    if form == "preset":
+        return spec
+    ones = (1, 1, 1, 1)
+    small = VAESpec((8, 8, 16, 16), spec.vae.latent_channels, ones, ones, mid_depth=1)
+    return replace(spec, vae=small, backbone=replace(spec.backbone, dense_limit=_LIMITS[form]))
+
+
+def random_bundle(config: str, form: Form, side: int, cache: Path) -> Bundle:
+    """The bundle for ``side`` x ``side`` pixels in the folder ``cache``; built once.
+
+    Raises:
+        SpecError: for an unknown configuration or a side that it cannot have.
+        BundleError: when ``mf-export`` cannot build it. MissingExtraError: without torch.
+    """
+    path = cache / f"{config}-{form}-{side}.mfb"
+    if not path.exists():
+        spec = scaling_spec(config, form)
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            checkpoint = Path(folder) / "checkpoint"
+            write_random(spec, checkpoint)
+            words = ["build", str(checkpoint), "--out", str(path), "--size", str(side)]
+            found = run_group([sys.executable, "-c", _BUILD, *words], _TIMEOUT_S)
+        if found is None or found[0] != 0:
+            said = (
+                f"no result after {_TIMEOUT_S} s" if found is None else found[2].strip().rpartition("\n")[2]
+            )
+            raise BundleError(f"mf-export cannot build {config} at {side} px: {said}")
+    return load_bundle(path)
+
+
+def write_random(spec: ModelSpec, folder: Path) -> None:
+    """A checkpoint of ``spec`` in ``folder``; no weight is zero, so nothing can be left out of a graph.
+
+    Raises:
+        MissingExtraError: without torch.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise missing_extra("torch", "export") from None
+    from microforge.checkpoint import PRETRAINED
+    from microforge.pipeline import MicroForgePipeline
+    from microforge.tokenizer import PromptTokenizer
+
+    torch.manual_seed(0)
+    pipeline = MicroForgePipeline.from_spec(spec, PromptTokenizer.load(PRETRAINED / "tokenizer.json"))
+    for parameter in pipeline.parameters():
+        if not bool(parameter.any()):
+            torch.nn.init.normal_(parameter, std=0.02)
+    pipeline.save_pretrained(folder)

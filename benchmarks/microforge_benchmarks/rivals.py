@@ -1,0 +1,166 @@
+"""What a user would deploy instead, as compute: public configurations with random weights, in ONNX Runtime.
+
+Time and memory do not depend on the weights' values, so nothing is downloaded and nothing is said about
+quality. Text encoders are left out on this side: all of these use a larger one than ours. Needs the extra
+``rivals``. ``python -m microforge_benchmarks.rivals FOLDER STEPS THREADS`` prints the peak RSS of a drawing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from microforge.bundle_files import atomic_folder
+from microforge.errors import SpecError, missing_extra
+from microforge.quiet import quiet
+from microforge_benchmarks.latency import run_group
+
+SHAPES, UNET, DECODER = "shapes.json", "unet.onnx", "decoder.onnx"
+DOWNSAMPLE = 8  # pixels per latent cell of TAESD, per side
+TEXT_TOKENS = 77  # of CLIP's text encoders
+OPSET = 20
+_TIMEOUT_S = 1800
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Arguments of diffusers' ``UNet2DConditionModel`` and ``AutoencoderTiny``; what is not named is their default."""
+
+    unet: Mapping[str, Any]
+    decoder: Mapping[str, Any]
+
+
+_THREE = ("CrossAttnDownBlock2D",) * 3, ("CrossAttnUpBlock2D",) * 3
+#: From the models' public ``unet/config.json`` files; both with TAESD (``AutoencoderTiny``'s defaults) as decoder.
+#: SD-Turbo is Stable Diffusion 2.1's network (866 M parameters), BK-SDM-Tiny (2305.15798) a pruned 1.4 (323 M).
+RIVALS: Mapping[str, Rival] = {
+    "sd-turbo": Rival(
+        unet={
+            "sample_size": 64, "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20],
+            "use_linear_projection": True,
+        },
+        decoder={},
+    ),
+    "bk-sdm-tiny": Rival(
+        unet={
+            "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8, "layers_per_block": 1,
+            "block_out_channels": (320, 640, 1280), "down_block_types": _THREE[0], "up_block_types": _THREE[1],
+            "mid_block_type": None,
+        },
+        decoder={},
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes of the exported networks' inputs, batch 1."""
+
+    latent: tuple[int, ...]
+    text: tuple[int, ...]
+
+
+def exported(name: str, size: tuple[int, int], cache: Path, rivals: Mapping[str, Rival] = RIVALS) -> Path:
+    """The folder in ``cache`` with the ONNX files of ``name`` for ``size`` (height, width); exported once.
+
+    Raises:
+        SpecError: for an unknown name. MissingExtraError: without diffusers or torch.
+    """
+    if name not in rivals:
+        raise SpecError(f"unknown rival {name!r}; allowed: {', '.join(rivals)}")
+    path = cache / f"{name}-{size[0]}x{size[1]}"
+    if not (path / SHAPES).is_file():
+        with atomic_folder(path, force=True, marker=SHAPES) as folder:
+            _export(rivals[name], size, folder)
+    return path
+
+
+def _export(rival: Rival, size: tuple[int, int], folder: Path) -> None:
+    try:
+        with quiet(
+            "torch.utils._pytree"
+        ):  # a remark of torchao, which diffusers imports where it is installed
+            import torch
+            from diffusers import AutoencoderTiny, UNet2DConditionModel
+    except ImportError:
+        raise missing_extra("diffusers", "rivals") from None
+
+    class Unet(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unet = UNet2DConditionModel(**rival.unet)
+
+        def forward(self, latent: Any, t: Any, text: Any) -> Any:
+            return self.unet(latent, t, text, return_dict=False)[0]
+
+    decoder = AutoencoderTiny(**rival.decoder).decoder
+    network = Unet()
+    channels, width = network.unet.config.in_channels, network.unet.config.cross_attention_dim
+    shapes = Shapes((1, channels, size[0] // DOWNSAMPLE, size[1] // DOWNSAMPLE), (1, TEXT_TOKENS, width))
+    latent, text = torch.zeros(shapes.latent), torch.zeros(shapes.text)
+    jobs = (
+        (network, (latent, torch.zeros(1), text), ["latent", "t", "text"], UNET),
+        (decoder, (latent,), ["latent"], DECODER),
+    )
+    for module, inputs, names, file in jobs:
+        with torch.no_grad(), quiet("torch.onnx"):
+            torch.onnx.export(
+                module.eval(), inputs, str(folder / file), dynamo=True, opset_version=OPSET, input_names=names,
+                output_names=["output"], external_data=True, optimize=False, verbose=False,
+            )  # fmt: skip
+    (folder / SHAPES).write_text(json.dumps(asdict(shapes)), "utf-8")
+
+
+class RivalDrawing:
+    """An exported rival, ready to draw: ``steps`` evaluations of its denoiser and one of its decoder."""
+
+    def __init__(self, folder: Path, steps: int, threads: int | None) -> None:
+        """``MissingExtraError`` without onnxruntime."""
+        try:
+            import onnxruntime
+        except ImportError:
+            raise missing_extra("onnxruntime", "onnx") from None
+        shapes = json.loads((folder / SHAPES).read_text("utf-8"))
+        self._latent = np.random.default_rng(0).standard_normal(shapes["latent"], np.float32)
+        self._text = np.zeros(shapes["text"], np.float32)
+        self._steps = steps
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._unet, self._decoder = (
+            onnxruntime.InferenceSession(str(folder / file), options, providers=["CPUExecutionProvider"])
+            for file in (UNET, DECODER)
+        )
+
+    def __call__(self) -> object:
+        z = self._latent
+        for step in range(self._steps):
+            t = np.full(1, 999 * (1 - step / self._steps), np.float32)
+            inputs = {"latent": z, "t": t, "text": self._text}
+            z = z - self._unet.run(None, inputs)[0] / np.float32(self._steps)
+        return self._decoder.run(None, {"latent": z})[0]
+
+
+def peak_of(folder: Path, steps: int, threads: int | None) -> int | None:
+    """Peak RSS in bytes of a fresh process that draws once; None when it ends without one."""
+    words = [sys.executable, "-m", "microforge_benchmarks.rivals", str(folder), str(steps), str(threads or 0)]
+    found = run_group(words, _TIMEOUT_S)
+    return None if found is None or found[0] != 0 else int(found[1].split()[-1])
+
+
+def main(folder: str, steps: str, threads: str) -> None:
+    from microforge_benchmarks.memory import peak_resident_bytes
+
+    RivalDrawing(Path(folder), int(steps), int(threads) or None)()
+    print(peak_resident_bytes() or sys.exit("the kernel does not tell"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])

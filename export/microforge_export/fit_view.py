@@ -1,0 +1,43 @@
+"""How ``mf-export fit`` shows its answer: a table for people, numbers for programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from microforge.bundle_files import Bundle
+from microforge_export.budget import MB, MODES, Fit
+
+
+def fit_values(bundle: Bundle, fit: Fit) -> dict[str, Any]:
+    """The answer as JSON; every count in bytes."""
+    return {
+        "bundle": str(bundle.path), "id": bundle.id, "device": fit.device.model_dump(), "target": fit.target,
+        "size": fit.size, "fits": fit.fits, "mode": fit.mode, "reason": fit.reason,
+        "budget": fit.device.budget_bytes, "stages": [asdict(stage) for stage in fit.stages],
+        "peaks": {mode: dict(fit.peaks[mode]) for mode in MODES},
+    }  # fmt: skip
+
+
+def fit_table(fit: Fit) -> RenderableType:
+    """One row per stage, its peaks in MB (10^6 bytes), and the verdict."""
+    table = Table(
+        title=f"{fit.device.name}, {fit.target}, {fit.size} px, MB", box=box.SIMPLE, title_justify="left"
+    )
+    table.add_column("stage")
+    for heading in ("weights", "activations", "loading", "peak resident", "peak staged"):
+        table.add_column(heading, justify="right")
+    for stage in fit.stages:
+        counts = (
+            stage.weights,
+            stage.activations,
+            stage.loading,
+            *(fit.peaks[mode][stage.role] for mode in MODES),
+        )
+        table.add_row(stage.role, *(f"{count / MB:,.1f}" for count in counts))
+    verdict = f"fits, {fit.reason}" if fit.fits else f"does not fit, {fit.reason}"
+    return Group(table, f"budget: {fit.device.budget_bytes / MB:,.1f} MB", verdict)

@@ -1,0 +1,94 @@
+"""How much memory the tensors of an ONNX graph need at once, from its static shapes and its node order.
+
+A tensor lives from the node that makes it to the last one that reads it; the graph's outputs live to the end,
+its inputs belong to the caller for the whole run. The peak is the largest sum over the nodes of what lives
+while one runs. Operators that only rename (Reshape) share their input's memory, as ONNX Runtime does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from microforge import onnx_shapes
+from microforge.onnx_shapes import RENAMES
+
+
+@dataclass(frozen=True)
+class GraphMemory:
+    """What a graph holds. Bytes: ``weights`` without those in ``gathered``, of which lookups read single rows
+    (an embedding); ``convolved`` is the part of ``weights`` in convolutions."""
+
+    weights: int
+    gathered: int
+    convolved: int
+    activations: int
+    nodes: int
+
+
+def graph_memory(model: onnx.ModelProto) -> GraphMemory:
+    """Count a graph.
+
+    Raises:
+        GraphLintError: when a shape is not static.
+    """
+    sizes = {name: item.bytes for name, item in onnx_shapes.weights(model).items()}
+    looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
+    others = {
+        name for node in model.graph.node
+        for name in (node.input[1:] if node.op_type == "Gather" else node.input)
+    }  # fmt: skip
+    filters = {name for node in model.graph.node if "Conv" in node.op_type for name in node.input}
+    gathered = sum(sizes[name] for name in looked_up - others if name in sizes)
+    return GraphMemory(
+        weights=sum(sizes.values()) - gathered, gathered=gathered,
+        convolved=sum(sizes[name] for name in filters if name in sizes),
+        activations=peak_activations(model), nodes=len(model.graph.node),
+    )  # fmt: skip
+
+
+def peak_activations(model: onnx.ModelProto) -> int:
+    """Bytes of the tensors that live at the worst moment, inputs and outputs included.
+
+    Raises:
+        GraphLintError: when a shape is not static.
+    """
+    sizes, nodes = onnx_shapes.tensors(model), list(model.graph.node)
+    owner = _owners(nodes)
+    last = _last_uses(nodes, owner, (value.name for value in model.graph.output))
+    inputs = sum(sizes[value.name].bytes for value in model.graph.input)
+    live: dict[str, int] = {}
+    fixed = {value.name for value in model.graph.input} | {item.name for item in model.graph.initializer}
+    peak = 0
+    for index, node in enumerate(nodes):
+        for name in node.output:
+            if name and owner.get(name, name) == name:
+                live[name] = sizes[name].bytes if name in sizes else 0
+        peak = max(peak, sum(live.values()))
+        for name in [name for name in live if name not in fixed and last.get(name, index) <= index]:
+            del live[name]
+    return inputs + peak
+
+
+def _owners(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
+    """The tensor whose memory each renamed tensor shares."""
+    owner: dict[str, str] = {}
+    for node in nodes:
+        if node.op_type in RENAMES:
+            owner[node.output[0]] = owner.get(node.input[0], node.input[0])
+    return owner
+
+
+def _last_uses(
+    nodes: list[onnx.NodeProto], owner: Mapping[str, str], outputs: Iterable[str]
+) -> dict[str, int]:
+    """Index of the last node that reads each memory; past the end for the graph's outputs."""
+    last: dict[str, int] = {}
+    for index, node in enumerate(nodes):
+        for name in node.input:
+            last[owner.get(name, name)] = index
+    for name in outputs:
+        last[owner.get(name, name)] = len(nodes)
+    return last
