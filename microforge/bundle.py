@@ -22,6 +22,8 @@ MANIFEST = "manifest.json"
 
 Role = Literal["text_encoder", "denoiser", "denoiser_edit", "vae_decoder", "vae_encoder"]
 Task = Literal["generate", "edit", "inpaint", "super-resolve"]
+#: What a drawing runs, in this order.
+DRAWING: tuple[Role, ...] = ("text_encoder", "denoiser", "vae_decoder")
 DType = Literal["float32", "float16", "int64", "int32"]
 
 
@@ -217,9 +219,15 @@ class Manifest(Entry):
         _check_sizes(self)
         _check_components(self)
         for target_name, target in self.targets.items():
-            for what in ("files", "parts", "parity", "memory", "coverage"):
+            for what in ("files", "parts", "parity", "precisions", "memory", "coverage"):
                 for key in getattr(target, what):
                     _known(self, key, f"targets.{target_name}.{what}")
+            for task in target.tasks:
+                if task not in self.tasks:
+                    raise ValueError(f"targets.{target_name}.tasks names {task!r}, which is not in tasks")
+            for key in target.quality:
+                if key not in {str(entry.size) for entry in self.sizes}:
+                    raise ValueError(f"targets.{target_name}.quality has size {key}, which is not in sizes")
         for task in self.tasks:
             if task not in self.tokenizer.task_prefixes:
                 raise ValueError(f"tokenizer.task_prefixes lacks the task {task!r}")

@@ -84,11 +84,40 @@ class Coverage(Entry):
         return self
 
 
+class QualityLimits(Entry):
+    """What ``Quality`` must reach: PSNR at least, survival between, drift at most."""
+
+    psnr_median_db: float
+    psnr_worst_db: float
+    survival_low: float
+    survival_high: float
+    plan_drift: float
+
+
+class Quality(Entry):
+    """A quantized target at one size against the reference, over ``images`` whole drawings from the same noise.
+
+    ``survival`` is what quantization leaves of the prompt's effect: norm of the conditional minus the empty
+    velocity over the reference's. ``plan_drift`` is the largest distance of a plan state after the last step,
+    relative to the reference's norm.
+    """
+
+    images: Annotated[int, Field(ge=1)]
+    psnr_median_db: float
+    psnr_worst_db: float
+    survival: Annotated[float, Field(ge=0)]
+    plan_drift: Annotated[float, Field(ge=0)]
+    limits: QualityLimits
+
+
 class Target(Entry):
-    """The files of one engine; all but ``shared_files`` and ``operators`` are keyed like ``components``.
+    """The files of one engine; all but ``shared_files``, ``tasks``, ``operators`` and ``quality`` are keyed like ``components``.
 
     Several components may have one file: an ExecuTorch program holds a method per component, named by its
     key. ``parts`` are further files of a component alone, ``shared_files`` those that all components need.
+    ``tasks`` has the worst drawing of every task, ``image`` the worst of all.
+    ``precisions`` names the components that are not in ``precision``; ``quality`` has an entry per size
+    ("256x384") where the target is quantized.
     """
 
     precision: Precision
@@ -97,6 +126,9 @@ class Target(Entry):
     shared_files: tuple[FileEntry, ...] = ()
     parity: dict[str, Parity] = {}
     image: ImageParity | None = None
+    tasks: dict[str, ImageParity] = {}
+    precisions: dict[str, Precision] = {}
+    quality: dict[str, Quality] = {}
     memory: dict[str, Memory] = {}
     operators: dict[str, Annotated[int, Field(ge=0)]] = {}
     coverage: dict[str, Coverage] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from microforge.bundle_files import atomic_folder
 from microforge.errors import CheckpointError, SpecError
-from microforge.spec import ModelSpec, from_dict, to_dict
+from microforge.spec import TASKS, ModelSpec, from_dict, to_dict
 from microforge.tokenizer import PromptTokenizer
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -85,6 +85,8 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     stages = config.get("stages", [])
     if not isinstance(stages, list) or not all(isinstance(stage, str) for stage in stages):
         raise CheckpointError(f"{folder / CONFIG}: stages must be a list of names")
+    if "edit" in stages:  # the stage teaches all of them, and leaves the configuration as it was
+        spec = replace(spec, tasks=TASKS)
     tokenizer = folder / TOKENIZER
     return Checkpoint(
         spec=spec,

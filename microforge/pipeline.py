@@ -113,7 +113,7 @@ class MicroForgePipeline(nn.Module):
         batch = conditional.text.shape[0]
         empty = self._empty("generate", batch, conditional) if scale != 1.0 else None
         velocity = self._guided_velocity(conditional, empty, scale)
-        z = integrate(velocity, self._noise(size, batch, seed), self._grid(num_steps), callback)
+        z = integrate(velocity, self._noise(size, batch, seed), self.grid(num_steps), callback)
         return self._decode(z)
 
     @torch.no_grad()
@@ -186,6 +186,7 @@ class MicroForgePipeline(nn.Module):
         size = self._size(height, width)
         encoded = self.vae.normalize(self.vae.encode(source).mean)
         with_text = self._empty(task, batch) if prompt is None else self._encode(prompt, task, batch)
+        self._refuse_guidance(text_guidance, image_guidance)
         sampler = self.spec.sampler
         text_scale = sampler.text_guidance if text_guidance is None else text_guidance
         image_scale = sampler.image_guidance if image_guidance is None else image_guidance
@@ -203,7 +204,7 @@ class MicroForgePipeline(nn.Module):
                 branches = (full(z, t), source_only(z, t), nothing(z, t))
                 return guided_edit(*branches, text_scale, image_scale)
 
-        z = integrate(velocity, self._noise(size, batch, seed), self._grid(num_steps), callback, blend)
+        z = integrate(velocity, self._noise(size, batch, seed), self.grid(num_steps), callback, blend)
         return self._decode(z)
 
     def _guided_velocity(
@@ -260,13 +261,23 @@ class MicroForgePipeline(nn.Module):
         return self.tokenizer
 
     def _guidance(self, prompt: Prompt, guidance: float | None) -> float:
+        self._refuse_guidance(guidance)
         if guidance is not None:
             return guidance
         if isinstance(prompt, Tensor) or self.spec.sampler.guidance_folded:
             return 1.0
         return self.spec.sampler.text_guidance
 
-    def _grid(self, num_steps: int | None) -> tuple[float, ...]:
+    def _refuse_guidance(self, *scales: float | None) -> None:
+        """A distilled model draws one branch: another scale than 1 would guide it twice."""
+        for scale in scales:
+            if self.spec.sampler.guidance_folded and scale not in (None, 1.0):
+                raise SpecError(
+                    f"guidance is {scale:g}; it is in the weights of this distilled model, leave it out"
+                )
+
+    def grid(self, num_steps: int | None) -> tuple[float, ...]:
+        """The times of a drawing in ``num_steps`` steps; None is the model's own grid."""
         sampler = self.spec.sampler
         if num_steps is None or num_steps == len(sampler.timesteps) - 1:
             return sampler.timesteps

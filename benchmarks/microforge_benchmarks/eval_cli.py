@@ -48,6 +48,9 @@ def evaluate(
     single_object: Annotated[
         bool, typer.Option("--single-object", help="Only prompts for one coloured object.")
     ] = False,
+    task: Annotated[
+        str, typer.Option(help="generate, edit, inpaint or super-resolve; --prompts counts its examples.")
+    ] = "generate",
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print the scores as the last line of stdout.")
@@ -61,6 +64,17 @@ def evaluate(
     from microforge.evaluation.sheet import contact_sheet, png_bytes
     from microforge_benchmarks.subjects import Settings, open_subject
 
+    if task != "generate":
+        from microforge_benchmarks.edit_eval import check_task, evaluate_source_task
+
+        check_task(task, single_object)
+        subject = open_subject(model, Settings(size, steps, guidance))
+        report, sheet = evaluate_source_task(subject, task, prompts, seed)
+        report = {"format": FORMAT, "model": str(model), **report}
+        atomic_bytes(sheet_path, png_bytes(sheet), force)
+        atomic_bytes(out, (json_module.dumps(report, indent=1) + "\n").encode(), force)
+        _say_done(report, out, sheet_path, json)
+        return
     subject = open_subject(model, Settings(size, steps, guidance))
     asked = (single_object_prompts if single_object else evaluation_prompts)(prompts, seed)
     results, scores = _measure(subject, asked, seed)
@@ -74,8 +88,12 @@ def evaluate(
     atomic_bytes(sheet_path, png_bytes(contact_sheet(results)), force)
     atomic_bytes(out, (json_module.dumps(full, indent=1) + "\n").encode(), force)
     _print_table(report)
+    _say_done(report, out, sheet_path, json)
+
+
+def _say_done(report: dict[str, Any], out: Path, sheet: Path, json: bool) -> None:
     if json:
-        print_json({"out": str(out.absolute()), "sheet": str(sheet_path.absolute()), **report})
+        print_json({"out": str(out.absolute()), "sheet": str(sheet.absolute()), **report})
     else:
         print(out.absolute())
 

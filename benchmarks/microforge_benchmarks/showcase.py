@@ -1,6 +1,7 @@
-"""The README's picture: fixed prompts at fixed seeds, drawn by a bundle through the shipped runtime.
+"""The README's pictures: fixed prompts, or fixed edits before and after, at fixed seeds.
 
 python -m microforge_benchmarks.showcase model.mfb --out docs/images/samples.png
+python -m microforge_benchmarks.showcase model.mfb --task edit --out docs/images/edit.png
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from typing import Annotated
 import typer
 from PIL import Image, ImageDraw, ImageFont
 
-from microforge.bundle_files import atomic_bytes
+from microforge.bundle_files import atomic_bytes, check_output
 from microforge.cli import command_app, run
 from microforge.evaluation.sheet import png_bytes, wrapped
+from microforge_benchmarks.strip import strip
 from microforge_runtimes import Generator
 
 #: Chosen for variety before any of them was drawn; seeds are their positions, not picked.
@@ -25,7 +27,7 @@ PROMPTS = (
 )  # fmt: skip
 COLUMNS, GAP, CAPTION, FONT = 6, 12, 34, 13
 
-app = command_app("Draw the README's picture.")
+app = command_app("Draw the README's pictures.")
 
 
 def showcase(bundle: Path) -> Image.Image:
@@ -48,11 +50,15 @@ def showcase(bundle: Path) -> Image.Image:
 
 @app.command()
 def main(
-    bundle: Annotated[Path, typer.Argument(help="Folder made by mf-export build.")],
+    model: Annotated[Path, typer.Argument(help="Bundle made by mf-export build; with a --task also a checkpoint.")],
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
-) -> None:
-    """Draw the README's picture."""
-    atomic_bytes(out, png_bytes(showcase(bundle)), force=True)
+    task: Annotated[str, typer.Option(help="generate; or edit, inpaint, super-resolve: a strip of before and after.")] = "generate",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing picture.")] = False,
+) -> None:  # fmt: skip
+    """Draw one of the README's pictures."""
+    check_output(out, force)
+    picture = showcase(model) if task == "generate" else strip(model, task)
+    atomic_bytes(out, png_bytes(picture), force)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from microforge.bundle import MANIFEST
+from microforge.bundle_files import load_bundle
 from microforge.data.captions import Prompt
+from microforge.data.edit_source import SOURCE_TASKS, Triples, shrunk
 from microforge.errors import CheckpointError, SpecError
 from microforge.evaluation.evaluate import Draw, Images, RoundTrip, to_bytes
 from microforge.evaluation.oracle import MIN_SIDE
 from microforge.evaluation.planner_probe import Drawing, PlannerFigures, probe_planner
+from microforge_runtimes.source_rules import composited
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from microforge_runtimes.edit import Editor
     from microforge_runtimes.generate import Generator
 
 #: (prompts, seed) -> what the planner does while it draws them.
 PlannerProbe = Callable[[Sequence[Prompt], int], PlannerFigures]
+
+
+#: (task, examples, seed) -> images (B, 3, H, W) in [0, 1]; image i is drawn with seed + i.
+DrawTask = Callable[[str, Triples, int], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to evaluate; ``round_trip`` is None for a bundle without its VAE encoder, ``planner`` for any bundle."""
+    """A model to evaluate; ``round_trip`` is None for a bundle without its VAE encoder, ``planner`` for any bundle,
+    ``draw_triples`` for a model without a task that has a source."""
 
     kind: str
     identity: str
@@ -46,6 +58,8 @@ class Subject:
     draw: Draw
     round_trip: RoundTrip | None
     planner: PlannerProbe | None
+    tasks: tuple[str, ...] = ("generate",)
+    draw_triples: DrawTask | None = None
 
 
 def open_subject(path: Path, settings: Settings) -> Subject:
@@ -70,6 +84,7 @@ def _open_checkpoint(path: Path, settings: Settings) -> Subject:
     from microforge.checkpoint import read_checkpoint
     from microforge.pipeline import MicroForgePipeline
     from microforge.spec import parse_size
+    from microforge.training.edit_stage import drawn
 
     identity = read_checkpoint(path).sha256
     pipeline = MicroForgePipeline.from_pretrained(path)
@@ -100,18 +115,33 @@ def _open_checkpoint(path: Path, settings: Settings) -> Subject:
         texts = [prompt.text for prompt in prompts]
         return probe_planner(pipeline, texts, Drawing(height, width, steps, guidance, seed))
 
-    return Subject("checkpoint", identity, height, width, steps, guidance, draw, round_trip, planner)
+    def draw_triples(task: str, found: Triples, seed: int) -> torch.Tensor:
+        moved = replace(found, sources=found.sources.to(device), targets=found.targets.to(device))
+        if found.masks is not None:
+            moved = replace(moved, masks=found.masks.to(device))
+        return drawn(pipeline, task, moved, seed).cpu()
+
+    if not sampler.guidance_folded:  # what ``drawn`` draws with is the pipeline's own
+        own = replace(sampler, timesteps=pipeline.grid(steps), text_guidance=guidance)
+        pipeline.spec = replace(pipeline.spec, sampler=own)
+    tasks = pipeline.spec.tasks
+    return Subject(
+        "checkpoint", identity, height, width, steps, guidance, draw, round_trip, planner, tasks,
+        draw_triples if set(tasks) & set(SOURCE_TASKS) else None,
+    )  # fmt: skip
 
 
 def _open_bundle(path: Path, settings: Settings) -> Subject:
     from microforge.spec import parse_size
-    from microforge_runtimes.generate import Generator
+    from microforge_runtimes import Editor, Generator
     from microforge_runtimes.sampler import text_scale, timesteps
 
     if settings.guidance is not None:
         raise SpecError("--guidance is for checkpoints; a bundle's guidance is part of its manifest")
     size = None if settings.size is None else parse_size(settings.size, 1)
-    generator = Generator(path, size=size, keep_loaded=True)
+    bundle = load_bundle(path)
+    edits = bool(set(bundle.manifest.tasks) & set(SOURCE_TASKS))
+    generator = (Editor if edits else Generator)(bundle, size=size, keep_loaded=True)
     sampler = generator.bundle.manifest.sampler
     steps = len(timesteps(sampler, settings.steps)) - 1
 
@@ -127,8 +157,33 @@ def _open_bundle(path: Path, settings: Settings) -> Subject:
         "bundle", generator.bundle.id, generator.size.height, generator.size.width, steps, text_scale(sampler),
         draw, None, None,
     )  # fmt: skip
+    subject = replace(subject, tasks=bundle.manifest.tasks)
+    if isinstance(generator, Editor):
+        subject = replace(subject, draw_triples=_bundle_draw_triples(generator, settings.steps))
     roles = {component.role for component in generator.bundle.manifest.components.values()}
     return replace(subject, round_trip=_bundle_round_trip(generator)) if "vae_encoder" in roles else subject
+
+
+def _bundle_draw_triples(editor: Editor, steps: int | None) -> DrawTask:
+    """As ``training.edit_stage.drawn``, one by one: a bundle's shapes are static with batch 1."""
+    import torch
+
+    def one(task: str, found: Triples, seed: int) -> NDArray[np.float32]:
+        words = found.texts[0]
+        if task == "inpaint":
+            assert found.masks is not None
+            whole, mask = found.targets.numpy(), found.masks.numpy()
+            return composited(editor.decode(editor.inpaint(whole, mask, words, seed, steps).z), whole, mask)
+        if task == "edit":
+            return editor.decode(editor.edit(found.sources.numpy(), words, seed, steps).z)
+        small = shrunk(found.targets, found.factors[0]).numpy()
+        return editor.decode(editor.super_resolve(small, found.factors[0], words, seed, steps).z)
+
+    def draw_triples(task: str, found: Triples, seed: int) -> torch.Tensor:
+        count = len(found.texts)
+        return torch.from_numpy(np.concatenate([one(task, found[i], seed + i) for i in range(count)]))
+
+    return draw_triples
 
 
 def _bundle_round_trip(generator: Generator) -> RoundTrip:

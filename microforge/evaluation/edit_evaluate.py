@@ -6,7 +6,7 @@ go through the same code. Letters: B images, H W image height and width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -31,7 +31,7 @@ from microforge.evaluation.edit_judge import (
 )
 from microforge.evaluation.evaluate import BATCH, rate, to_bytes
 from microforge.evaluation.metrics import psnr
-from microforge.evaluation.oracle import detect
+from microforge.evaluation.oracle import Detection, detect
 
 #: (examples of one task, seed) -> images (B, 3, H, W) in [0, 1]; image i is drawn with seed + i.
 DrawTriples = Callable[[Triples, int], Tensor]
@@ -42,13 +42,30 @@ FACTOR = 4
 
 
 @dataclass(frozen=True)
+class Mark:
+    """The verdict on one drawing, and what was found or measured, in words."""
+
+    good: bool
+    words: str
+
+
+#: Told of every batch: the examples, what was drawn for them (B, 3, H, W), and a mark for each.
+Watch = Callable[[Triples, Tensor, Sequence[Mark]], None]
+
+
+def _unwatched(found: Triples, images: Tensor, marks: Sequence[Mark]) -> None:
+    """Nobody watches."""
+
+
+@dataclass(frozen=True)
 class EditRun:
-    """How many examples are drawn, at which (height, width), from which seed."""
+    """How many examples are drawn, at which (height, width), from which seed; ``watch`` sees them, judged."""
 
     count: int
     size: tuple[int, int]
     seed: int = 0
     batch: int = BATCH
+    watch: Watch = _unwatched
 
 
 def evaluate_task(task: str, draw: DrawTriples, run: EditRun) -> dict[str, Any]:
@@ -81,10 +98,10 @@ def evaluate_edit(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
             render([one.target for one in group], *run.size),
         )  # fmt: skip
         images = draw(found, run.seed + start).cpu()
-        followed += [
-            instruction_followed(one, detect(image))
-            for one, image in zip(group, to_bytes(images), strict=True)
-        ]
+        seen = [detect(image) for image in to_bytes(images)]
+        right = [instruction_followed(one, detection) for one, detection in zip(group, seen, strict=True)]
+        followed += right
+        run.watch(found, images, [Mark(*pair) for pair in zip(right, map(_in_words, seen), strict=True)])
         for name, value in _edit_levels(group, images, found).items():
             levels.setdefault(name, []).append(value)
     return {
@@ -122,8 +139,13 @@ def evaluate_inpaint(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
         found = inpainting(render(scenes, *run.size), texts, masks)
         images = draw(found, run.seed + start).cpu()
         kept &= torch.equal(composited(found.targets, images, masks), found.targets)
-        for scene, mask, image in zip(scenes, masks, to_bytes(images), strict=True):
-            again.append(completed(_hidden(scene, mask[0]), detect(image)))
+        seen = [detect(image) for image in to_bytes(images)]
+        right = [
+            completed(_hidden(scene, mask[0]), detection)
+            for scene, mask, detection in zip(scenes, masks, seen, strict=True)
+        ]
+        again += right
+        run.watch(found, images, [Mark(*pair) for pair in zip(right, map(_in_words, seen), strict=True)])
     return {"completed": rate(again), "kept_bit_for_bit": kept}
 
 
@@ -141,10 +163,20 @@ def evaluate_super_resolve(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
         targets = render([sample_scene(rng, held_out=True) for _ in range(count)], *run.size)
         sources = upsampled(shrunk(targets, FACTOR), FACTOR)
         found = Triples(sources, (None,) * count, targets, factors=(FACTOR,) * count)
-        levels["model"].append(psnr(draw(found, run.seed + start).cpu(), targets))
-        levels["bicubic"].append(psnr(sources, targets))
+        images = draw(found, run.seed + start).cpu()
+        model, bicubic = psnr(images, targets), psnr(sources, targets)
+        levels["model"].append(model)
+        levels["bicubic"].append(bicubic)
+        pairs = zip(model.tolist(), bicubic.tolist(), strict=True)
+        run.watch(found, images, [Mark(a > b, f"{a:.1f} dB, bicubic {b:.1f}") for a, b in pairs])
     means = {name: _mean_db(values) for name, values in levels.items()}
     return {"factor": FACTOR, "psnr_db": means, "gain_db": _difference(means["model"], means["bicubic"])}
+
+
+def _in_words(detection: Detection) -> str:
+    """What the oracle found."""
+    objects = ", ".join(f"{one.color} {one.shape}" for one in detection.objects) or "nothing"
+    return f"found {objects} on {detection.background}"
 
 
 def _mean_db(values: list[Tensor]) -> float | None:

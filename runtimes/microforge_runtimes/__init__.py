@@ -9,14 +9,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from microforge_runtimes.edit import Editor
     from microforge_runtimes.generate import Conditioning, Generator, Result
     from microforge_runtimes.sampler import Step
     from microforge_runtimes.session import Session, open_session
 
-__all__ = ["Conditioning", "Generator", "Result", "Session", "Step", "open_session"]
+__all__ = ["Conditioning", "Editor", "Generator", "Result", "Session", "Step", "open_session"]
 
 _HOMES = {
     "Conditioning": "generate",
+    "Editor": "edit",
     "Generator": "generate",
     "Result": "generate",
     "Session": "session",

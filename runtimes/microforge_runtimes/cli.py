@@ -13,86 +13,93 @@ from microforge.cli import command_app, print_json, run, say_warning
 from microforge.errors import BundleError, OutputError, SpecError
 
 if TYPE_CHECKING:
-    from microforge_runtimes.generate import Generator, Result
+    from microforge.bundle import Task
+    from microforge_runtimes.drawer import Drawer
+    from microforge_runtimes.generate import Result
+    from microforge_runtimes.picture import Pixels
+    from microforge_runtimes.retouch import Work
 
-app = command_app("Draw an image with a bundle.")
+app = command_app("Draw an image with a bundle or a checkpoint, from words or from a source.")
 
-EXAMPLE = 'Example: mf-generate model.mfb "a red circle left of a blue square" --out image.png --seed 3'
+EXAMPLE = (
+    'Example: mf-generate model.mfb "a red circle left of a blue square" --out image.png --seed 3; '
+    'mf-generate model.mfb "make the circle green" --source photo.jpg --out edited.png'
+)
 
 
 @app.command(epilog=EXAMPLE)
 def generate(
-    bundle: Annotated[Path, typer.Argument(help="Folder made by mf-export build.")],
-    prompt: Annotated[str, typer.Argument(help="What the image shows.")],
+    model: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder made by mf-export build, or a checkpoint.")],
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
-    seed: Annotated[
-        int, typer.Option(help="0 to 2**64 - 1; the same seed gives the same image everywhere.")
-    ] = 0,
-    target: Annotated[
-        str, typer.Option(help="Engine: onnx, executorch or coreml, where the bundle has it.")
-    ] = "onnx",
+    prompt: Annotated[
+        str | None, typer.Argument(help="What the image shows, or what to change; inpaint and super-resolve can do without.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="0 to 2**64 - 1; the same seed gives the same image everywhere.")] = 0,
+    target: Annotated[str | None, typer.Option(help="Engine: onnx (the default), executorch or coreml, where the bundle has it.")] = None,
     size: Annotated[
-        str | None, typer.Option(help="128 or 128x256 (height x width), if the bundle has several.")
+        str | None, typer.Option(help="128 or 128x256 (height x width), if the bundle has several; for a source the one that fits best by default.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Step count, one that the bundle allows.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads of the engine.")] = None,
-    task: Annotated[str | None, typer.Option(help="generate, edit, inpaint or super-resolve.")] = None,
-    source: Annotated[
-        Path | None, typer.Option(help="Image to start from, for edit, inpaint, super-resolve.")
+    task: Annotated[
+        str | None, typer.Option(help="generate, edit, inpaint or super-resolve; --mask says inpaint, --source alone edit.")
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="Image that is white where inpaint draws.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")
+    source: Annotated[Path | None, typer.Option(help="Image of any size to start from, for edit, inpaint, super-resolve.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Image of the source's size that is white where inpaint draws.")] = None,
+    factor: Annotated[int | None, typer.Option(help="How much larger super-resolve draws: 2 (the default) or 4.")] = None,
+    composite: Annotated[
+        bool, typer.Option("--composite", help="For edit: keep the source's own pixels where nothing visibly changed.")
     ] = False,
-) -> None:
-    """Draw an image with a bundle."""
-    from microforge.bundle_files import atomic_bytes, check_output, load_bundle
-    from microforge.spec import parse_size
-    from microforge_runtimes.generate import Generator
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")] = False,
+) -> None:  # fmt: skip
+    """Draw an image with a bundle or a checkpoint, from words or from a source."""
+    from microforge.bundle_files import atomic_bytes, check_output
+    from microforge_runtimes.drawer import Choice, is_checkpoint, known_tasks, open_drawer
+    from microforge_runtimes.retouch import check_words, read_work
 
-    opened = load_bundle(bundle)
-    _check_task(task, source, mask, list(opened.manifest.tasks))
+    chosen = _task(task, source, mask, known_tasks(model))
+    check_words(chosen, source, mask, factor, composite, prompt)
     if out.suffix.lower() != ".png":
         raise OutputError(f"--out is {out}; the image is a PNG, give a name that ends in .png")
     check_output(out, force)
     if out.is_dir():
         raise OutputError(f"cannot write {out}: it is a folder")
-    chosen = None if size is None else parse_size(size, opened.manifest.latent.downsample)
-    with Generator(opened, target, chosen, threads) as generator:
-        result = _draw(generator, prompt, seed, steps)
-    atomic_bytes(out, _png(result), force)
+    work = None if source is None else read_work(chosen, source, mask, factor, composite)
+    with open_drawer(model, Choice(chosen, size, target, threads), work) as drawer:
+        result, image = _draw(drawer, work, prompt, seed, steps)
+    atomic_bytes(out, _png(result, image), force)
     if json:
-        print_json(_summary(result, out, target))
+        engine = "torch" if is_checkpoint(model) else target or "onnx"
+        print_json(_summary(result, image, out, engine))
     else:
         print(out.absolute())
 
 
-def _check_task(task: str | None, source: Path | None, mask: Path | None, has: list[str]) -> None:
-    """Refuse a task that the bundle or this version does not have; the options imply it when it is not named."""
+def _task(task: str | None, source: Path | None, mask: Path | None, has: tuple[Task, ...] | None) -> Task:
+    """The task that the options name or imply; refuses one that the bundle, whose tasks are ``has``, lacks."""
     from microforge.spec import TASKS
 
     wanted = task or ("inpaint" if mask else "edit" if source else "generate")
     if wanted not in TASKS:
         raise SpecError(f"--task is {wanted!r}; allowed: {', '.join(TASKS)}")
-    if wanted not in has:
+    if has is not None and wanted not in has:
         raise BundleError(f"this bundle cannot {wanted}; its tasks: {', '.join(has)}")
-    if wanted != "generate":
-        raise BundleError(f"this version of mf-generate cannot {wanted}; it can: generate")
-    if source or mask:
-        raise SpecError("--source and --mask do not belong to --task generate")
+    return wanted  # type: ignore[return-value]
 
 
-def _draw(generator: Generator, prompt: str, seed: int, steps: int | None) -> Result:
+def _draw(
+    drawer: Drawer, work: Work | None, prompt: str | None, seed: int, steps: int | None
+) -> tuple[Result, Pixels]:
     """Check everything that can be checked without an engine, then draw with a progress bar on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from microforge_runtimes.drawer import check, draw
     from microforge_runtimes.sampler import Step
 
-    if generator.check(prompt, seed, steps).truncated:
-        length = generator.bundle.manifest.tokenizer.max_length
-        say_warning(f"the prompt is longer than {length} tokens; the rest of it is ignored")
+    if check(drawer, work, prompt, seed, steps).truncated:
+        say_warning(f"the prompt is longer than {drawer.max_length} tokens; the rest of it is ignored")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     progress = Progress(*columns, console=Console(stderr=True))
     bar = progress.add_task("denoising", total=None)
@@ -102,13 +109,13 @@ def _draw(generator: Generator, prompt: str, seed: int, steps: int | None) -> Re
         progress.update(bar, completed=step.index, total=step.steps)
 
     try:
-        return generator.generate(prompt, seed, steps, report)
+        return draw(drawer, work, prompt, seed, steps, report)
     finally:
         if progress.live.is_started:
             progress.stop()
 
 
-def _png(result: Result) -> bytes:
+def _png(result: Result, image: Pixels) -> bytes:
     """The image with how it was made in its text chunks."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -121,19 +128,22 @@ def _png(result: Result) -> bytes:
         ("bundle", result.bundle_id),
         ("size", f"{result.height}x{result.width}"),
         ("steps", str(result.steps)),
+        *((("task", result.task),) if result.task != "generate" else ()),
     ):
         info.add_text(key, value)
     stream = io.BytesIO()
-    Image.fromarray(result.image).save(stream, "PNG", pnginfo=info)
+    Image.fromarray(image).save(stream, "PNG", pnginfo=info)
     return stream.getvalue()
 
 
-def _summary(result: Result, out: Path, target: str) -> dict[str, object]:
+def _summary(result: Result, image: Pixels, out: Path, target: str) -> dict[str, object]:
     return {
         "image": str(out.absolute()),
         "prompt": result.prompt,
         "seed": result.seed,
-        "size": [result.height, result.width],
+        "size": [image.shape[0], image.shape[1]],
+        "drawn_size": [result.height, result.width],
+        "task": result.task,
         "steps": result.steps,
         "bundle": result.bundle_id,
         "target": target,

@@ -7,7 +7,7 @@ On a phone only one of them is in memory at a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from microforge.errors import BundleError
 from microforge.noise import check_seed, standard_normal
 from microforge.tokenizer import BOS, EOS, PAD, TASK_IDS, PromptTokenizer, TokenIds
 from microforge_runtimes import sampler as rules
+from microforge_runtimes.allocator import return_freed_memory
 from microforge_runtimes.sampler import Floats, Step, StepCallback
 from microforge_runtimes.session import Array, Session, open_session
 
@@ -55,6 +56,11 @@ class Result:
     bundle_id: str
     truncated: bool
     seconds: dict[str, float]
+    task: Task = "generate"
+
+
+#: (z, t) -> the guided velocity, and the plan of the prompt's branch.
+Velocity = Callable[[Floats, float], tuple[Floats, Floats | None]]
 
 
 class Generator:
@@ -83,13 +89,18 @@ class Generator:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         self.target, self.threads, self.keep_loaded = target, threads, keep_loaded
         self.bundle.target(target)
-        check_task(self.bundle, "generate")
+        roles = self._roles()
         self.size = self.bundle.size(size)
         self._keys: dict[Role, str] = {"text_encoder": self.bundle.component("text_encoder")[0]}
-        for role in ("denoiser", "vae_decoder"):
+        for role in roles:
             self._keys[role] = self.bundle.component(role, self.size)[0]
         self._sessions: dict[Role, Session] = {}
         self._tokenizer: PromptTokenizer | None = None
+
+    def _roles(self) -> tuple[Role, ...]:
+        """The networks of one size that this class needs; refuses a bundle that lacks its task."""
+        check_task(self.bundle, "generate")
+        return "denoiser", "vae_decoder"
 
     def __enter__(self) -> Self:
         return self
@@ -104,17 +115,22 @@ class Generator:
         while self._sessions:
             self._sessions.popitem()[1].close()
 
-    def tokens(self, prompt: str) -> TokenIds:
+    @property
+    def max_length(self) -> int:
+        """L: tokens of an encoded prompt."""
+        return self.bundle.manifest.tokenizer.max_length
+
+    def tokens(self, prompt: str, task: Task = "generate") -> TokenIds:
         """Token ids of ``prompt``; loads only the tokenizer.
 
         Raises:
             PromptError: for an empty prompt.
         """
-        return self._prompt_tokenizer().encode(prompt, "generate", self.bundle.manifest.tokenizer.max_length)
+        return self._prompt_tokenizer().encode(prompt, task, self.max_length)
 
-    def empty_tokens(self) -> TokenIds:
+    def empty_tokens(self, task: Task = "generate") -> TokenIds:
         """Token ids of the empty prompt, which guidance steers away from."""
-        return self._prompt_tokenizer().encode_empty("generate", self.bundle.manifest.tokenizer.max_length)
+        return self._prompt_tokenizer().encode_empty(task, self.max_length)
 
     def encode(self, *tokens: TokenIds) -> tuple[Conditioning, ...]:
         """Run the text encoder on each of ``tokens``, with one load."""
@@ -147,19 +163,17 @@ class Generator:
         grid, scale = rules.timesteps(sampler, steps), rules.text_scale(sampler)
         if scale != 1.0 and empty is None:
             raise ValueError(f"the guidance scale is {scale}: the encoded empty prompt is needed")
-        z = noise
         with self._stage("denoiser") as (session, component):
-            branch = _Branch(session, component, conditional)
-            steering = None if empty is None or scale == 1.0 else _Branch(session, component, empty)
-            for index in range(len(grid) - 1):
-                t, t_next = grid[index], grid[index + 1]
-                velocity = branch.velocity(z, t)
+            branch = Branch(session, component, conditional)
+            steering = None if empty is None or scale == 1.0 else Branch(session, component, empty)
+
+            def velocity(z: Floats, t: float) -> tuple[Floats, Floats | None]:
+                found = branch.velocity(z, t)
                 if steering is not None:
-                    velocity = rules.guided_velocity(velocity, steering.velocity(z, t), scale)
-                z = rules.euler_step(z, velocity, t, t_next)
-                if callback is not None:
-                    callback(Step(index + 1, len(grid) - 1, t, t_next, z, velocity, branch.plan))
-        return z
+                    found = rules.guided_velocity(found, steering.velocity(z, t), scale)
+                return found, branch.plan
+
+            return integrate(velocity, noise, grid, callback)
 
     def decode(self, z: Floats) -> Floats:
         """Image (1, 3, H, W) in [0, 1] of a normalised latent (1, C, h, w)."""
@@ -215,8 +229,8 @@ class Generator:
     def _prompt_tokenizer(self) -> PromptTokenizer:
         if self._tokenizer is None:
             entry = self.bundle.manifest.tokenizer
-            ours, theirs = (PAD, BOS, EOS, TASK_IDS["generate"]), (entry.pad, entry.bos, entry.eos)
-            if ours != (*theirs, entry.task_prefixes["generate"]):
+            framed = (entry.pad, entry.bos, entry.eos) == (PAD, BOS, EOS)
+            if not framed or any(TASK_IDS[task] != index for task, index in entry.task_prefixes.items()):
                 raise BundleError(
                     f"{self.bundle.path}: its tokenizer frames prompts in a way this version cannot"
                 )
@@ -227,21 +241,44 @@ class Generator:
     def _stage(self, role: Role) -> Iterator[tuple[Session, Component]]:
         """The loaded session of ``role``, freed at the end of the block unless stages are kept."""
         key = self._keys[role]
-        session = self._sessions.get(role) or open_session(self.bundle, self.target, key, self.threads)
-        self._sessions[role] = session
+        if role not in self._sessions:
+            self._sessions[role] = open_session(self.bundle, self.target, key, self.threads)
+            return_freed_memory()  # an engine's copies of the weights while it loaded
         try:
-            yield session, self.bundle.manifest.components[key]
+            yield self._sessions[role], self.bundle.manifest.components[key]
         finally:
             if not self.keep_loaded:
                 self._sessions.pop(role).close()
+                return_freed_memory()
 
 
-class _Branch:
-    """One guidance branch: a prompt, and a plan state of its own that goes from step to step."""
+def integrate(
+    velocity: Velocity, z: Floats, grid: Sequence[float], callback: StepCallback | None = None,
+    after_step: Callable[[Floats, float], Floats] | None = None,
+) -> Floats:  # fmt: skip
+    """Euler steps from ``z`` along ``grid``; ``after_step(z, t_next)`` may replace the latent after each."""
+    for index in range(len(grid) - 1):
+        t, t_next = grid[index], grid[index + 1]
+        found, plan = velocity(z, t)
+        z = rules.euler_step(z, found, t, t_next)
+        if after_step is not None:
+            z = after_step(z, t_next)
+        if callback is not None:
+            callback(Step(index + 1, len(grid) - 1, t, t_next, z, found, plan))
+    return z
 
-    def __init__(self, session: Session, component: Component, prompt: Conditioning) -> None:
+
+class Branch:
+    """One guidance branch: a prompt, perhaps a source, and a plan state of its own that goes from step to step."""
+
+    def __init__(
+        self, session: Session, component: Component, prompt: Conditioning, source: Floats | None = None
+    ) -> None:
+        """``source``: (1, C, h, w) normalised, for a denoiser that takes one."""
         self._session, self._takes = session, {spec.name for spec in component.inputs}
         self._fixed: dict[str, Array] = {"text": prompt.text, "mask": prompt.mask, "pooled": prompt.pooled}
+        if source is not None:
+            self._fixed["source"] = source
         spec = component.input("plan")
         self.plan: Floats | None = None
         if spec is not None:

@@ -47,9 +47,24 @@ def guided_velocity(conditional: Floats, empty: Floats, scale: float) -> Floats:
     return empty + np.float32(scale) * (conditional - empty)
 
 
+def guided_edit_velocity(
+    full: Floats, source_only: Floats, empty: Floats, text: float, image: float
+) -> Floats:
+    """Three-way guidance of a drawing with a source (InstructPix2Pix, arXiv 2211.09800); 1 and 1 give ``full``."""
+    steered: Floats = (
+        empty + np.float32(image) * (source_only - empty) + np.float32(text) * (full - source_only)
+    )
+    return steered
+
+
 def text_scale(sampler: Sampler) -> float:
     """The guidance scale of the text, 1 when guidance is folded into the weights."""
     return 1.0 if sampler.guidance == "folded" else sampler.guidance.text
+
+
+def image_scale(sampler: Sampler) -> float:
+    """The guidance scale of the source, 1 when guidance is folded into the weights."""
+    return 1.0 if sampler.guidance == "folded" else sampler.guidance.image
 
 
 def allowed_steps(sampler: Sampler) -> tuple[int, ...]:
@@ -78,6 +93,13 @@ def denormalize(z: Floats, latent: Latent) -> Floats:
     shape = (1, -1, 1, 1)
     mean, std = np.asarray(latent.mean, np.float32), np.asarray(latent.std, np.float32)
     return z * std.reshape(shape) + mean.reshape(shape)
+
+
+def normalize(latent: Floats, entry: Latent) -> Floats:
+    """The denoiser's latent of an encoder's, ``(latent - mean) / std`` per channel."""
+    shape = (1, -1, 1, 1)
+    mean, std = np.asarray(entry.mean, np.float32), np.asarray(entry.std, np.float32)
+    return (latent - mean.reshape(shape)) / std.reshape(shape)
 
 
 def to_pixels(image: Floats) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from microforge.checkpoint import CONFIG, WEIGHTS, read_checkpoint
 from microforge.errors import CheckpointError, PromptError, SpecError
 from microforge.pipeline import MicroForgePipeline, SimpleTextEncoder
 from microforge.planner import RecurrentLatentPlanner
+from microforge.spec import TASKS
 from microforge.vae import MicroForgeVAE
 
 
@@ -156,3 +157,12 @@ def test_read_checkpoint_refuses_an_unknown_key(pipeline: MicroForgePipeline, tm
     path.write_text(path.read_text("utf-8").replace('"native_size"', '"natve_size"'), "utf-8")
     with pytest.raises(CheckpointError, match="natve_size"):
         read_checkpoint(tmp_path / "model")
+
+
+def test_a_checkpoint_of_the_edit_stage_knows_all_tasks(pipeline: MicroForgePipeline, tmp_path: Path) -> None:
+    for stages, tasks in ((("vae", "flow"), ("generate",)), (("vae", "flow", "edit"), TASKS)):
+        pipeline.stages = stages
+        pipeline.save_pretrained(tmp_path / "model")
+        assert read_checkpoint(tmp_path / "model").spec.tasks == tasks
+        assert MicroForgePipeline.from_pretrained(tmp_path / "model").spec.tasks == tasks
+    pipeline.stages = ()

@@ -50,11 +50,12 @@ kind = "muon"
 
 
 @pytest.mark.parametrize("config", PRESETS)
-def test_shipped_curricula_train_the_vae_and_end_with_the_flow_at_native_size(config: str) -> None:
+def test_shipped_curricula_train_the_vae_then_the_flow_and_edit_last_at_native_size(config: str) -> None:
     found = read_curriculum(CURRICULA / f"{config}.toml")
     assert found.config == config and found.phases[0].head.stage == "vae"
-    last = found.phases[-1]
-    assert last.head.stage == "flow" and last.size == PRESETS[config].native_size
+    flow, edit = found.phases[-2:]
+    assert (flow.head.stage, edit.head.stage) == ("flow", "edit")
+    assert flow.size == edit.size == PRESETS[config].native_size
     sides = [phase.size[0] for phase in found.phases if phase.head.stage == "flow"]
     assert sides == sorted(sides), "low resolution first"
 

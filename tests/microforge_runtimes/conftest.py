@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from microforge.bundle import Guidance, Manifest
 from microforge.bundle_files import file_entry, write_manifest
+from microforge.spec import TASKS
 from microforge.tokenizer import BOS, EOS, PAD, TASK_IDS, PromptTokenizer, train_tokenizer
 
 L, E, C, K, D, DOWN = 16, 4, 2, 3, 4, 32
@@ -75,8 +76,8 @@ def _text_encoder(path: Path) -> dict[str, Any]:
     )
 
 
-def _denoiser(path: Path, h: int, w: int) -> dict[str, Any]:
-    """next_plan = has_plan * plan / 2 + mean(pooled); velocity = z / 4 + t + mean(next_plan)."""
+def _denoiser(path: Path, h: int, w: int, edit: bool = False) -> dict[str, Any]:
+    """next_plan = has_plan * plan / 2 + mean(pooled); velocity = z / 4 + t + mean(next_plan) [+ source / 8]."""
     node = helper.make_node
     nodes = [
         node("Mul", ["plan", "has_plan"], ["old"]),
@@ -91,13 +92,31 @@ def _denoiser(path: Path, h: int, w: int) -> dict[str, Any]:
         node("ReduceSum", ["mask"], ["count"], keepdims=0),
         node("Add", ["sum", "count"], ["unused"]),
         node("Mul", ["unused", "zero"], ["nothing"]),
-        node("Add", ["flow", "nothing"], ["velocity"]),
+        node("Add", ["flow", "nothing"], ["drawn" if edit else "velocity"]),
     ]
+    if edit:
+        nodes += [
+            node("Mul", ["source", "eighth"], ["copied"]),
+            node("Add", ["drawn", "copied"], ["velocity"]),
+        ]
     inputs: Shapes = {
         "z": (1, C, h, w), "t": (1,), "text": (1, L, E), "mask": (1, L), "pooled": (1, E), "plan": (1, K, D), "has_plan": (1,),
     }  # fmt: skip
+    inputs |= {"source": (1, C, h, w)} if edit else {}
     constants = [_constant("half", 0.5), _constant("quarter", 0.25), _constant("zero", 0.0)]
+    constants += [_constant("eighth", 0.125)] if edit else []
     return _graph(path, nodes, inputs, {"velocity": (1, C, h, w), "next_plan": (1, K, D)}, constants)
+
+
+def _encoder(path: Path, h: int, w: int) -> dict[str, Any]:
+    """latent = the mean red and the mean green of every square of DOWN pixels."""
+    node = helper.make_node
+    nodes = [
+        node("AveragePool", ["image"], ["means"], kernel_shape=[DOWN, DOWN], strides=[DOWN, DOWN]),
+        node("Slice", ["means", "from", "to", "axis"], ["latent"]),
+    ]
+    constants = [_constant(name, [value], np.int64) for name, value in (("from", 0), ("to", C), ("axis", 1))]
+    return _graph(path, nodes, {"image": (1, 3, h * DOWN, w * DOWN)}, {"latent": (1, C, h, w)}, constants)
 
 
 def _decoder(path: Path, h: int, w: int) -> dict[str, Any]:
@@ -122,8 +141,9 @@ def build_bundle(
     timesteps: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25, 0.0),
     guidance: Guidance | str = "folded",
     sizes: tuple[tuple[int, int], ...] = ((64, 96),),
+    tasks: tuple[str, ...] = ("generate",),
 ) -> Path:
-    """A bundle with one text encoder, and a denoiser and a decoder per size (height, width)."""
+    """A bundle with one text encoder, and the networks of ``tasks`` per size (height, width)."""
     (folder / "onnx").mkdir(parents=True)
     words = ["a red circle", "a blue square on a white background", "two green triangles"]
     PromptTokenizer(train_tokenizer(words, 300)).save(folder / "tokenizer.json")
@@ -143,10 +163,16 @@ def build_bundle(
             "size": size,
             **_decoder(folder / f"onnx/{decoder}.onnx", h, w),
         }
+        if len(tasks) > 1:
+            edit, encoder = f"denoiser_edit{index}", f"encoder{index}"
+            made = _denoiser(folder / f"onnx/{edit}.onnx", h, w, edit=True)
+            components[edit] = {"role": "denoiser_edit", "size": size, **made}
+            made = _encoder(folder / f"onnx/{encoder}.onnx", h, w)
+            components[encoder] = {"role": "vae_encoder", "size": size, **made}
     manifest = {
         "schema_version": 1,
         "model": {"name": "miniature"},
-        "tasks": ["generate"],
+        "tasks": list(tasks),
         "sizes": [{"height": h, "width": w, "latent_shape": [C, h // DOWN, w // DOWN]} for h, w in sizes],
         "sampler": {"timesteps": list(timesteps), "guidance": guidance, "prediction": "velocity"},
         "latent": {"channels": C, "downsample": DOWN, "mean": [0.5, -0.5], "std": [2.0, 1.0]},
@@ -160,7 +186,7 @@ def build_bundle(
             "onnx": {
                 "precision": "fp32",
                 "files": {key: file_entry(folder, f"onnx/{key}.onnx") for key in components},
-                "shared_files": [file_entry(folder, f"onnx/denoiser{i}.bin") for i in range(len(sizes))],
+                "shared_files": [file_entry(folder, f"onnx/{path.name}") for path in sorted((folder / "onnx").glob("*.bin"))],
             }
         },
         "provenance": {"checkpoint_sha256": "0" * 64, "versions": {}, "created": "2026-01-01T00:00:00Z"},
@@ -182,6 +208,15 @@ def guided_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_bundle(
         tmp_path_factory.mktemp("bundles") / "guided.mfb", guidance=scales, sizes=((64, 96), (32, 32))
     )
+
+
+@pytest.fixture(scope="session")
+def editing_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four guided steps, two sizes, all four tasks; read only."""
+    return build_bundle(
+        tmp_path_factory.mktemp("bundles") / "editing.mfb", guidance=Guidance(text=3.0, image=1.5),
+        sizes=((64, 64), (64, 96)), tasks=TASKS,
+    )  # fmt: skip
 
 
 @pytest.fixture

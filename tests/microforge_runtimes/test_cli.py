@@ -60,6 +60,7 @@ def test_json_is_the_last_line_of_stdout(guided_bundle: Path, tmp_path: Path, ca
     printed = capsys.readouterr()
     values = json.loads(printed.out.splitlines()[-1])
     assert values["image"] == str(out) and values["size"] == [32, 32] and values["steps"] == 2
+    assert values["task"] == "generate" and values["target"] == "onnx"
     assert values["truncated"] and set(values["seconds"]) == {"text_encoder", "denoiser", "vae_decoder"}
     assert "warning: the prompt is longer than 16 tokens; the rest of it is ignored" in printed.err
 
