@@ -36,8 +36,9 @@ def build(
     out: Annotated[Path | None, typer.Option(help="Bundle to write; not needed with --dry-run.")] = None,
     target: Annotated[str, typer.Option(help="Engines to build for, with commas between them: onnx, executorch, coreml.")] = "onnx",
     size: Annotated[list[str] | None, typer.Option(help="128 or 128x256 (height x width); repeat for several in one bundle. The trained size by default.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32; for coreml also fp16.")] = "fp32",
-    tasks: Annotated[str, typer.Option(help="Tasks, with commas between them: generate.")] = "generate",
+    precision: Annotated[str, typer.Option(help="fp32 or int8; for coreml also fp16.")] = "fp32",
+    recipe_files: Annotated[list[Path] | None, typer.Option("--recipe", metavar="FILE", help="INT8 recipe from mf-export tune; repeat for several targets. The shipped one of the model by default.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks, with commas between them: generate, edit, inpaint, super-resolve. All that the checkpoint knows by default.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     json: Json = False,
@@ -47,7 +48,9 @@ def build(
     from microforge.errors import OutputError
     from microforge_export.recipe import make_recipe
 
-    recipe = make_recipe(target=target, precision=precision, sizes=size or (), tasks=tasks)
+    recipe = make_recipe(
+        target=target, precision=precision, sizes=size or (), tasks=tasks, recipes=recipe_files or ()
+    )
     if out is None and not dry_run:
         raise OutputError("say where to write the bundle: --out NAME.mfb")
     if out is not None:
@@ -65,9 +68,104 @@ def build(
         planned = pipeline.plan(recipe, load)
         _result(json, plan_values(planned), plan_table(planned))
         return
-    with _progress() as report:
-        state = pipeline.build(recipe, load, out, force, report)
+    from microforge_export.quality_gate import QualityError
+
+    try:
+        with _progress() as report:
+            state = pipeline.build(recipe, load, out, force, report)
+    except QualityError as error:
+        from rich.console import Console
+
+        from microforge_export.quality_view import fault_tables
+
+        Console(stderr=True).print(fault_tables(error))
+        raise
     _built(state, out, json)
+
+
+@app.command(epilog="Example: mf-export tune --target onnx --prefer size --out nano-onnx.toml")
+def tune(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Folder of the model; the shipped model when omitted.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Recipe to write, TOML.")] = Path("recipe.toml"),
+    target: Annotated[str, typer.Option(help="Engine to tune for: onnx, executorch, coreml.")] = "onnx",
+    prefer: Annotated[str, typer.Option(help="speed: a component is quantized when that makes it faster, and the fastest choice wins. size: whatever is smallest and precise enough wins, faster or not.")] = "speed",
+    size: Annotated[str | None, typer.Option(help="128 or 128x256 (height x width); the trained size by default.")] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Images to judge by, here and whenever a build applies the recipe.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed evaluations of every candidate.")] = 30,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the engine while it is timed.")] = 2,
+    measured: Annotated[Path | None, typer.Option(help="Take times from this JSON list of a device's rows.")] = None,
+    note: Annotated[str, typer.Option(help="One line about the measurements to keep in the recipe.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing recipe.")] = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Measure INT8 candidates, error and speed, and write the best that is precise enough as a recipe.
+
+    What is optimised is the time of one evaluation of each component (or its bytes, with --prefer size), under
+    limits on PSNR of components and whole images, on what the prompt still changes, and on the plan state.
+    """
+    from microforge_export.tune_command import run_tune, tune_request
+
+    request = tune_request(
+        target=target, prefer=prefer, size=size, prompts=prompts, rounds=rounds, threads=threads, measured=measured,
+        note=note,
+    )  # fmt: skip
+    recipe, quality = run_tune(checkpoint, out, request, force, say)
+    from microforge_export.tune_view import tune_table, tune_values
+
+    _result(json, tune_values(recipe, quality), tune_table(recipe, quality))
+
+
+@app.command(
+    epilog="Example: mf-export distill runs/tiny/flow/checkpoint --out runs/tiny-4 --bf16   (kill it at will; repeat with --resume)"
+)
+def distill(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Folder of the teacher; the shipped model when omitted.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint of the student to write; its run is kept in OUT.run.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the student: 1, 2, 4 or 8.")] = 4,
+    skip: Annotated[int | None, typer.Option(help="Segment-CD: the target lies so many teacher steps on; a whole window when omitted.")] = None,
+    updates: Annotated[int | None, typer.Option(help="Optimizer updates; the configuration's own by default.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Drawings per update, for each process; each gives STEPS samples.")] = None,
+    drawings: Annotated[int | None, typer.Option(help="Teacher drawings to learn from, of all tasks.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The configuration's own by default.")] = None,
+    size: Annotated[str | None, typer.Option(help="128 or 128x256 (height x width); the trained size by default.")] = None,
+    data: Annotated[str, typer.Option(help="Where captions come from: scenes, a folder, or .tar shards, as in mf-train.")] = "scenes",
+    edits: Annotated[str | None, typer.Option(help="A teacher that edits, with --data of your own: folder of edit triples.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of the teacher's drawings, to share between runs; in OUT.run by default.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of captions, noise and batches.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps; auto takes the best there is.")] = "auto",
+    bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16 autocast, for the teacher's drawings too.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the student.")] = False,
+    accumulate: Annotated[int | None, typer.Option(help="Split each process's batch into so many.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what disk and memory it would take; write nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Drop the run in OUT.run, replace OUT; drawings that fit are kept.")] = False,
+    save_every: Annotated[int, typer.Option(min=1, help="Updates between saved states.")] = 500,
+    sample_every: Annotated[int, typer.Option(min=1, help="Updates between sample sheets.")] = 2000,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's files too.")] = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Teach a student to draw in a few steps what the checkpoint draws in 32, guidance folded in."""
+    from microforge.training.processes import speaks
+    from microforge_export.distill_command import DistillRequest, run_distill
+
+    request = DistillRequest(
+        checkpoint=checkpoint, out=out, steps=steps, skip=skip, updates=updates, batch=batch, drawings=drawings,
+        learning_rate=learning_rate, size=size, data=data, edits=edits, cache=cache, resume=resume, force=force,
+        dry_run=dry_run, seed=seed, device=device, bf16=bf16, compile=compile, accumulate=accumulate, threads=threads,
+        save_every=save_every, sample_every=sample_every, tensorboard=tensorboard,
+    )  # fmt: skip
+    result = run_distill(request)
+    if not speaks():
+        return
+    if json:
+        print_json(result)
+    elif "checkpoint" in result:
+        print(result["checkpoint"])
 
 
 @app.command(epilog="Example: mf-export verify model.mfb")
@@ -87,10 +185,13 @@ def verify(bundle: BundleFolder, json: Json = False) -> int:
         for name, image in result.images[target].items():
             row = (f"{target} image of {name}", f"{image.max_abs_255:.3g}/255", f"{image.threshold:g}/255")
             table.add_row(*row)
+        for figure in result.figures.get(target, ()):
+            table.add_row(f"{target} {figure.what}", figure.measured(), figure.needed())
     targets = {
         target: {
             "parity": {key: value.model_dump() for key, value in result.parity[target].items()},
             "images": {name: value.model_dump() for name, value in result.images[target].items()},
+            "figures": {figure.what: figure.value for figure in result.figures.get(target, ())},
         }
         for target in result.parity
     }
@@ -112,6 +213,32 @@ def inspect(bundle: BundleFolder, json: Json = False) -> None:
     _result(json, summary(opened), render(opened))
 
 
+@app.command(epilog="Example: mf-export fit model.mfb --device phone-3gb")
+def fit(
+    bundle: BundleFolder,
+    device: Annotated[str, typer.Option(help="phone-2gb, phone-3gb, phone-4gb, or a TOML file.")] = "phone-3gb",
+    mode: Annotated[str, typer.Option(help="auto, resident or staged: how stages are loaded.")] = "auto",
+    target: Annotated[str, typer.Option(help="Engine: onnx or executorch.")] = "onnx",
+    size: Annotated[str | None, typer.Option(help="128 or 128x256 (height x width), if there are several.")] = None,
+    json: Json = False,
+) -> int:  # fmt: skip
+    """Predict every stage's peak memory; exit 1 when it does not fit the device."""
+    from microforge.bundle_files import load_bundle
+    from microforge.cli import DONE, FELL_SHORT
+    from microforge.devices import find_device
+    from microforge.spec import parse_size
+    from microforge_export.budget import fit as check
+    from microforge_export.fit_view import fit_table, fit_values
+
+    profile, opened = find_device(device), load_bundle(bundle)
+    pixels = None if size is None else parse_size(size, opened.manifest.latent.downsample)
+    answer = check(opened, profile, target, pixels, mode)
+    _result(json, fit_values(opened, answer), fit_table(answer))
+    if not answer.fits:
+        say_error(f"does not fit: {answer.reason}")
+    return DONE if answer.fits else FELL_SHORT
+
+
 def _result(json: bool, values: dict[str, Any], table: Any) -> None:
     """``values`` as JSON, or else ``table``, on stdout."""
     if json:
@@ -123,6 +250,7 @@ def _result(json: bool, values: dict[str, Any], table: Any) -> None:
 
 
 def _built(state: State, out: Path, json: bool) -> None:
+    from microforge_export.figures import image_figures
     from microforge_export.inspect import target_bytes
 
     manifest = state.get("manifest")
@@ -131,6 +259,9 @@ def _built(state: State, out: Path, json: bool) -> None:
             say(f"{name} {key}: {value.psnr_db:.1f} dB (needed: {value.threshold_db:g})")
         worst, limit = target.image.max_abs_255, target.image.threshold
         say(f"{name} whole image: worst pixel {worst:.3g}/255 (allowed: {limit:g})")
+        for size, quality in target.quality.items():
+            for figure in image_figures(quality):
+                say(f"{name} at {size}, {figure.what}: {figure.measured()} (needed: {figure.needed()})")
     if not json:
         print(out.absolute())
         return
@@ -143,6 +274,7 @@ def _built(state: State, out: Path, json: bool) -> None:
                 "bytes": target_bytes(target),
                 "parity": {key: value.model_dump() for key, value in target.parity.items()},
                 "image": target.image.model_dump(),
+                "quality": {size: value.model_dump() for size, value in target.quality.items()},
                 "delegated_fraction": target.delegated_fraction,
             }
             for name, target in manifest.targets.items()
@@ -172,3 +304,7 @@ def _progress() -> Iterator[Reporter]:
 def main() -> None:
     """Entry point of ``mf-export``."""
     run(app)
+
+
+if __name__ == "__main__":
+    main()

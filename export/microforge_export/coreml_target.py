@@ -1,7 +1,7 @@
 """Core ML as a target of a bundle: packages of all components, linted, written and counted.
 
-For iOS 17 every component is a package. For iOS 18 the sizes of one role are functions of one package, named
-by their component keys, with one set of weights.
+For iOS 17 every component is a package. For iOS 18 the sizes of one role, and the two layouts of a denoiser, are
+functions of one package, named by their component keys, with one set of weights. A bundle that edits is for iOS 18.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from microforge_runtimes.mil_ops import OPERATORS
 from microforge_runtimes.mil_reader import Function, Program, operator_names, read_program
 
 FOLDER = "coreml"
+#: Roles whose weights are another role's: they are functions of its package.
+_LAYOUTS: Mapping[Role, Role] = {"denoiser_edit": "denoiser"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,7 @@ class CoreMLArtefacts:
         written = {}
         groups: dict[Role, list[str]] = defaultdict(list)
         for key, role in self.roles.items():
-            groups[role].append(key)
+            groups[_LAYOUTS.get(role, role)].append(key)
         for role, keys in groups.items():
             if len(keys) == 1:
                 written[keys[0]] = save(self.models[keys[0]], folder / f"{keys[0]}{SUFFIX}")
@@ -121,13 +123,16 @@ def lower_all(
     Raises:
         GraphLintError: when coremltools cannot lower a component; names it.
     """
+    edits = any(item.role in _LAYOUTS for item in components)
+    # Only packages of iOS 18 hold several functions, and two copies of a denoiser are too much for a phone.
+    deployment: Deployment = "ios18" if edits else recipe.deployment
     models = {
         item.key: lower(
-            item, programs[item.key], precision=recipe.precision, deployment=recipe.deployment, weights=recipe.weights
+            item, programs[item.key], precision=recipe.precision, deployment=deployment, weights=recipe.weights
         )
         for item in components
     }  # fmt: skip
-    return CoreMLArtefacts(models, {item.key: item.role for item in components}, recipe.deployment)
+    return CoreMLArtefacts(models, {item.key: item.role for item in components}, deployment)
 
 
 def _problems(function: Function) -> Iterator[str]:

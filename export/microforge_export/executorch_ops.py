@@ -20,6 +20,9 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 aten = torch.ops.aten
+_quantized = torch.ops.quantized_decomposed
+#: Folding these would turn a quantized program's int8 weights into floats again.
+_KEPT = {_quantized.dequantize_per_channel.default, _quantized.dequantize_per_tensor.default}
 _WITH_SCALAR = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor})
 
 
@@ -37,7 +40,7 @@ def simplify(program: ExportedProgram) -> ExportedProgram:
         example_inputs=decomposed.example_inputs,
         constants=dict(decomposed.constants),
     )
-    folded: ExportedProgram = constant_prop_pass(own, custom_skip_targets=set())
+    folded: ExportedProgram = constant_prop_pass(own, custom_skip_targets=_KEPT)
     for node in folded.graph.nodes:
         # Everything else is about where a node came from. The debug handles of the file would be numbered by
         # it, and part of it is where graphs lay in memory: two builds would differ.

@@ -4,7 +4,8 @@ A component's file holds ``case0.input.NAME``, ``case0.output.NAME``, ``case1. .
 holds ``ids`` and ``mask`` (1, L), ``empty_ids`` and ``empty_mask`` where there is guidance, ``noise``
 (1, C, h, w), ``z``, ``velocity`` (S, C, h, w) and ``plan`` (S, K, D) after each of S steps (the guided
 velocity; the plan of the prompt's branch), ``latent`` (1, C, h, w) as the decoder takes it, and ``image``
-(1, 3, H, W) in [0, 1].
+(1, 3, H, W) in [0, 1]. That of a task with a source also holds ``source`` (1, 3, H, W; smaller for super-resolve),
+``source_latent`` (1, C, h, w), what the denoiser is given, and for inpaint ``hole`` (1, 1, H, W), 1 where it draws.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What a bundle holds, as a table or as JSON values; reads the manifest only. No torch."""
+"""What a bundle holds, as a table or as JSON values; reads the manifest and the report beside it. No torch."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from rich import box
@@ -11,6 +12,10 @@ from rich.table import Table
 from microforge.bundle import Manifest, TensorSpec
 from microforge.bundle_files import Bundle
 from microforge.bundle_targets import Coverage, Memory, Target
+from microforge_export.figures import image_figures
+
+#: What a build writes beside the manifest for people.
+REPORT = "report.json"
 
 
 def summary(bundle: Bundle) -> dict[str, Any]:
@@ -29,6 +34,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
             for name, target in manifest.targets.items()
         },
         "bytes": sum(entry.bytes for entry in bundle.files()),
+        "static_analysis": analysis(bundle),
         "provenance": manifest.provenance.model_dump(mode="json"),
     }
 
@@ -44,7 +50,39 @@ def render(bundle: Bundle) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(bundle):
         facts.add_row(name, value)
-    return Group(facts, *(_target_table(manifest, name, target) for name, target in manifest.targets.items()))
+    tables = (_target_table(manifest, name, target) for name, target in manifest.targets.items())
+    return Group(facts, *tables, *analysis_lines(bundle))
+
+
+def analysis(bundle: Bundle) -> dict[str, Any]:
+    """Target -> what the report says of accelerators and half precision; empty without a readable report."""
+    try:
+        targets = json.loads((bundle.path / REPORT).read_text("utf-8"))["targets"]
+        return {
+            name: {what: dict(target.get(what, {})) for what in ("usability", "half_range")}
+            for name, target in targets.items()
+            if target.get("usability")
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # the report is for people: a bundle without one is whole
+
+
+def analysis_lines(bundle: Bundle) -> list[str]:
+    """The same, a line per component and accelerator."""
+    lines: list[str] = []
+    for name, found in analysis(bundle).items():
+        for key, accelerators in found["usability"].items():
+            for accelerator, value in accelerators.items():
+                pieces = f" in {value['partitions']} pieces" if value["partitions"] else ""
+                lacks = f"; not: {', '.join(value['unsupported'])}" if value["unsupported"] else ""
+                lines.append(
+                    f"{name} {key} on {accelerator} ({value['method']}): {value['supported']} of {value['nodes']} "
+                    f"operators{pieces}{lacks}"
+                )
+        for key, value in found["half_range"].items():
+            verdict = "may overflow half precision" if value["risk"] else "fits half precision"
+            lines.append(f"{name} {key}: values up to {value['largest']:.4g} ({value['tensor']}), {verdict}")
+    return lines
 
 
 def _facts(bundle: Bundle) -> list[tuple[str, str]]:
@@ -73,14 +111,23 @@ def _target_table(manifest: Manifest, name: str, target: Target) -> RenderableTy
         component, parity = manifest.components[key], target.parity.get(key)
         tensors = f"{_tensors('in', component.inputs)}\n{_tensors('out', component.outputs)}"
         measured = (f"{parity.psnr_db:.1f}", f"{parity.max_abs:.1e}") if parity else ("-", "-")
+        other = f" ({target.precisions[key]})" if key in target.precisions else ""
         size = entry.bytes + sum(part.bytes for part in target.parts.get(key, ()))
-        table.add_row(f"{key}\n{entry.path}", tensors, f"{size:,}", *measured, end_section=True)
+        table.add_row(f"{key}{other}\n{entry.path}", tensors, f"{size:,}", *measured, end_section=True)
     for entry in target.shared_files:
         table.add_row(f"shared by all\n{entry.path}", "", f"{entry.bytes:,}", "", "")
     image = target.image
     worst = f"{image.max_abs_255:.3g}/255, allowed {image.threshold:g}/255" if image else "not measured"
+    if image and target.quality:  # judged by PSNR over many images: see the figures below
+        worst = f"{image.max_abs_255:.3g}/255"
     operators = ", ".join(f"{count} {operator}" for operator, count in target.operators.items())
     lines = [f"whole image, worst pixel: {worst}", f"operators: {operators}"]
+    lines += [f"{task}, worst pixel: {value.max_abs_255:.3g}/255" for task, value in target.tasks.items()]
+    for pixels, quality in target.quality.items():
+        lines += [
+            f"{pixels}, {item.what}: {item.measured()}, needed {item.needed()}"
+            for item in image_figures(quality)
+        ]
     lines += [f"{key}: {_coverage(value)}" for key, value in target.coverage.items()]
     lines += [f"{key}: {_memory(value)}" for key, value in target.memory.items()]
     return Group("", table, *lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from microforge.errors import GraphLintError
@@ -18,8 +19,13 @@ TYPES = frozenset({
 })  # fmt: skip
 
 
+#: The largest finite number of half precision, in which accelerators may compute whatever the file says.
+HALF_MAX = 65504.0
+
+
 def lint(component: str, model: ir.Model) -> None:
-    """Refuse control flow, value-dependent shapes, dynamic dimensions, float64, and more than five axes.
+    """Refuse control flow, value-dependent shapes, dynamic dimensions, float64, more than five axes, and constants
+    that half precision cannot hold.
 
     Raises:
         GraphLintError: names the component and every node at fault, at most five of them.
@@ -33,6 +39,7 @@ def lint(component: str, model: ir.Model) -> None:
 def _problems(model: ir.Model) -> Iterator[str]:
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         yield from _value_problems(value, f"tensor {value.name!r}")
+    yield from _overflows(model)
     for node in model.graph.all_nodes():
         where = f"node {node.name or '?'} ({node.op_type})"
         if node.domain not in ("", "ai.onnx"):
@@ -51,6 +58,14 @@ def _value_problems(value: ir.Value, where: str) -> Iterator[str]:
         yield f"{where} has a dynamic shape {value.shape}"
     elif len(value.shape) > MAX_RANK:
         yield f"{where} has {len(value.shape)} axes, at most {MAX_RANK} are supported"
+
+
+def _overflows(model: ir.Model) -> Iterator[str]:
+    for name, value in model.graph.initializers.items():
+        if value.dtype is ir.DataType.FLOAT and value.const_value is not None:
+            largest = float(np.abs(value.const_value.numpy()).max(initial=0.0))
+            if not largest <= HALF_MAX:  # NaN too
+                yield f"constant {name!r} reaches {largest:g}, half precision only {HALF_MAX:g}"
 
 
 def _holds_graph(attribute: ir.Attr) -> bool:

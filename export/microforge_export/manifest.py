@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
+import types
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import microforge
-from microforge.bundle import Golden, Manifest, Provenance, Size, SizeEntry, Tokenizer
+from microforge.bundle import Golden, Manifest, Provenance, Size, SizeEntry, Task, Tokenizer
 from microforge.bundle_files import file_entry
-from microforge.bundle_targets import ImageParity, Parity, Precision, Target, TargetName
+from microforge.bundle_targets import ImageParity, Parity, Precision, Quality, Target, TargetName
 from microforge.noise import NOISE_NAME
+from microforge_export import sources
 from microforge_export.program import Component, SourceModel
-from microforge_export.recipe import Recipe
+from microforge_export.recipe import Draw, Recipe
 from microforge_export.targets import VERSIONS, TargetFiles
 
 TOKENIZER = "tokenizer.json"
 
 
 def make_target(
-    precision: Precision, made: TargetFiles, parity: Mapping[str, Parity], images: Mapping[str, ImageParity]
-) -> Target:
+    precision: Precision, made: TargetFiles, parity: Mapping[str, Parity], images: Mapping[str, ImageParity],
+    tasks: Mapping[Task, ImageParity] = types.MappingProxyType({}),
+    quality: Mapping[str, Quality] = types.MappingProxyType({}),
+    precisions: Mapping[str, Precision] = types.MappingProxyType({}),
+) -> Target:  # fmt: skip
     """The manifest's entry of one engine, with the measurements that there are so far.
 
     Args:
-        images: by a name for people; the worst of them is recorded.
+        images: by a name for people; the worst of them is recorded. tasks: the worst of every task.
+        quality: of a quantized target, by size. precisions: of the components that are not in ``precision``.
     """
     operators = sum(item.operators for item in made.coverage.values())
     delegated = sum(item.delegated for item in made.coverage.values())
@@ -36,11 +43,26 @@ def make_target(
         shared_files=made.shared_files,
         parity=dict(parity),
         image=max(images.values(), key=lambda item: item.max_abs_255, default=None),
+        tasks={str(task): image for task, image in tasks.items()},
+        precisions=dict(precisions),
+        quality=dict(quality),
         memory=dict(made.memory),
         operators=dict(made.operators),
         coverage=dict(made.coverage),
         delegated_fraction=round(delegated / operators, 4) if operators else None,
     )
+
+
+def worst_by_task(
+    images: Mapping[str, ImageParity], draws: Sequence[Draw], sizes: Sequence[Size]
+) -> dict[Task, ImageParity]:
+    """Of ``images``, by their names, the one furthest from the reference for every task."""
+    found: dict[Task, ImageParity] = {}
+    for draw, size in itertools.product(draws, sizes):
+        image = images.get(sources.name(draw.task, draw.prompt, size))
+        if image is not None and image.max_abs_255 >= found.get(draw.task, image).max_abs_255:
+            found[draw.task] = image
+    return found
 
 
 def make_manifest(

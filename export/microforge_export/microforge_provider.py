@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ from microforge.spec import ModelSpec, check_size, to_dict
 from microforge.tokenizer import BOS, EOS, PAD, TASK_IDS, PromptTokenizer
 from microforge.vae import MicroForgeVAE
 from microforge_export.program import Component, SourceModel, TokenizerSource, component_key, tensor
+from microforge_export.sources import SUPER_RESOLVE_FACTOR
+from microforge_runtimes.edit import SOURCE_TASKS
 
 
 class VaeDecoder(nn.Module):
@@ -49,8 +52,10 @@ class MicroForgeProvider:
 
     pipeline: MicroForgePipeline
 
-    def components(self, sizes: Sequence[Size]) -> tuple[Component, ...]:
-        """Text encoder, then denoiser, decoder and encoder of every size.
+    def components(
+        self, sizes: Sequence[Size], tasks: Sequence[Task] = ("generate",)
+    ) -> tuple[Component, ...]:
+        """Text encoder, then per size the denoisers that ``tasks`` need, decoder and encoder.
 
         Raises:
             SpecError: for a size that is not a multiple of the autoencoder's factor.
@@ -59,11 +64,27 @@ class MicroForgeProvider:
             check_size(size.height, size.width, self.pipeline.vae.spec.downsample)
         built = [self._text_encoder()]
         for size in sizes:
-            built += [self._denoiser(size, sizes), *self._vae(size, sizes)]
+            if "generate" in tasks:
+                built.append(self._denoiser("denoiser", size, sizes))
+            if set(tasks) & set(SOURCE_TASKS):
+                built.append(self._denoiser("denoiser_edit", size, sizes))
+            built += self._vae(size, sizes)
         return tuple(built)
 
     def draw(self, prompt: str, seed: int, size: Size) -> NDArray[np.float32]:
         image = self.pipeline.text2img(prompt, size.height, size.width, seed=seed)
+        return cast("NDArray[np.float32]", image.numpy())
+
+    def redraw(
+        self, task: Task, prompt: str | None, seed: int, source: NDArray[np.float32], mask: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:  # fmt: skip
+        given = torch.from_numpy(source)
+        if mask is not None:
+            image = self.pipeline.inpaint(given, torch.from_numpy(mask), prompt, seed=seed)
+        elif task == "edit":
+            image = self.pipeline.edit(given, prompt, seed=seed)
+        else:
+            image = self.pipeline.super_resolve(given, SUPER_RESOLVE_FACTOR, prompt, seed=seed)
         return cast("NDArray[np.float32]", image.numpy())
 
     def _text_encoder(self) -> Component:
@@ -75,17 +96,22 @@ class MicroForgeProvider:
             (ids, tensor("mask", 1, spec.max_length)), _text(self.pipeline.spec),
         )  # fmt: skip
 
-    def _denoiser(self, size: Size, sizes: Sequence[Size]) -> Component:
+    def _denoiser(
+        self, role: Literal["denoiser", "denoiser_edit"], size: Size, sizes: Sequence[Size]
+    ) -> Component:
+        """Both layouts have one module, and so one set of weights; the edit layout takes a source beside z."""
         spec, latent = self.pipeline.spec, self._latent_shape(size)
         text, pooled = _text(spec)
         plan = (1, spec.planner.num_plan_tokens, spec.planner.dim)
-        inputs = (
+        inputs: tuple[TensorSpec, ...] = (
             tensor("z", *latent), tensor("t", 1), text, tensor("mask", 1, spec.text_encoder.max_length), pooled,
             tensor("plan", *plan), tensor("has_plan", 1),
         )  # fmt: skip
+        if role == "denoiser_edit":
+            inputs = (*inputs, tensor("source", *latent))
         outputs = tensor("velocity", *latent), tensor("next_plan", *plan)
-        key = component_key("denoiser", size, sizes)
-        return Component(key, "denoiser", size, self.pipeline.denoiser, inputs, outputs)
+        key = component_key(role, size, sizes)
+        return Component(key, role, size, self.pipeline.denoiser, inputs, outputs)
 
     def _vae(self, size: Size, sizes: Sequence[Size]) -> tuple[Component, Component]:
         latent = tensor("latent", *self._latent_shape(size))

@@ -8,7 +8,8 @@ figure is the worst over its outputs and its evaluations.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,38 @@ def image_difference_255(reference: Array, image: NDArray[np.float32]) -> float:
 def draw_float(generator: Generator, prompt: str, seed: int) -> NDArray[np.float32]:
     """The image (1, 3, H, W) that ``generator`` draws, before it is rounded to bytes."""
     return generator.decode(generator.generate(prompt, seed).z)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two guidance passes of one step at the same latent: ``conditional`` and ``empty``."""
+
+    conditional: Case
+    empty: Case
+
+
+def survival(pairs: Iterable[Pair], run: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> float:
+    """How much of the prompt's effect is left: norm of (v_cond - v_empty) under ``run``, over the reference's.
+
+    Both passes of every pair get the reference's inputs; norms are over all pairs together. 1 is perfect.
+    """
+    reference = result = 0.0
+    for pair in pairs:
+        reference += _square(pair.conditional.outputs["velocity"], pair.empty.outputs["velocity"])
+        ours = [run(case.inputs)["velocity"] for case in (pair.conditional, pair.empty)]
+        result += _square(ours[0], ours[1])
+    return float(np.sqrt(result / reference)) if reference > 0.0 else 1.0
+
+
+def plan_drift(reference: Array | None, plan: Array | None) -> float:
+    """|plan - reference| / |reference| of two plan states; 0 for a denoiser without one."""
+    if reference is None or plan is None:
+        return 0.0
+    return float(np.linalg.norm(plan - reference) / max(float(np.linalg.norm(reference)), 1e-12))
+
+
+def _square(a: Array, b: Array) -> float:
+    return float(np.square(a.astype(np.float64) - b).sum())
 
 
 def shortfalls(target: str, parity: Mapping[str, Parity], images: Mapping[str, ImageParity]) -> list[str]:

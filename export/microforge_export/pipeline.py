@@ -1,6 +1,6 @@
 """A build as stages in order: each takes a state and returns the next one; the order is checked first.
 
-read -> components | trace -> (lower -> lint -> write) of every target -> reference -> manifest -> parity of
+read -> components | trace -> drawings for INT8 -> (lower -> lint -> write) of every target -> reference -> manifest -> parity of
 every target -> golden -> manifest -> verify. The two before the bar are the plan; a dry run ends there, and
 bad input is found there. All targets are lowered from one trace and compared with one reference.
 """
@@ -24,19 +24,29 @@ from torch.export import ExportedProgram
 
 from microforge.bundle import Golden, Manifest, Size, Trajectory
 from microforge.bundle_files import atomic_folder, check_output, file_entry, load_bundle, write_manifest
-from microforge.bundle_targets import ImageParity, Parity, TargetName
+from microforge.bundle_targets import ImageParity, Parity, Quality, TargetName
 from microforge.errors import ParityError, SpecError
 from microforge.spec import parse_size
-from microforge_export import golden, parity
-from microforge_export.manifest import TOKENIZER, make_manifest, make_target
+from microforge_export import golden, parity, sources
+from microforge_export.build_report import build_report
+from microforge_export.inspect import REPORT
+from microforge_export.int8_stages import (
+    Drawings,
+    judge,
+    lower_int8,
+    other_precisions,
+    read_recipes,
+    record_drawings,
+)
+from microforge_export.manifest import TOKENIZER, make_manifest, make_target, worst_by_task
 from microforge_export.program import Component, SourceModel, trace
 from microforge_export.recipe import Draw, Recipe, TargetRecipe
-from microforge_export.reference import Reference, record
+from microforge_export.reference import Reference, drawing, record
 from microforge_export.targets import Artefacts, TargetFiles, lowering, require_packages
 from microforge_export.verify import verify
-from microforge_runtimes import Generator
+from microforge_runtimes.sampler import to_pixels
 
-REPORT, PREVIEW = "report.json", "preview.png"
+PREVIEW = "preview.png"
 
 #: Told of every stage before it starts: number from 1, count, name.
 Reporter = Callable[[int, int, str], None]
@@ -53,6 +63,7 @@ class State:
     sizes: tuple[Size, ...] | None = None
     components: tuple[Component, ...] | None = None
     programs: Mapping[str, ExportedProgram] | None = None
+    int8_drawings: Drawings | None = None  # what INT8 targets are calibrated with and judged by
     artefacts: Artefacts | None = None  # of the target that is being made; written ones are let go
     made: Mapping[TargetName, TargetFiles] | None = None
     reference: Reference | None = None
@@ -60,9 +71,11 @@ class State:
     manifest: Manifest | None = None
     parity: Mapping[TargetName, Mapping[str, Parity]] | None = None
     images: Mapping[TargetName, Mapping[str, ImageParity]] | None = None
+    quality: Mapping[TargetName, Mapping[str, Quality]] | None = None  # of INT8 targets, by size
     golden: Golden | None = None
     bundle_id: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    detail: Callable[[str], None] = lambda _: None  # told what a long stage is at
 
     def get(self, name: str) -> Any:
         """A field that an earlier stage has given."""
@@ -103,12 +116,17 @@ def run_stages(stages: Sequence[Stage], state: State, report: Reporter = lambda 
     for number, stage in enumerate(stages, 1):
         report(number, len(stages), stage.name)
         start = time.perf_counter()
-        values = stage.run(state)
+        detail = functools.partial(_detail, report, number, len(stages), stage.name)
+        values = stage.run(dataclasses.replace(state, detail=detail))
         if set(values) != set(stage.gives):
             raise ValueError(f"stage {stage.name!r} gave {sorted(values)}, declared: {sorted(stage.gives)}")
         seconds = {**state.seconds, stage.name: round(time.perf_counter() - start, 3)}
         state = dataclasses.replace(state, **values, seconds=seconds)
     return state
+
+
+def _detail(report: Reporter, number: int, count: int, name: str, what: str) -> None:
+    report(number, count, f"{name}: {what}")
 
 
 def plan(recipe: Recipe, load: Callable[[], SourceModel]) -> State:
@@ -141,6 +159,7 @@ def build(
     check_order((*PLANNING, *stages), ("recipe", "load", "folder"))
     planned = plan(recipe, load)
     with atomic_folder(out, force) as folder:
+        stages = stages_of(planned.recipe)  # the plan has read the INT8 recipes
         return run_stages(stages, dataclasses.replace(planned, folder=folder), report)
 
 
@@ -149,7 +168,10 @@ def _read(state: State) -> Mapping[str, Any]:
     for task in state.recipe.tasks:
         if task not in model.tasks:
             raise SpecError(f"this checkpoint cannot {task}; its tasks: {', '.join(model.tasks)}")
-    return {"model": model}
+    tasks = state.recipe.tasks or model.tasks
+    draws = tuple(draw for draw in state.recipe.draws if draw.task in tasks)
+    recipe = dataclasses.replace(state.recipe, tasks=tasks, draws=draws)
+    return {"model": model, "recipe": read_recipes(recipe, str(model.description.get("name")))}
 
 
 def _components(state: State) -> Mapping[str, Any]:
@@ -157,7 +179,7 @@ def _components(state: State) -> Mapping[str, Any]:
     pixels = [parse_size(text, model.latent.downsample) for text in state.recipe.sizes]
     sizes = tuple(Size(height=height, width=width) for height, width in dict.fromkeys(pixels))
     sizes = sizes or (model.native_size,)
-    return {"sizes": sizes, "components": model.provider.components(sizes)}
+    return {"sizes": sizes, "components": model.provider.components(sizes, state.recipe.tasks)}
 
 
 def _trace(state: State) -> Mapping[str, Any]:
@@ -165,7 +187,16 @@ def _trace(state: State) -> Mapping[str, Any]:
 
 
 def _lower(target: TargetRecipe, state: State) -> Mapping[str, Any]:
-    return {"artefacts": lowering(target)(state.get("components"), state.get("programs"))}
+    components, programs = state.get("components"), state.get("programs")
+    if target.int8 is not None:
+        return {"artefacts": lower_int8(target.int8, components, programs, state.get("int8_drawings"))}
+    return {"artefacts": lowering(target)(components, programs)}
+
+
+def _int8_drawings(state: State) -> Mapping[str, Any]:
+    recipes = [target.int8 for target in state.recipe.targets if target.int8 is not None]
+    made = record_drawings(state.get("model"), state.get("components"), recipes, state.detail)
+    return {"int8_drawings": made}
 
 
 def _lint(state: State) -> Mapping[str, Any]:
@@ -182,9 +213,7 @@ def _reference(state: State) -> Mapping[str, Any]:
     """The components' cases, and every whole drawing of the library's own pipeline: once for all targets."""
     model: SourceModel = state.get("model")
     drawings = {
-        (size, draw): model.provider.draw(draw.prompt, draw.seed, size)
-        for size in state.get("sizes")
-        for draw in state.recipe.draws
+        (size, draw): drawing(model, draw, size) for size in state.get("sizes") for draw in state.recipe.draws
     }
     reference = record(model, state.get("components"), state.recipe.draws)
     return {"reference": reference, "drawings": drawings}
@@ -204,10 +233,16 @@ def _manifest(state: State) -> Manifest:
     measured, images, made = state.parity or {}, state.images or {}, state.get("made")
     targets = {
         target.name: make_target(
-            target.precision, made[target.name], measured.get(target.name, {}), images.get(target.name, {})
+            target.precision,
+            made[target.name],
+            measured.get(target.name, {}),
+            images.get(target.name, {}),
+            worst_by_task(images.get(target.name, {}), state.recipe.draws, state.get("sizes")),
+            (state.quality or {}).get(target.name, {}),
+            other_precisions(target, state.get("components")),
         )
         for target in state.recipe.targets
-    }
+    }  # fmt: skip
     return make_manifest(
         state.get("folder"), state.recipe, state.get("model"), state.get("sizes"), state.get("components"),
         targets, state.golden or Golden(),
@@ -222,17 +257,25 @@ def _parity(target: TargetRecipe, state: State) -> Mapping[str, Any]:
     measured = parity.measure_components(bundle, target.name, cases, threshold_db=limits.component_psnr_db)
     images = {}
     for size in state.get("sizes"):
-        with Generator(bundle, target.name, (size.height, size.width), keep_loaded=True) as generator:
+        with sources.open_generator(bundle, target.name, size) as generator:
             for draw in state.recipe.draws:
-                image = parity.draw_float(generator, draw.prompt, draw.seed)
-                images[f"{draw.prompt!r} at {size}"] = ImageParity(
+                start = sources.given(draw.task, size)
+                image = sources.draw_float(generator, draw.task, draw.prompt, draw.seed, start)
+                images[sources.name(draw.task, draw.prompt, size)] = ImageParity(
                     max_abs_255=parity.image_difference_255(state.get("drawings")[size, draw], image),
                     threshold=limits.image_max_diff_255,
                 )
+    quality = dict(state.quality or {})
+    if target.int8 is not None:
+        quality[target.name] = judge(
+            bundle, target.int8, state.get("model"), state.get("components"), state.get("programs"),
+            state.get("int8_drawings"), state.detail,
+        )  # fmt: skip
     parity.require(target.name, measured, images)
     return {
         "parity": {**(state.parity or {}), target.name: measured},
         "images": {**(state.images or {}), target.name: images},
+        "quality": quality,
     }
 
 
@@ -244,13 +287,14 @@ def _golden(state: State) -> Mapping[str, Any]:
         relative = f"golden/{key}.safetensors"
         golden.write_cases(folder / relative, values)
         cases[key] = file_entry(folder, relative)
-    trajectories, draw = [], state.recipe.draws[0]
-    for size, tensors in reference.trajectories.items():
-        relative = f"golden/trajectory_{size}.safetensors"
+    trajectories = []
+    for (size, draw), tensors in reference.trajectories.items():
+        task = "" if draw.task == "generate" else f"{draw.task}_"
+        relative = f"golden/trajectory_{task}{size}.safetensors"
         golden.write_tensors(folder / relative, tensors)
         entry = file_entry(folder, relative)
         trajectories.append(
-            Trajectory(task="generate", size=size, prompt=draw.prompt, seed=draw.seed, file=entry)
+            Trajectory(task=draw.task, size=size, prompt=draw.prompt, seed=draw.seed, file=entry)
         )
     return {"golden": Golden(components=cases, trajectories=tuple(trajectories))}
 
@@ -260,10 +304,11 @@ def _finish(state: State) -> Mapping[str, Any]:
     folder, draw, size = state.get("folder"), state.recipe.draws[0], state.get("sizes")[0]
     manifest = _manifest(state)
     bundle_id = write_manifest(folder, manifest)
-    with Generator(folder, state.recipe.targets[0].name, (size.height, size.width)) as generator:
-        image: np.ndarray = generator.generate(draw.prompt, draw.seed).image
-    Image.fromarray(image).save(folder / PREVIEW)
-    report = _report(dataclasses.replace(state, manifest=manifest))
+    with sources.open_generator(load_bundle(folder), state.recipe.targets[0].name, size) as generator:
+        start = sources.given(draw.task, size)
+        image = sources.draw_float(generator, draw.task, draw.prompt, draw.seed, start)
+    Image.fromarray(to_pixels(image)).save(folder / PREVIEW)
+    report = build_report(dataclasses.replace(state, manifest=manifest))
     (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     return {"manifest": manifest, "bundle_id": bundle_id}
 
@@ -276,24 +321,8 @@ def _verify(state: State) -> Mapping[str, Any]:
     return {}
 
 
-def _report(state: State) -> dict[str, Any]:
-    listed = {"files", "parts", "shared_files"}  # the manifest has them
-    return {
-        "recipe": {**dataclasses.asdict(state.recipe), "sizes": [str(size) for size in state.get("sizes")]},
-        "parameter_bytes": {item.key: item.weight_bytes() for item in state.get("components")},
-        "targets": {
-            name: {
-                **target.model_dump(mode="json", exclude=listed),
-                "images": {key: value.model_dump() for key, value in state.get("images")[name].items()},
-            }
-            for name, target in state.get("manifest").targets.items()
-        },
-        "seconds": dict(state.seconds),
-    }
-
-
 PLANNING = (
-    Stage("read the checkpoint", ("recipe", "load"), ("model",), _read),
+    Stage("read the checkpoint", ("recipe", "load"), ("model", "recipe"), _read),
     Stage("choose components", ("model",), ("sizes", "components"), _components),
 )
 
@@ -311,9 +340,11 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
             Stage(f"lint for {name}", ("artefacts",), (), _lint),
             Stage(f"write for {name}", ("folder", "artefacts"), ("made", "artefacts"), write),
         ]
-        checking.append(Stage(f"check parity of {name}", checked, ("parity", "images"), check))
+        checking.append(Stage(f"check parity of {name}", checked, ("parity", "images", "quality"), check))
+    drawn = Stage("draw for int8", ("model", "components"), ("int8_drawings",), _int8_drawings)
     return (
         Stage("trace", ("components",), ("programs",), _trace),
+        *((drawn,) if any(target.precision == "int8" for target in recipe.targets) else ()),
         *making,
         Stage(
             "record the reference", ("model", "sizes", "components"), ("reference", "drawings"), _reference

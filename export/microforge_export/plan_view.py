@@ -51,6 +51,12 @@ def plan_table(state: State) -> RenderableType:
 
 def _needed(target: TargetRecipe) -> str:
     limits = target.thresholds
+    if target.int8 is not None:
+        least = target.int8.limits
+        return (
+            f"{target.name}, {target.precision}, needed: {limits.component_psnr_db:g} dB per component; over "
+            f"{least.images} images median {least.image_psnr_median_db:g} dB, worst {least.image_psnr_worst_db:g} dB"
+        )
     return (
         f"{target.name}, {target.precision}, needed: {limits.component_psnr_db:g} dB per component, "
         f"{limits.image_max_diff_255:g}/255 per pixel of an image"

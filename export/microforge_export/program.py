@@ -67,12 +67,21 @@ class Component:
 class Provider(Protocol):
     """What a model's own library can do with it."""
 
-    def components(self, sizes: Sequence[Size]) -> tuple[Component, ...]:
-        """The networks of a bundle for these image sizes."""
+    def components(self, sizes: Sequence[Size], tasks: Sequence[Task] = ...) -> tuple[Component, ...]:
+        """The networks of a bundle for these image sizes; by default those of ``generate``."""
         ...
 
     def draw(self, prompt: str, seed: int, size: Size) -> NDArray[np.float32]:
         """Image (1, 3, H, W) in [0, 1] of the library's own pipeline: the reference for the whole bundle."""
+        ...
+
+    def redraw(
+        self, task: Task, prompt: str | None, seed: int, source: NDArray[np.float32], mask: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:  # fmt: skip
+        """The same for a task with a source: ``source`` and ``mask`` as ``sources.Given`` has them.
+
+        Only asked for tasks of the model.
+        """
         ...
 
 

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from microforge.bundle import Task
 from microforge.bundle_targets import Precision, TargetName
 from microforge.errors import SpecError
+from microforge_export.int8_recipe import Int8Recipe, read_recipe
 
 AVAILABLE_TARGETS: tuple[TargetName, ...] = ("onnx", "executorch", "coreml")
 AVAILABLE_PRECISIONS: dict[TargetName, tuple[Precision, ...]] = {
-    "onnx": ("fp32",),
-    "executorch": ("fp32",),
-    "coreml": ("fp32", "fp16"),
+    "onnx": ("fp32", "int8"),
+    "executorch": ("fp32", "int8"),
+    "coreml": ("fp32", "fp16", "int8"),
 }
-AVAILABLE_TASKS: tuple[Task, ...] = ("generate",)
+AVAILABLE_TASKS: tuple[Task, ...] = ("generate", "edit", "inpaint", "super-resolve")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +35,21 @@ class Thresholds:
 THRESHOLDS: dict[Precision, Thresholds] = {
     "fp32": Thresholds(component_psnr_db=60.0, image_max_diff_255=2.0),
     "fp16": Thresholds(component_psnr_db=40.0, image_max_diff_255=2.0),
+    # Whole images in INT8 are judged by PSNR over many drawings (``quality_gate``), not by their worst pixel;
+    # the limit of components is the recipe's own.
+    "int8": Thresholds(component_psnr_db=20.0, image_max_diff_255=255.0),
 }
+#: Recipes that ship with the package: ``MODEL-TARGET.toml``.
+RECIPES = Path(__file__).parent / "recipes"
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A prompt and the seed of its noise."""
+    """A prompt, the seed of its noise, and the task; a task with a source starts from ``sources.given``."""
 
-    prompt: str
+    prompt: str  # empty: no words, where the task can do without
     seed: int
+    task: Task = "generate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +59,12 @@ class TargetRecipe:
     name: TargetName
     precision: Precision
     thresholds: Thresholds
+    int8: Int8Recipe | None = None  # of precision int8; the shipped one is read when the model is known
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One build. The first of ``draws`` is the golden trajectory; it and the first of ``targets`` make the preview.
+    """One build. The first of ``draws`` of a task is its golden trajectory; the very first makes the preview.
 
     All of ``draws`` are checked on all of ``targets``.
     """
@@ -64,7 +73,7 @@ class Recipe:
     sizes: tuple[
         str, ...
     ]  # each "256" or "256x384" (height x width); empty: the size the model was trained at
-    tasks: tuple[Task, ...]
+    tasks: tuple[Task, ...]  # empty: all that the model knows, until it is read
     draws: tuple[Draw, ...]
 
 
@@ -72,17 +81,22 @@ DRAWS = (
     Draw("a red circle", 0),
     Draw("a blue square on a white background", 1),
     Draw("a green triangle on the left", 2),
+    Draw("make the circle green", 3, "edit"),
+    Draw("a red circle and a blue square", 4, "inpaint"),
+    Draw("", 5, "super-resolve"),
 )
 
 
 def make_recipe(
-    *, target: str, precision: str, sizes: Sequence[str], tasks: str, draws: tuple[Draw, ...] = DRAWS
-) -> Recipe:
+    *, target: str, precision: str, sizes: Sequence[str], tasks: str | None = None, draws: tuple[Draw, ...] = DRAWS,
+    recipes: Sequence[Path] = (),
+) -> Recipe:  # fmt: skip
     """A recipe from a command line's words.
 
     Args:
-        target, tasks: names, or several with commas between them.
+        target, tasks: names, or several with commas between them; tasks of None are all that the model knows.
         precision: of every target.
+        recipes: INT8 recipes of the user's own, at most one per target; each names its target.
 
     Raises:
         SpecError: for a name that this version does not have; lists what is available. (Sizes are checked when
@@ -91,11 +105,11 @@ def make_recipe(
     engines = tuple(_choice("target", name, AVAILABLE_TARGETS, TargetName) for name in _words(target))
     if not engines:
         raise SpecError(f"--target must name at least one of: {', '.join(AVAILABLE_TARGETS)}")
-    names = tuple(_choice("task", name, AVAILABLE_TASKS, Task) for name in _words(tasks))
-    if not names:
+    names = tuple(_choice("task", name, AVAILABLE_TASKS, Task) for name in _words(tasks or ""))
+    if not names and tasks is not None:
         raise SpecError(f"--tasks must name at least one of: {', '.join(AVAILABLE_TASKS)}")
     return Recipe(
-        targets=tuple(_target(name, precision) for name in engines),
+        targets=_with_recipes(tuple(_target(name, precision) for name in engines), recipes),
         sizes=tuple(sizes),
         tasks=tuple(dict.fromkeys(names)),
         draws=draws,
@@ -105,6 +119,41 @@ def make_recipe(
 def _target(name: TargetName, precision: str) -> TargetRecipe:
     chosen = _choice(f"{name} precision", precision, AVAILABLE_PRECISIONS[name], Precision)
     return TargetRecipe(name=name, precision=chosen, thresholds=THRESHOLDS[chosen])
+
+
+def _with_recipes(targets: tuple[TargetRecipe, ...], files: Sequence[Path]) -> tuple[TargetRecipe, ...]:
+    found: dict[TargetName, Int8Recipe] = {}
+    for file in files:
+        recipe = read_recipe(file)
+        if recipe.target in found:
+            raise SpecError(f"{file} is a second recipe for {recipe.target}; give one per target")
+        if not any(target.name == recipe.target and target.precision == "int8" for target in targets):
+            asked = ", ".join(f"{target.name} in {target.precision}" for target in targets)
+            raise SpecError(f"{file} is an int8 recipe for {recipe.target}; this build makes {asked}")
+        found[recipe.target] = recipe
+    return tuple(with_int8(item, found[item.name]) if item.name in found else item for item in targets)
+
+
+def with_int8(target: TargetRecipe, recipe: Int8Recipe) -> TargetRecipe:
+    """``target`` made by ``recipe``, whose limits it must then reach."""
+    least = recipe.limits.component_psnr_db
+    return replace(target, int8=recipe, thresholds=replace(target.thresholds, component_psnr_db=least))
+
+
+def shipped_recipe(model: str, target: TargetName, folder: Path = RECIPES) -> Int8Recipe:
+    """The recipe that ships with the package for a model.
+
+    Raises:
+        SpecError: when there is none; says how to make one.
+    """
+    file = folder / f"{model}-{target}.toml"
+    if not file.is_file():
+        known = ", ".join(sorted(item.stem for item in folder.glob("*.toml"))) or "none"
+        raise SpecError(
+            f"no int8 recipe for model {model!r} on {target} ships with this version (it has: {known}); make one "
+            f"with mf-export tune CHECKPOINT --target {target} --out recipe.toml and give it with --recipe"
+        )
+    return read_recipe(file)
 
 
 NameT = typing.TypeVar("NameT", bound=str)

@@ -2,24 +2,26 @@
 
 One whole drawing is recorded step by step, and the first steps of further ones: real prompts through the
 real text encoder, latents on the way from noise to image, a first step without a plan and later steps with
-the plan of the step before, on both guidance branches.
+the plan of the step before, on all guidance branches; for tasks with a source the same from a fixed source.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from microforge.bundle import Role, Size
+from microforge.bundle import Role, Size, Task
 from microforge.noise import standard_normal
 from microforge.tokenizer import PromptTokenizer, TokenIds
 from microforge_export.golden import Array, Case
 from microforge_export.program import Component, SourceModel
 from microforge_export.recipe import Draw
+from microforge_export.sources import SUPER_RESOLVE_FACTOR, Given, given
 from microforge_runtimes import sampler as rules
+from microforge_runtimes import source_rules
 
 #: Steps of a drawing after the first that is only recorded in part.
 _PARTIAL_STEPS = 2
@@ -27,10 +29,10 @@ _PARTIAL_STEPS = 2
 
 @dataclass(frozen=True)
 class Reference:
-    """Cases by component key, and the tensors of one whole drawing per size (see ``golden``)."""
+    """Cases by component key, and the tensors of the first drawing of a task per size (see ``golden``)."""
 
     cases: Mapping[str, tuple[Case, ...]]
-    trajectories: Mapping[Size, Mapping[str, Array]]
+    trajectories: Mapping[tuple[Size, Draw], Mapping[str, Array]]
 
 
 @dataclass
@@ -48,25 +50,40 @@ class _Recorder:
 
 
 def record(model: SourceModel, components: Iterable[Component], draws: Sequence[Draw]) -> Reference:
-    """Run the model's own modules over ``draws`` at every size; the first draw in full."""
+    """Run the model's own modules over ``draws`` at every size; the first draw of a task in full."""
     recorder, trajectories = _Recorder(), {}
-    tokenizer = PromptTokenizer.load(model.tokenizer.path)
+    tokenizer, length = PromptTokenizer.load(model.tokenizer.path), model.tokenizer.max_length
     by_size: dict[Size | None, dict[Role, Component]] = defaultdict(dict)
     for component in components:
         by_size[component.size][component.role] = component
     encoder = by_size.pop(None)["text_encoder"]
-    empty = _encode(recorder, encoder, tokenizer.encode_empty("generate", model.tokenizer.max_length))
-    for index, draw in enumerate(draws):
-        prompt = _encode(
-            recorder, encoder, tokenizer.encode(draw.prompt, "generate", model.tokenizer.max_length)
-        )
+    empty: dict[Task, dict[str, Array]] = {}
+    for draw in draws:
+        first = draw.task not in empty
+        if first:
+            empty[draw.task] = _encode(recorder, encoder, tokenizer.encode_empty(draw.task, length))
+        words = empty[draw.task]
+        if draw.prompt:
+            words = _encode(recorder, encoder, tokenizer.encode(draw.prompt, draw.task, length))
         for size, roles in by_size.items():
             assert size is not None
-            steps = None if index == 0 else _PARTIAL_STEPS
-            tensors = _draw(recorder, model, roles, prompt, empty, draw.seed, steps)
-            if index == 0:
-                trajectories[size] = tensors
+            steps = None if first else _PARTIAL_STEPS
+            start = given(draw.task, size)
+            artist = _Artist(recorder, model, roles, words, empty[draw.task])
+            tensors = (
+                artist.draw(draw.seed, steps) if start is None else artist.redraw(draw.seed, steps, start)
+            )
+            if first:
+                trajectories[size, draw] = tensors
     return Reference({key: tuple(cases) for key, cases in recorder.cases.items()}, trajectories)
+
+
+def drawing(model: SourceModel, draw: Draw, size: Size) -> Array:
+    """Image (1, 3, H, W) in [0, 1] of the library's own pipeline, from the fixed source where the task has one."""
+    start = given(draw.task, size)
+    if start is None:
+        return model.provider.draw(draw.prompt, draw.seed, size)
+    return model.provider.redraw(draw.task, draw.prompt or None, draw.seed, start.source, start.mask)
 
 
 def _encode(recorder: _Recorder, encoder: Component, tokens: TokenIds) -> dict[str, Array]:
@@ -74,36 +91,99 @@ def _encode(recorder: _Recorder, encoder: Component, tokens: TokenIds) -> dict[s
     return {**inputs, **recorder.run(encoder, inputs)}
 
 
-def _draw(
-    recorder: _Recorder, model: SourceModel, roles: Mapping[Role, Component], prompt: Mapping[str, Array],
-    empty: Mapping[str, Array], seed: int, steps: int | None,
-) -> dict[str, Array]:  # fmt: skip
-    """One drawing, or its first ``steps`` steps; the tensors of a golden trajectory."""
-    grid, scale = model.sampler.timesteps, rules.text_scale(model.sampler)
-    count = len(grid) - 1 if steps is None else min(steps, len(grid) - 1)
-    kept = {0, 1, count // 2, count - 1}
-    denoiser = roles["denoiser"]
-    branch = _Branch(recorder, denoiser, prompt)
-    steering = _Branch(recorder, denoiser, empty) if scale != 1.0 else None
-    noise = standard_normal(seed, denoiser.inputs[0].shape)
-    z, path = noise, defaultdict(list)
-    for index in range(count):
-        velocity = branch.velocity(z, grid[index], index in kept)
-        if steering is not None:
-            unguided = steering.velocity(z, grid[index], index in (0, count - 1))
-            velocity = rules.guided_velocity(velocity, unguided, scale)
-        z = rules.euler_step(z, velocity, grid[index], grid[index + 1])
-        for name, value in (("z", z), ("velocity", velocity), ("plan", branch.values.get("plan"))):
-            if value is not None:
-                path[name].append(value[0])
-    latent = rules.denormalize(z, model.latent)
-    image = recorder.run(roles["vae_decoder"], {"latent": latent})["image"]
-    if "vae_encoder" in roles:
-        recorder.run(roles["vae_encoder"], {"image": image})
-    tensors = {"ids": prompt["ids"], "mask": prompt["mask"], "noise": noise, "latent": latent, "image": image}
-    if steering is not None:
-        tensors |= {"empty_ids": empty["ids"], "empty_mask": empty["mask"]}
-    return tensors | {name: np.stack(values) for name, values in path.items()}
+#: Evaluate the guided velocity and the prompt's plan at (z, t, step, number of steps).
+_Velocity = Callable[[Array, float, int, int], tuple[Array, Array | None]]
+
+
+@dataclass(frozen=True)
+class _Artist:
+    """Draws with the torch modules of one size, guided from the encoded ``empty`` prompt to the encoded ``words``."""
+
+    recorder: _Recorder
+    model: SourceModel
+    roles: Mapping[Role, Component]
+    words: Mapping[str, Array]
+    empty: Mapping[str, Array]
+
+    def draw(self, seed: int, steps: int | None) -> dict[str, Array]:
+        """A drawing without a source, or its first ``steps`` steps; the tensors of a golden trajectory."""
+        scale, denoiser = rules.text_scale(self.model.sampler), self.roles["denoiser"]
+        branch = _Branch(self.recorder, denoiser, self.words)
+        steering = _Branch(self.recorder, denoiser, self.empty) if scale != 1.0 else None
+
+        def velocity(z: Array, t: float, index: int, count: int) -> tuple[Array, Array | None]:
+            found = branch.velocity(z, t, index in (0, 1, count // 2, count - 1))
+            if steering is not None:
+                found = rules.guided_velocity(found, steering.velocity(z, t, index in (0, count - 1)), scale)
+            return found, branch.values.get("plan")
+
+        tensors = self._integrate(velocity, standard_normal(seed, denoiser.inputs[0].shape), steps)
+        if "vae_encoder" in self.roles:
+            self.recorder.run(self.roles["vae_encoder"], {"image": tensors["image"]})
+        return tensors | (self._empty_tokens() if steering is not None else {})
+
+    def redraw(self, seed: int, steps: int | None, start: Given) -> dict[str, Array]:
+        """The same from a source: as the runtime's ``Editor`` does it."""
+        sampler, denoiser, hole = self.model.sampler, self.roles["denoiser_edit"], start.mask
+        text, image = rules.text_scale(sampler), rules.image_scale(sampler)
+        noise = standard_normal(seed, denoiser.inputs[0].shape)
+        larger = denoiser.size is not None and start.source.shape[2] != denoiser.size.height
+        whole = source_rules.upsampled(start.source, SUPER_RESOLVE_FACTOR) if larger else start.source
+        shown = whole if hole is None else source_rules.with_hole(whole, hole)
+        source = self._encode(shown)
+        full = _Branch(self.recorder, denoiser, {**self.words, "source": source})
+        source_only = _Branch(self.recorder, denoiser, {**self.empty, "source": source})
+        nothing = _Branch(self.recorder, denoiser, {**self.empty, "source": np.zeros_like(source)})
+        steered = not text == image == 1.0
+
+        def velocity(z: Array, t: float, index: int, count: int) -> tuple[Array, Array | None]:
+            ends = index in (0, count - 1)
+            found = full.velocity(z, t, ends or index == count // 2)
+            if steered:
+                others = source_only.velocity(z, t, ends), nothing.velocity(z, t, ends)
+                found = rules.guided_edit_velocity(found, *others, text, image)
+            return found, full.values.get("plan")
+
+        blend: Callable[[Array, float], Array] | None = None
+        if hole is not None:
+            cells, known = source_rules.hole_cells(hole, self.model.latent.downsample), self._encode(whole)
+            blend = lambda z, t: source_rules.blended(z, t, known, noise, cells)  # noqa: E731
+        tensors = self._integrate(velocity, noise, steps, blend) | {
+            "source": start.source,
+            "source_latent": source,
+        }
+        if hole is not None:
+            composite = source_rules.composited(tensors["image"], whole, hole)
+            tensors |= {"hole": hole, "image": composite}
+        return tensors | (self._empty_tokens() if steered else {})
+
+    def _integrate(
+        self, velocity: _Velocity, noise: Array, steps: int | None,
+        blend: Callable[[Array, float], Array] | None = None,
+    ) -> dict[str, Array]:  # fmt: skip
+        grid = self.model.sampler.timesteps
+        count = len(grid) - 1 if steps is None else min(steps, len(grid) - 1)
+        z, path = noise, defaultdict(list)
+        for index in range(count):
+            found, plan = velocity(z, grid[index], index, count)
+            z = rules.euler_step(z, found, grid[index], grid[index + 1])
+            z = z if blend is None else blend(z, grid[index + 1])
+            for name, value in (("z", z), ("velocity", found), ("plan", plan)):
+                if value is not None:
+                    path[name].append(value[0])
+        latent = rules.denormalize(z, self.model.latent)
+        image = self.recorder.run(self.roles["vae_decoder"], {"latent": latent})["image"]
+        tensors = {
+            "ids": self.words["ids"], "mask": self.words["mask"], "noise": noise, "latent": latent, "image": image,
+        }  # fmt: skip
+        return tensors | {name: np.stack(values) for name, values in path.items()}
+
+    def _encode(self, image: Array) -> Array:
+        raw = self.recorder.run(self.roles["vae_encoder"], {"image": image})["latent"]
+        return rules.normalize(raw, self.model.latent)
+
+    def _empty_tokens(self) -> dict[str, Array]:
+        return {"empty_ids": self.empty["ids"], "empty_mask": self.empty["mask"]}
 
 
 class _Branch:

@@ -31,9 +31,21 @@ PACKAGES: Mapping[TargetName, Mapping[str, str]] = {
 #: Distributions whose versions the manifest records, beside torch.
 VERSIONS: Mapping[TargetName, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "executorch": ("executorch",),
+    "executorch": ("executorch", "torchao"),
     "coreml": ("coremltools",),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usability:
+    """One accelerator's share of a graph: ``supported`` of ``nodes``, in ``partitions`` pieces (0: not said)."""
+
+    nodes: int
+    supported: int
+    partitions: int
+    verdict: str  # "yes", "maybe" or "no": whether the tool expects a gain; "unknown" where it does not say
+    unsupported: tuple[str, ...]  # operators that the accelerator's list lacks
+    method: str = "static analysis"
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,9 @@ class TargetFiles:
     parts: Mapping[str, tuple[FileEntry, ...]] = field(default_factory=dict)
     coverage: Mapping[str, Coverage] = field(default_factory=dict)
     memory: Mapping[str, Memory] = field(default_factory=dict)
+    usability: Mapping[str, Mapping[str, Usability]] = field(
+        default_factory=dict
+    )  # key -> accelerator; not in the manifest
 
 
 class Artefacts(Protocol):

@@ -19,11 +19,13 @@ from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPar
 from executorch.exir import to_edge_transform_and_lower
 from torch import fx
 from torch.export import ExportedProgram
+from torch.fx.passes.infra.partitioner import Partition
+from torch.fx.passes.utils.fuser_utils import validate_partition
 
 from microforge.bundle import Role
 from microforge.bundle_files import file_entry
 from microforge.bundle_targets import Coverage, FileEntry, Memory
-from microforge.errors import GraphLintError
+from microforge.errors import GraphLintError, MicroForgeError
 from microforge.quiet import quiet
 from microforge_export.coverage import coverage, delegate_graphs, live_bytes, operator_counts, rejections
 from microforge_export.executorch_ops import simplify
@@ -90,21 +92,21 @@ class ExecutorchArtefacts:
 def lower_all(
     components: Sequence[Component], programs: Mapping[str, ExportedProgram]
 ) -> ExecutorchArtefacts:
-    """Lower every component to XNNPACK in fp32.
+    """Lower every component to XNNPACK: in fp32, but for what a program has quantized (``quantize_executorch``).
 
     Raises:
         GraphLintError: when ExecuTorch cannot lower a component; names it.
     """
     grouped: dict[str, dict[str, ExportedProgram]] = {}
     for component in components:
-        with _refusing(component.key), quiet():
+        with refusing(component.key), quiet():
             simple = simplify(programs[component.key])
         grouped.setdefault(PROGRAMS[component.role], {})[component.key] = simple
     weights = {key: _constant_bytes(item) for methods in grouped.values() for key, item in methods.items()}
     managers, report, counts = {}, {}, Counter[str]()
     for stem, methods in grouped.items():
-        with rejections() as reasons, _refusing(", ".join(methods)), quiet():
-            managers[stem] = to_edge_transform_and_lower(methods, partitioner=[XnnpackPartitioner()])
+        with rejections() as reasons, refusing(", ".join(methods)), quiet():
+            managers[stem] = to_edge_transform_and_lower(methods, partitioner=[_Partitioner()])
         for key in methods:
             lowered = managers[stem].exported_program(key)
             report[key] = coverage(lowered, reasons)
@@ -117,6 +119,20 @@ def lower_all(
         coverage={key: report[key] for key in keys},
         operators=most_frequent_first(counts),
     )
+
+
+class _Partitioner(XnnpackPartitioner):  # type: ignore[misc]  # the library has no types
+    """XNNPACK's partitioner, which takes all that it matches as one piece where that leaves no cycle.
+
+    The library merges matches pair by pair, in time quadratic in the graph, and arrives at the same.
+    """
+
+    def generate_partitions(self, ep: ExportedProgram) -> list[Partition]:
+        nodes = [node for group in self.get_matched_nodes_from_configs(ep) for node in group]
+        if nodes and validate_partition(nodes):
+            return [Partition(id=0, nodes=dict.fromkeys(nodes))]
+        pieces: list[Partition] = super().generate_partitions(ep)
+        return pieces
 
 
 def _memory(weights: int, buffers: Sequence[int], graphs: Sequence[fx.Graph]) -> Memory:
@@ -151,10 +167,12 @@ def _problems(graph: fx.Graph) -> Iterator[str]:
 
 
 @contextmanager
-def _refusing(what: str) -> Iterator[None]:
-    """Turn whatever torch.export or ExecuTorch raise into one line about the component."""
+def refusing(what: str) -> Iterator[None]:
+    """Turn whatever torch.export or ExecuTorch raise into one line about the component; errors of ours pass."""
     try:
         yield
+    except MicroForgeError:
+        raise
     except Exception as error:  # their exception classes share no base of their own
         reason = " ".join(str(error).split())[:300]
         raise GraphLintError(f"{what}: ExecuTorch cannot lower it: {reason}") from error

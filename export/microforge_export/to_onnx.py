@@ -24,6 +24,7 @@ from microforge.errors import GraphLintError
 from microforge.quiet import quiet
 from microforge_export.lint import lint, operator_counts
 from microforge_export.program import Component
+from microforge_export.static_analysis import usability
 from microforge_export.targets import TargetFiles
 from microforge_export.weights import SharedWeights, check_graph, write_graph
 
@@ -52,6 +53,7 @@ class OnnxArtefacts:
             GraphLintError: when a written file is not valid ONNX.
         """
         operators = operator_counts(self.graphs.values())
+        usable = {key: usability(_with_shapes(graph)) for key, graph in self.graphs.items()}
         (folder / WEIGHTS).parent.mkdir()
         files = {key: f"onnx/{key}.onnx" for key in self.graphs}
         with SharedWeights(folder / WEIGHTS) as weights:
@@ -66,7 +68,12 @@ class OnnxArtefacts:
             files={key: file_entry(folder, relative) for key, relative in files.items()},
             operators=operators,
             shared_files=(file_entry(folder, WEIGHTS),),
+            usability=usable,
         )
+
+
+def _with_shapes(graph: ir.Model) -> onnx.ModelProto:
+    return onnx.shape_inference.infer_shapes(ir.to_proto(graph))
 
 
 def lower_all(components: Sequence[Component], programs: Mapping[str, ExportedProgram]) -> OnnxArtefacts:

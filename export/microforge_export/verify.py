@@ -10,8 +10,9 @@ from microforge.bundle import Manifest, Trajectory
 from microforge.bundle_files import Bundle, file_entry
 from microforge.bundle_targets import FileEntry, ImageParity, Parity, TargetName
 from microforge.errors import BundleError
-from microforge_export import golden, parity
-from microforge_runtimes import Generator
+from microforge_export import golden, parity, sources
+from microforge_export.figures import Figure
+from microforge_export.verify_int8 import recorded_figures, replayed_image, replayed_survival
 
 #: Told what is checked next.
 Reporter = Callable[[str], None]
@@ -24,6 +25,7 @@ class Verification:
     parity: Mapping[TargetName, Mapping[str, Parity]]
     images: Mapping[TargetName, Mapping[str, ImageParity]]
     problems: tuple[str, ...]
+    figures: Mapping[TargetName, tuple[Figure, ...]] = field(default_factory=dict)  # of quantized targets
 
 
 @dataclass
@@ -31,6 +33,7 @@ class _Findings:
     parity: dict[TargetName, dict[str, Parity]] = field(default_factory=dict)
     images: dict[TargetName, dict[str, ImageParity]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    figures: dict[TargetName, list[Figure]] = field(default_factory=dict)
 
 
 def verify(bundle: Bundle, report: Reporter = lambda _: None) -> Verification:
@@ -43,11 +46,12 @@ def verify(bundle: Bundle, report: Reporter = lambda _: None) -> Verification:
     opened = _as_found(bundle) if findings.problems else bundle
     for name in bundle.manifest.targets:
         findings.parity[name], findings.images[name] = {}, {}
+        findings.figures[name] = recorded_figures(bundle.manifest.targets[name])
         for key in bundle.manifest.targets[name].files:
             report(f"{name} {key}")
             _component(findings, opened, name, key)
         for trajectory in bundle.manifest.golden.trajectories:
-            report(f"{name} drawing at {trajectory.size}")
+            report(f"{name} drawing of {trajectory.task} at {trajectory.size}")
             _trajectory(findings, opened, name, trajectory)
     if not bundle.manifest.targets:
         findings.problems.append("the bundle has no target; build it again")
@@ -55,7 +59,9 @@ def verify(bundle: Bundle, report: Reporter = lambda _: None) -> Verification:
         findings.problems.append("the bundle has no golden drawing; build it again")
     for name in bundle.manifest.targets:
         findings.problems += parity.shortfalls(name, findings.parity[name], findings.images[name])
-    return Verification(findings.parity, findings.images, tuple(findings.problems))
+        findings.problems += [f"{name}: {item.phrase()}" for item in findings.figures[name] if not item.met]
+    figures = {name: tuple(items) for name, items in findings.figures.items()}
+    return Verification(findings.parity, findings.images, tuple(findings.problems), figures)
 
 
 def _hash_problems(bundle: Bundle) -> list[str]:
@@ -96,24 +102,30 @@ def _component(findings: _Findings, bundle: Bundle, target: TargetName, key: str
         findings.parity[target] |= parity.measure_components(
             bundle, target, {key: cases}, threshold_db=recorded.threshold_db
         )
+        if bundle.manifest.components[key].role == "denoiser":
+            findings.figures[target] += replayed_survival(bundle, target, key, cases)
     except (BundleError, ValueError) as error:  # ValueError: golden inputs that do not fit the component
         findings.problems.append(f"{target} {key} cannot be run: {error}")
 
 
 def _trajectory(findings: _Findings, bundle: Bundle, target: TargetName, trajectory: Trajectory) -> None:
-    recorded, size = bundle.manifest.targets[target].image, trajectory.size
-    name = f"{trajectory.prompt!r} at {size}"
+    entry, size = bundle.manifest.targets[target], trajectory.size
+    recorded = entry.tasks.get(trajectory.task, entry.image)
+    name = sources.name(trajectory.task, trajectory.prompt, size)
     if recorded is None:
         findings.problems.append(f"{target} image of {name} has no recorded parity; build the bundle again")
         return
     try:
-        reference = golden.read_tensors(bundle.checked(trajectory.file))["image"]
-        with Generator(bundle, target, (size.height, size.width), keep_loaded=True) as generator:
-            image = parity.draw_float(generator, trajectory.prompt, trajectory.seed)
+        tensors = golden.read_tensors(bundle.checked(trajectory.file))
+        reference, source = tensors["image"], tensors.get("source")
+        start = None if source is None else sources.Given(source, tensors.get("hole"))
+        with sources.open_generator(bundle, target, size) as generator:
+            image = sources.draw_float(generator, trajectory.task, trajectory.prompt, trajectory.seed, start)
     except (BundleError, ValueError, KeyError) as error:
         findings.problems.append(f"{target} image of {name} cannot be drawn: {error}")
         return
     difference = parity.image_difference_255(reference, image)
+    findings.figures[target] += replayed_image(entry, trajectory.task, name, str(size), reference, image)
     findings.images[target][name] = ImageParity(max_abs_255=difference, threshold=recorded.threshold)
 
 

@@ -89,6 +89,14 @@ def test_an_operator_of_another_domain_is_refused() -> None:
         lint("decoder", graph([node], [4], domains=("com.example",)))
 
 
+@pytest.mark.parametrize("value", [-1e9, np.inf, np.nan])
+def test_a_constant_beyond_half_precision_is_refused(value: float) -> None:
+    mask = numpy_helper.from_array(np.array([0.0, value, 0.0, 0.0], np.float32), "mask")
+    model = graph([helper.make_node("Add", ["x", "mask"], ["y"])], [4], initializers=[mask])
+    with pytest.raises(GraphLintError, match="constant 'mask' reaches"):
+        lint("denoiser", model)
+
+
 def test_the_miniatures_graphs_pass_as_they_lie_on_disk(two_sizes: Path) -> None:
     for path in (two_sizes / "onnx").glob("*.onnx"):
         inferred = onnx.shape_inference.infer_shapes(onnx.load(str(path)), strict_mode=True)

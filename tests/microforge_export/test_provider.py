@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from microforge.bundle import Guidance, Latent, Sampler, Size
+from microforge.bundle import Guidance, Latent, Sampler, Size, Task
 from microforge.bundle_files import load_bundle
 from microforge.bundle_targets import TargetName
 from microforge.errors import GraphLintError, ParityError
@@ -65,11 +65,18 @@ class OtherLibrary:
 
     parts: tuple[Component, ...]
 
-    def components(self, sizes: Sequence[Size]) -> tuple[Component, ...]:
+    def components(
+        self, sizes: Sequence[Size], tasks: Sequence[Task] = ("generate",)
+    ) -> tuple[Component, ...]:
         return self.parts
 
     def draw(self, prompt: str, seed: int, size: Size) -> NDArray[np.float32]:
         return np.zeros((1, 3, size.height, size.width), np.float32)
+
+    def redraw(
+        self, task: Task, prompt: str | None, seed: int, source: NDArray[np.float32], mask: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:  # fmt: skip
+        raise NotImplementedError
 
 
 def networks() -> tuple[Component, ...]:

@@ -1,0 +1,92 @@
+"""Compressed weights for Core ML: a component to any scheme, and a whole bundle's packages by a recipe.
+
+Core ML computes in half precision whatever its weights are stored as; a recipe chooses the storage component
+by component, so each has one operator group, ``weights``. Nothing here is timed: that takes an Apple device.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.export import ExportedProgram
+
+from microforge_export.coreml_package import SUFFIX, save
+from microforge_export.coreml_target import CoreMLArtefacts
+from microforge_export.int8_recipe import SCHEMES, Int8Recipe, Scheme, resolve, role_schemes
+from microforge_export.int8_target import Recorded, Trial
+from microforge_export.program import Component
+from microforge_export.to_coreml import Deployment, Weights, lower
+from microforge_runtimes.coreml_session import MilSession
+
+#: The only operator group of a component.
+GROUP = "weights"
+#: How a scheme stores weights; their computation stays in half precision.
+STORED: Mapping[Scheme, Weights] = {
+    "fp16": "none",
+    "linear8": "int8",
+    "palettize6": "palette6",
+    "palettize4": "palette4",
+}
+
+
+@dataclass(frozen=True)
+class CoreMLDraft:
+    """A component and its traced program. Trials run on the interpreter, which says nothing about speed."""
+
+    component: Component
+    program: ExportedProgram
+    deployment: Deployment = "ios17"
+
+    @classmethod
+    def make(
+        cls, component: Component, program: ExportedProgram, inputs: Recorded, folder: Path
+    ) -> CoreMLDraft:
+        """See ``int8_target.Drafting``; weights need no calibration, and nothing is kept between trials."""
+        return cls(component, program)
+
+    def groups(self) -> dict[str, tuple[Scheme, ...]]:
+        """See ``int8_target.Draft``."""
+        return {GROUP: SCHEMES["coreml"][1:]}
+
+    @contextmanager
+    def trial(self, schemes: Mapping[str, Scheme], threads: int | None = None) -> Iterator[Trial]:
+        """See ``int8_target.Draft``; ``threads`` has no meaning here."""
+        weights = STORED[schemes.get(GROUP, "fp16")]
+        model = lower(self.component, self.program, deployment=self.deployment, weights=weights)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{self.component.key}{SUFFIX}"
+            files = save(model, path)
+            session = MilSession(path, self.component.entry())
+            try:
+                yield Trial(session, sum(file.stat().st_size for file in files if file.suffix == ".bin"))
+            finally:
+                session.close()
+
+
+def lower_all_int8(
+    components: Sequence[Component], programs: Mapping[str, ExportedProgram], *, recipe: Int8Recipe,
+    inputs: Mapping[str, Recorded], deployment: Deployment | None = None,
+) -> CoreMLArtefacts:  # fmt: skip
+    """See ``int8_target.QuantizedLower``; ``inputs`` are not needed.
+
+    Args:
+        deployment: iOS 18 for a bundle that edits, whose layouts share one package, and iOS 17 otherwise when None.
+
+    Raises:
+        SpecError: when the recipe names another group than ``weights`` or ``*``.
+        GraphLintError: when coremltools cannot lower a component; names it.
+    """
+    edits = any(item.role == "denoiser_edit" for item in components)
+    oldest: Deployment = deployment or ("ios18" if edits else "ios17")
+    models = {}
+    for item in components:
+        draft = CoreMLDraft(item, programs[item.key], oldest)
+        chosen = resolve(role_schemes(recipe, item.role), draft.groups(), "coreml")
+        models[item.key] = lower(
+            item, draft.program, precision="fp16", deployment=oldest, weights=STORED[chosen[GROUP]]
+        )
+    return CoreMLArtefacts(models, {item.key: item.role for item in components}, oldest)

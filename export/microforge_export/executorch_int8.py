@@ -1,0 +1,84 @@
+"""INT8 for ExecuTorch: a component to any choice of schemes, and a whole bundle's programs by a recipe."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.export import ExportedProgram
+
+from microforge_export.int8_recipe import Int8Recipe, Scheme, resolve, role_schemes
+from microforge_export.int8_target import Recorded, Trial
+from microforge_export.program import Component
+from microforge_export.quantize_executorch import allowed_schemes, quantize
+from microforge_export.to_executorch import ExecutorchArtefacts, lower_all, refusing
+from microforge_runtimes.executorch_session import ExecutorchSession
+
+
+@dataclass(frozen=True)
+class ExecutorchDraft:
+    """A component's traced program, and inputs to calibrate with. Every trial lowers it, which takes a while."""
+
+    component: Component
+    program: ExportedProgram
+    inputs: Recorded
+
+    @classmethod
+    def make(
+        cls, component: Component, program: ExportedProgram, inputs: Recorded, folder: Path
+    ) -> ExecutorchDraft:
+        """See ``int8_target.Drafting``; nothing is kept between trials."""
+        return cls(component, program, inputs)
+
+    def groups(self) -> dict[str, tuple[Scheme, ...]]:
+        """See ``int8_target.Draft``. Without recorded inputs nothing can be static."""
+        allowed = allowed_schemes(self.program)
+        if self.inputs:
+            return allowed
+        return {group: tuple(item for item in items if item != "static") for group, items in allowed.items()}
+
+    def quantized(self, schemes: Mapping[str, Scheme]) -> ExportedProgram:
+        """A quantized copy; without any scheme but fp32, the program itself.
+
+        Raises:
+            SpecError, GraphLintError: as ``lower_all_int8``.
+        """
+        if set(schemes.values()) <= {"fp32"}:
+            return self.program
+        with refusing(self.component.key):
+            return quantize(self.component, self.program, schemes, self.inputs)
+
+    @contextmanager
+    def trial(self, schemes: Mapping[str, Scheme], threads: int | None = None) -> Iterator[Trial]:
+        """See ``int8_target.Draft``."""
+        key = self.component.key
+        artefacts = lower_all([self.component], {key: self.quantized(schemes)})
+        with tempfile.TemporaryDirectory() as folder:
+            made = artefacts.write(Path(folder))
+            path = Path(folder) / made.files[key].path
+            session = ExecutorchSession(path, key, self.component.entry(), threads)
+            try:
+                yield Trial(session, artefacts.weights[key])
+            finally:
+                session.close()
+
+
+def lower_all_int8(
+    components: Sequence[Component], programs: Mapping[str, ExportedProgram], *, recipe: Int8Recipe,
+    inputs: Mapping[str, Recorded],
+) -> ExecutorchArtefacts:  # fmt: skip
+    """See ``int8_target.QuantizedLower``. Methods of one program go on sharing equal constants.
+
+    Raises:
+        SpecError: when the recipe names operator groups that the model has not, or schemes they cannot have.
+        GraphLintError: when ExecuTorch cannot lower a component; names it.
+    """
+    quantized = {}
+    for item in components:
+        draft = ExecutorchDraft(item, programs[item.key], inputs.get(item.key, ()))
+        schemes = resolve(role_schemes(recipe, item.role), draft.groups(), "executorch")
+        quantized[item.key] = draft.quantized(schemes)
+    return lower_all(components, quantized)

@@ -1,0 +1,130 @@
+"""What a build does more for a target in INT8: recipes, drawings to calibrate and to judge with, the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch.export import ExportedProgram
+
+from microforge.bundle import Size
+from microforge.bundle_files import Bundle
+from microforge.bundle_targets import Precision, Quality, TargetName
+from microforge.errors import SpecError
+from microforge_export.calibrate import (
+    CALIBRATION_SEED,
+    JUDGING_SEED,
+    Roll,
+    calibration_inputs,
+    captions,
+    of_size,
+    roll,
+    sizes_of,
+    torch_runner,
+)
+from microforge_export.int8_recipe import Int8Recipe, component_precision
+from microforge_export.int8_target import Recorded, quantized_lowering
+from microforge_export.program import Component, SourceModel
+from microforge_export.quality import Reporter, manifest_quality, reference_rolls
+from microforge_export.quality_gate import Judged, require_quality
+from microforge_export.recipe import Draw, Recipe, TargetRecipe, shipped_recipe, with_int8
+from microforge_export.targets import Artefacts
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Recorded inputs of every target by component key, and torch's drawings to judge by at every size."""
+
+    inputs: Mapping[TargetName, Mapping[str, Recorded]]
+    draws: tuple[Draw, ...]
+    references: Mapping[Size, tuple[Roll, ...]]
+
+
+def read_recipes(recipe: Recipe, model: str) -> Recipe:
+    """``recipe`` with an INT8 recipe for every INT8 target: the user's own, or the one shipped for ``model``.
+
+    Raises:
+        SpecError: when a target has no INT8 path or no recipe, or the task generate is not asked for.
+    """
+    targets = []
+    for target in recipe.targets:
+        if target.precision == "int8":
+            if "generate" not in recipe.tasks:
+                raise SpecError("int8 is judged by drawings, which need the task generate: add it to --tasks")
+            quantized_lowering(target.name)
+            target = target if target.int8 else with_int8(target, shipped_recipe(model, target.name))
+        targets.append(target)
+    return replace(recipe, targets=tuple(targets))
+
+
+def record_drawings(
+    model: SourceModel, components: Sequence[Component], recipes: Sequence[Int8Recipe], report: Reporter
+) -> Drawings:
+    """Draw with torch at every size what ``recipes`` calibrate with and are judged by: each drawing once."""
+    most = max(item.calibration.drawings for item in recipes)
+    draws = captions(max(item.limits.images for item in recipes), JUDGING_SEED)
+    calibrated: dict[Size, tuple[Roll, ...]] = {}
+    references: dict[Size, tuple[Roll, ...]] = {}
+    for size in sizes_of(components):
+        chosen = of_size(components, size)
+        run = torch_runner(chosen)
+        rolls = []
+        for index, draw in enumerate(captions(most, CALIBRATION_SEED)):
+            report(f"calibration {index + 1}/{most} at {size}")
+            rolls.append(roll(model, chosen, run, draw))
+        calibrated[size] = tuple(rolls)
+        references[size] = reference_rolls(
+            model, chosen, run, draws, lambda what, size=size: report(f"{what} at {size}")  # type: ignore[misc]
+        )  # fmt: skip
+    inputs = {item.target: _inputs(item, components, calibrated) for item in recipes}
+    return Drawings(inputs, draws, references)
+
+
+def _inputs(
+    recipe: Int8Recipe, components: Sequence[Component], rolls: Mapping[Size, Sequence[Roll]]
+) -> dict[str, Recorded]:
+    found: dict[str, Recorded] = {}
+    for item in components:
+        # A component of every size sees the same inputs at each of them.
+        size = item.size if item.size is not None else next(iter(rolls))
+        chosen = rolls[size][: recipe.calibration.drawings]
+        found[item.key] = calibration_inputs(chosen, item.role, recipe.calibration.inputs)
+    return found
+
+
+def lower_int8(
+    recipe: Int8Recipe, components: Sequence[Component], programs: Mapping[str, ExportedProgram], drawings: Drawings
+) -> Artefacts:  # fmt: skip
+    """The artefacts of the recipe's target."""
+    lower = quantized_lowering(recipe.target)
+    return lower(components, programs, recipe=recipe, inputs=drawings.inputs[recipe.target])
+
+
+def judge(
+    bundle: Bundle, recipe: Int8Recipe, model: SourceModel, components: Sequence[Component],
+    programs: Mapping[str, ExportedProgram], drawings: Drawings, report: Reporter,
+) -> dict[str, Quality]:  # fmt: skip
+    """Quality of the recipe's target in a bundle, by size.
+
+    Raises:
+        QualityError: when a limit of the recipe is missed; names the component and the operator group at fault.
+    """
+    count, found = recipe.limits.images, {}
+    for size, references in drawings.references.items():
+        judged = Judged(
+            model, of_size(components, size), programs, drawings.inputs[recipe.target], drawings.draws[:count],
+            references[:count],
+        )  # fmt: skip
+        quality = require_quality(
+            bundle, recipe, judged, lambda what, size=size: report(f"{what} at {size}")  # type: ignore[misc]
+        )  # fmt: skip
+        found[str(size)] = manifest_quality(quality, recipe.limits)
+    return found
+
+
+def other_precisions(target: TargetRecipe, components: Sequence[Component]) -> dict[str, Precision]:
+    """The components that the recipe of an INT8 target leaves in floating point, by key."""
+    if target.int8 is None:
+        return {}
+    known = {item.key: component_precision(target.int8, item.role) for item in components}
+    return {key: value for key, value in known.items() if value != "int8"}

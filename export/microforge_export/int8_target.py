@@ -1,0 +1,125 @@
+"""What a target offers so that its components can be made INT8 by measurement: the twin of ``targets``.
+
+A ``Draft`` is one component on one target before its schemes are chosen. ``mf-export tune`` tries schemes on
+it, the quality gate finds what is at fault with it; a build only uses the target's ``QuantizedLower``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch.export import ExportedProgram
+
+from microforge.bundle_targets import TargetName
+from microforge.errors import SpecError
+from microforge.quiet import quiet
+from microforge_export.golden import Array
+from microforge_export.int8_recipe import Int8Recipe, Scheme
+from microforge_export.program import Component
+from microforge_export.targets import Artefacts
+from microforge_runtimes import Session
+
+#: Inputs of one component that were recorded while images were drawn (``calibrate``).
+Recorded = Sequence[Mapping[str, Array]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A component with some choice of schemes, loaded by the shipped runtime, and the bytes of its constants."""
+
+    session: Session
+    bytes: int
+
+
+class Draft(Protocol):
+    """One component on one target, ready for any choice of schemes."""
+
+    @property
+    def component(self) -> Component: ...
+
+    def groups(self) -> Mapping[str, tuple[Scheme, ...]]:
+        """Its operator groups in the order of the graph, each with the schemes it can have beside floating point."""
+        ...
+
+    def trial(
+        self, schemes: Mapping[str, Scheme], threads: int | None = None
+    ) -> AbstractContextManager[Trial]:
+        """The component with ``schemes`` for the groups that are named and the rest in floating point; its
+        session closes and its files go with the block.
+
+        Args:
+            threads: of the engine; its own choice when None.
+        """
+        ...
+
+
+class Drafting(Protocol):
+    """A component, its traced program and recorded inputs to a draft.
+
+    ``folder`` keeps what is worth keeping between trials, such as calibrated ranges.
+    """
+
+    def __call__(
+        self, component: Component, program: ExportedProgram, inputs: Recorded, folder: Path
+    ) -> Draft: ...
+
+
+class QuantizedLower(Protocol):
+    """All components and their traced programs to artefacts, as ``recipe`` says; deterministic.
+
+    ``inputs`` are the recorded ones by component key. Raises SpecError when the recipe names groups that the
+    model has not, GraphLintError when a result is not valid.
+    """
+
+    def __call__(
+        self, components: Sequence[Component], programs: Mapping[str, ExportedProgram], *, recipe: Int8Recipe,
+        inputs: Mapping[str, Recorded],
+    ) -> Artefacts: ...  # fmt: skip
+
+
+def quantized_lowering(target: TargetName) -> QuantizedLower:
+    """How ``target`` is lowered by a recipe.
+
+    Raises:
+        SpecError: for a target that has no INT8 path in this version.
+    """
+    if target == "onnx":
+        from microforge_export import onnx_int8
+
+        return onnx_int8.lower_all
+    if target == "executorch":
+        with quiet("torch.utils._pytree"):  # torchao warns about its own use of torch
+            from microforge_export import executorch_int8
+
+        return executorch_int8.lower_all_int8
+    if target == "coreml":
+        from microforge_export import coreml_int8
+
+        return coreml_int8.lower_all_int8
+    raise SpecError(f"{target} has no int8 path in this version; build it with --precision fp32")
+
+
+def drafting(target: TargetName) -> Drafting:
+    """How drafts of ``target`` are made.
+
+    Raises:
+        SpecError: for a target that cannot be tuned in this version.
+    """
+    if target == "onnx":
+        from microforge_export import onnx_int8
+
+        return onnx_int8.OnnxDraft.make
+    if target == "executorch":
+        with quiet("torch.utils._pytree"):
+            from microforge_export import executorch_int8
+
+        return executorch_int8.ExecutorchDraft.make
+    if target == "coreml":
+        from microforge_export import coreml_int8
+
+        return coreml_int8.CoreMLDraft.make
+    raise SpecError(f"target {target!r} cannot be tuned in this version; available: onnx, executorch, coreml")

@@ -1,0 +1,249 @@
+"""An fp32 ONNX graph to one with int8 weights, group by group, as a recipe says.
+
+``static`` (QDQ with calibrated ranges) and ``dynamic`` are ONNX Runtime's own quantizers; ``weight-only`` stores
+int8 and computes in fp32. Weights are symmetric per output channel, so equal weights of several graphs get
+equal bytes and are stored once; activations are uint8 (u8s8: what the int8 kernels of x86 and ARM take).
+Biases stay in fp32: int32 ones would depend on a graph's ranges and so on its size, and quantizing those of
+all operators produced two tensors of one name.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx_ir.passes import common as passes
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+
+from microforge.errors import GraphLintError, SpecError
+from microforge_export.golden import Array
+from microforge_export.int8_recipe import Scheme
+from microforge_export.operator_groups import WEIGHT_INPUT
+
+#: Which schemes an operator can have: ONNX Runtime has dynamic kernels for matrices alone.
+ALLOWED: Mapping[str, tuple[Scheme, ...]] = {
+    "conv": ("weight-only", "static"),
+    "matmul": ("weight-only", "dynamic", "static"),
+    "gather": ("weight-only",),
+}
+_OPERATORS = ["Conv", "MatMul", "Gemm"]
+
+
+@dataclass
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the library has no types
+    """Recorded inputs as ONNX Runtime's calibration wants them."""
+
+    inputs: Sequence[Mapping[str, Array]]
+    position: int = 0
+
+    def get_next(self) -> dict[str, Array] | None:
+        if self.position == len(self.inputs):
+            return None
+        self.position += 1
+        return dict(self.inputs[self.position - 1])
+
+
+def quantize(
+    model: onnx.ModelProto, groups: Mapping[str, str], schemes: Mapping[str, Scheme],
+    inputs: Sequence[Mapping[str, Array]], ranges: Path | None = None,
+) -> ir.Model:  # fmt: skip
+    """A quantized copy of ``model``.
+
+    Args:
+        groups: node name -> group, from ``operator_groups``.
+        schemes: group -> scheme; groups that are not named stay in fp32.
+        inputs: recorded inputs of the component; only needed for ``static``.
+        ranges: file that keeps the calibrated ranges between calls for the same model and inputs.
+
+    Raises:
+        SpecError: for a group that the graph has not, or a scheme that its operator cannot have.
+        GraphLintError: when the result is not valid ONNX.
+    """
+    check_schemes(groups, schemes)
+    nodes = {
+        scheme: [name for name, group in groups.items() if schemes.get(group) == scheme]
+        for scheme in ("static", "dynamic", "weight-only")
+    }
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        if nodes["static"]:
+            result = _static(result, nodes["static"], inputs, Path(folder), ranges)
+        if nodes["dynamic"]:
+            result = _dynamic(result, nodes["dynamic"], Path(folder))
+    # ONNX Runtime has no dynamic Gemm: it makes NAME_MatMul of each, in fp32. Its weights are stored as int8.
+    gemms = {node.name for node in model.graph.node if node.op_type == "Gemm"}
+    wanted = gemms.intersection(nodes["dynamic"]).union(nodes["weight-only"])
+    found = {node.name for node in result.graph.node if node.name.removesuffix("_MatMul") in wanted}
+    if found:
+        _weights(result.graph, found)
+    return _finish(result)
+
+
+def check_schemes(groups: Mapping[str, str], schemes: Mapping[str, Scheme]) -> None:
+    """Refuse what a recipe cannot ask of a graph with these ``groups``.
+
+    Raises:
+        SpecError: names the group and what is allowed.
+    """
+    known = sorted(set(groups.values()))
+    for group, scheme in schemes.items():
+        if group not in known:
+            raise SpecError(
+                f"the recipe names an operator group {group!r}; this model has: {', '.join(known)}"
+            )
+        allowed = ("fp32", *ALLOWED[group.split()[0]])
+        if scheme not in allowed:
+            raise SpecError(f"operator group {group!r} cannot be {scheme!r}; allowed: {', '.join(allowed)}")
+
+
+def _static(
+    model: onnx.ModelProto, nodes: list[str], inputs: Sequence[Mapping[str, Array]], folder: Path, ranges: Path | None
+) -> onnx.ModelProto:  # fmt: skip
+    if not inputs:
+        raise SpecError("static quantization needs recorded inputs of the component, got none")
+    target = folder / "static.onnx"
+    quantize_static(
+        model,
+        target,
+        _Reader(inputs),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=_OPERATORS,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_quantize=nodes,
+        extra_options={"QuantizeBias": False, "MatMulConstBOnly": True},
+        calibration_cache_path=ranges,
+    )
+    return onnx.load(target)
+
+
+def _dynamic(model: onnx.ModelProto, nodes: list[str], folder: Path) -> onnx.ModelProto:
+    target = folder / "dynamic.onnx"
+    quantize_dynamic(
+        model,
+        target,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        nodes_to_quantize=nodes,
+        extra_options={"MatMulConstBOnly": True, "EnableSubgraph": False},
+    )
+    return onnx.load(target)
+
+
+def _weights(graph: onnx.GraphProto, names: set[str]) -> None:
+    """Store the weights of the nodes ``names`` as int8; a table's rows become floats after they are picked."""
+    constants = {item.name: item for item in graph.initializer}
+    made: dict[tuple[str, int], str] = {}  # a weight that several nodes share is stored once
+    nodes = []
+    for node in graph.node:
+        if node.name not in names:
+            nodes.append(node)
+            continue
+        position = WEIGHT_INPUT[node.op_type]
+        source = node.input[position]
+        axis = _channel_axis(node)
+        first = (source, axis) not in made
+        stem = made.setdefault((source, axis), f"{source}_int8_{axis}")
+        if first:
+            values, scale = per_channel(numpy_helper.to_array(constants[source]), axis)
+            graph.initializer.append(numpy_helper.from_array(values, stem))
+            flat = scale if node.op_type != "Gather" else scale.reshape(-1, *[1] * (values.ndim - 1))
+            graph.initializer.append(numpy_helper.from_array(flat, f"{stem}_scale"))
+        if node.op_type == "Gather":
+            nodes += _gather(node, stem)
+            continue
+        if first:
+            names_in = [stem, f"{stem}_scale"]
+            nodes.append(
+                helper.make_node("DequantizeLinear", names_in, [f"{stem}_float"], f"{stem}_node", axis=axis)
+            )
+        node.input[position] = f"{stem}_float"
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _gather(node: onnx.NodeProto, stem: str) -> list[onnx.NodeProto]:
+    """Rows and their scales picked alike, then multiplied: the table itself never becomes floats."""
+    rows, scales, floats = (f"{node.name}_{part}" for part in ("rows", "scales", "floats"))
+    return [
+        helper.make_node("Gather", [stem, node.input[1]], [rows], rows, axis=0),
+        helper.make_node("Gather", [f"{stem}_scale", node.input[1]], [scales], scales, axis=0),
+        helper.make_node("Cast", [rows], [floats], floats, to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", [floats, scales], list(node.output), node.name),
+    ]
+
+
+def _channel_axis(node: onnx.NodeProto) -> int:
+    """The axis of the weight that runs over output channels (of a table: over rows)."""
+    if node.op_type == "Gemm":
+        transposed = any(item.name == "transB" and item.i for item in node.attribute)
+        return 0 if transposed else 1
+    return 1 if node.op_type == "MatMul" else 0
+
+
+def per_channel(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Symmetric int8 values of ``weight``'s shape, and one scale per index of ``axis``; ``w = values * scale``.
+
+    Values stay within -127 ... 127; a channel of zeros gets the scale 1.
+    """
+    others = tuple(item for item in range(weight.ndim) if item != axis)
+    scale = (np.abs(weight).max(axis=others) / np.float32(127.0)).astype(np.float32)
+    scale[scale == 0.0] = 1.0
+    shape = [-1 if item == axis else 1 for item in range(weight.ndim)]
+    values: NDArray[np.int8] = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+    return values, scale
+
+
+def _finish(model: onnx.ModelProto) -> ir.Model:
+    """Unused constants dropped, types and shapes of the new tensors inferred, and the whole checked."""
+    for value in list(model.graph.value_info):  # stale ones would contradict the new graph
+        model.graph.value_info.remove(value)
+    try:
+        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise GraphLintError(f"quantized graph: onnx.checker: {' '.join(str(error).split())[:300]}") from None
+    result = ir.from_proto(model)
+    ir.passes.Sequential(
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.TopologicalSortPass(),
+        passes.ClearMetadataAndDocStringPass(),
+    )(result)
+    result.producer_name = result.producer_version = None
+    result.metadata_props.clear()
+    return result
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """ONNX Runtime's quantizers write advice to the root logger."""
+    silent: Callable[[logging.LogRecord], bool] = lambda _: False  # noqa: E731
+    logger = logging.getLogger()
+    logger.addFilter(silent)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.removeFilter(silent)
