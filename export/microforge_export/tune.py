@@ -10,7 +10,7 @@ group at fault is found by bisection and gets a more precise scheme, until the l
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -189,7 +189,7 @@ def _repair(
             return quality
         worst, roles = quality.images.index(quality.image_worst_db), dict[Role, Bench]()
         while True:
-            weak = _weakest(whole.benches, schemes, quality)
+            weak = _costliest(whole, schemes, quality, worst)
             if weak is None and not roles:
                 raise ParityError(f"not even {plain} meets the limits: {'; '.join(problems)}")
             if weak is None:
@@ -310,12 +310,29 @@ def ratio(row: Row) -> float:
     return row.milliseconds / row.fp32_milliseconds if row.fp32_milliseconds > 0.0 else 1.0
 
 
-def _weakest(benches: Sequence[Bench], schemes: Mapping[Role, Schemes], quality: Quality) -> Bench | None:
-    """The component with the lowest PSNR among those that still have quantized groups."""
-    left = [
-        item for item in benches if any(value != float_scheme(item.target) for value in schemes[item.role].values())
-    ]  # fmt: skip
-    return min(left, key=lambda item: quality.components[item.role], default=None)
+def _costliest(whole: _Whole, schemes: Mapping[Role, Schemes], quality: Quality, index: int) -> Bench | None:
+    """The component to make more precise for the sake of the drawing ``index``; None when all is plain."""
+    plain = {
+        item.role: dict.fromkeys(schemes[item.role], float_scheme(item.target)) for item in whole.benches
+    }
+    left = {item.role: item for item in whole.benches if schemes[item.role] != plain[item.role]}
+    psnr = {role: quality.components[role] for role in left}
+    limit = whole.benches[0].effort.limits.component_psnr_db
+    role = costliest(psnr, limit, lambda role: whole.image_db({**schemes, role: plain[role]}, index))
+    return None if role is None else left[role]
+
+
+def costliest(psnr_db: Mapping[Role, float], limit: float, without: Callable[[Role], float]) -> Role | None:
+    """The component below ``limit``, else the one ``without`` whose quantization an image comes out best.
+
+    A component's own PSNR does not say what it costs images: an error early in the trajectory grows.
+    """
+    if not psnr_db:
+        return None
+    least: Role = min(psnr_db, key=lambda role: psnr_db[role])
+    if psnr_db[least] < limit:
+        return least
+    return max(psnr_db, key=without)
 
 
 def _soften(bench: Bench, schemes: Schemes) -> tuple[Schemes, str]:

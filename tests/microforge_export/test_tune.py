@@ -9,6 +9,7 @@ import pytest
 from torch.export import ExportedProgram
 
 from microforge import bench_rows
+from microforge.bundle import Role
 from microforge.errors import ParityError, SpecError
 from microforge_export import tune as tuning
 from microforge_export.int8_recipe import (
@@ -23,7 +24,7 @@ from microforge_export.onnx_int8 import OnnxDraft
 from microforge_export.program import Component, SourceModel
 from microforge_export.quality import shortfalls
 from microforge_export.timing import Times, interleaved, read_measured, this_host
-from microforge_export.tune import Effort, best_whole, choose, mark, tune
+from microforge_export.tune import Effort, best_whole, choose, costliest, mark, tune
 from microforge_export.tune_command import TuneRequest, run_tune, tune_request
 from microforge_export.tune_view import tune_table, tune_values
 
@@ -171,3 +172,11 @@ def test_choose_leaves_the_scheme_that_won_as_a_whole_only_for_a_clear_gain() ->
     assert choose(["conv a", "b"], rows, effort(), "fp32")["conv a"] == "static"
     clear = [*rows[:2], row("weight-only", 50.0, 1.0)]
     assert choose(["conv a", "b"], clear, effort(), "fp32")["conv a"] == "weight-only"
+
+
+def test_the_costliest_component_is_the_one_that_images_are_better_without() -> None:
+    psnr: dict[Role, float] = {"text_encoder": 40.0, "denoiser": 30.0, "vae_decoder": 25.0}
+    images: dict[Role, float] = {"text_encoder": 20.0, "denoiser": 33.0, "vae_decoder": 21.0}
+    assert costliest(psnr, 20.0, images.__getitem__) == "denoiser"
+    assert costliest(psnr, 26.0, images.__getitem__) == "vae_decoder", "it misses its own limit"
+    assert costliest({}, 20.0, images.__getitem__) is None
