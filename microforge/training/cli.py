@@ -68,6 +68,8 @@ def train(
         help="128 or 128x256; the configuration's own by default.", rich_help_panel=_WHAT)] = None,
     steps: Annotated[int | None, typer.Option(
         help="Optimizer steps; the stage's own by default.", rich_help_panel=_WHAT)] = None,
+    minutes: Annotated[float | None, typer.Option(
+        help="Instead of --steps: as many as fit, the learning rate's fall included.", rich_help_panel=_WHAT)] = None,
     batch: Annotated[int | None, typer.Option(
         help="Images (vae) or captions (flow, kd, edit) per step, for each process.", rich_help_panel=_WHAT)] = None,
     init: Annotated[str | None, typer.Option(
@@ -99,6 +101,9 @@ def train(
         help="flow, kd, edit: torch.compile the denoiser; faster after minutes of compiling.")] = False,
     threads: Annotated[int | None, typer.Option(
         min=1, help="CPU threads; all by default.", rich_help_panel=_HOW)] = None,
+    workers: Annotated[int | None, typer.Option(
+        min=0, help="Processes that make the built-in world's images ahead; a GPU gets one per core, a CPU none.",
+        rich_help_panel=_HOW)] = None,
     dry_run: Annotated[bool, typer.Option(
         "--dry-run", rich_help_panel=_HOW,
         help="Say what it would take in parameters and memory, and train nothing.")] = False,
@@ -126,7 +131,7 @@ def train(
         random_crop=random_crop, size=size, steps=steps, batch=batch,
         init=init, teacher=teacher, resume=resume, force=force, dry_run=dry_run, seed=seed, device=device, bf16=bf16,
         compile=compile, accumulate=accumulate, checkpoint_blocks=checkpoint_blocks, optimizer=optimizer,
-        decoder_only=decoder_only, crop=crop, threads=threads, save_every=save_every, sample_every=sample_every,
+        decoder_only=decoder_only, crop=crop, threads=threads, workers=workers, minutes=minutes, save_every=save_every, sample_every=sample_every,
         tensorboard=tensorboard,
     )  # fmt: skip
     result = run_all(request) if request.stage == "all" else run_stage(request)

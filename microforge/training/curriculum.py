@@ -39,6 +39,8 @@ class PhaseHead:
     teacher: str = ""  # kd: the checkpoint to learn from
     accumulate: int = 1
     checkpoint_blocks: bool = False
+    compile: bool = True  # flow, kd, edit: where --compile asks for it
+    minutes: float | None = None  # as --minutes, instead of steps
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from microforge.data.edit_source import SOURCE_TASKS, Triples, TripleSource, shrunk
+from microforge.data.pixels import from_bytes, to_bytes
 from microforge.data.source import SHEET_SEED
 from microforge.pipeline import MicroForgePipeline
 from microforge.text_encoder import PAD_ID
-from microforge.training.flow_stage import FlowBatch, FlowStage, flow_terms, predict, without_padding
+from microforge.training.ahead import Ahead, ahead_workers
+from microforge.training.flow_stage import (
+    LENGTH_STEP,
+    FlowBatch,
+    FlowStage,
+    flow_terms,
+    on_device,
+    predict,
+    without_padding,
+)
 from microforge.training.loop import WithoutAdversary
 from microforge.training.report import grid
 from microforge.training.settings import EditSettings
@@ -31,6 +42,8 @@ from microforge.training.state import step_rng
 SHEET_EACH, SHEET_PROMPTS = 2, 6
 #: Keeps which task a row has, and what it drops, apart from the flow's own draws.
 _MIX_STREAM = 9_000_000
+#: Sources and targets as bytes (B, 3, H, W), and a text of None for no text.
+Drawn = tuple[Tensor, Tensor, Sequence[str | None]]
 
 
 class EditStage(WithoutAdversary):
@@ -42,6 +55,10 @@ class EditStage(WithoutAdversary):
         """``flow``: made with ``settings`` and the weights to start from, which were trained in ``stages``."""
         self.flow, self.settings, self.triples, self.stages = flow, settings, triples, stages
         self.samples_per_step = flow.samples_per_step
+        loop = flow.loop
+        workers = ahead_workers(triples, loop)
+        make = partial(_drawn, triples, settings, loop.seed, flow.size, "cpu" if workers else loop.device)
+        self.sources = Ahead(make, workers, loop.accumulate, pin=loop.device.startswith("cuda"))
 
     @property
     def network(self) -> nn.Module:
@@ -61,7 +78,7 @@ class EditStage(WithoutAdversary):
             present = {task: parts[task] for task in group if task in parts}
             if not present:
                 continue
-            velocity, plan = predict(self.flow.network, joined(list(present.values())))
+            velocity, plan = predict(self.flow.network, joined(list(present.values()), self.flow.length_step))
             sizes = [len(part.t) for part in present.values()]
             outputs = zip(torch.split(velocity, sizes), torch.split(plan, sizes), strict=True)
             pieces = zip(present.items(), outputs, strict=True)
@@ -82,52 +99,37 @@ class EditStage(WithoutAdversary):
         """
         batch = self.settings.batch
         shard.rows(batch)  # refuses a batch that does not divide
-        whole, tasks = self.flow.draw(step, WHOLE), self.tasks(step)
+        whole = self.flow.draw(step, WHOLE)
         dropped = step_rng(self.flow.loop.seed, _MIX_STREAM + step).random(batch + 1)[1:]
+        made = self.sources(step, shard)
         parts = {}
-        for task in dict.fromkeys(tasks):
-            all_rows = [row for row in range(batch) if tasks[row] == task]
-            mine = [row for row in all_rows if row % shard.count == shard.index]
-            if not mine:
-                continue
+        for task, (mine, _) in task_rows(self.settings, self.flow.loop.seed, step, shard).items():
             parts[task] = picked(whole, mine)
-            if task != "generate":
-                places = [all_rows.index(row) for row in mine]
-                found = self.triples.triples(
-                    task, self.flow.loop.seed, step, len(all_rows), places, self.flow.size, self.flow.loop.device
-                )  # fmt: skip
-                parts[task] = self._with_source(parts[task], task, found, dropped[mine])
+            if task in made:
+                parts[task] = self._with_source(parts[task], task, made[task], dropped[mine])
         return parts
 
-    def tasks(self, step: int) -> tuple[str, ...]:
-        """The task of every row of the whole batch: each task has its share, to less than one row."""
-        shares, batch = self.settings.shares, self.settings.batch
-        offset = step_rng(self.flow.loop.seed, _MIX_STREAM + step).random()
-        edges = np.cumsum(list(shares.values()))[:-1]
-        found = np.searchsorted(edges, (np.arange(batch) + offset) / batch, side="right")
-        return tuple(tuple(shares)[index] for index in found)
-
-    def _with_source(
-        self, part: FlowBatch, task: str, found: Triples, draws: NDArray[np.float64]
-    ) -> FlowBatch:
+    def _with_source(self, part: FlowBatch, task: str, found: Drawn, draws: NDArray[np.float64]) -> FlowBatch:
         """``part`` with the latents and words of ``found``; ``draws`` (B,) in [0, 1) say which row drops what."""
+        sources, targets, known = found
         settings = self.settings
         no_source = draws < settings.drop_source + settings.drop_both
         no_text = (draws >= settings.drop_source) & (
             draws < settings.drop_source + settings.drop_both + settings.drop_text
         )
-        texts = [None if gone else text for text, gone in zip(found.texts, no_text.tolist(), strict=True)]
-        source = self._latents(found.sources)  # (B, C, h, w)
-        source[torch.from_numpy(no_source).to(source.device)] = 0.0  # as guidance without a source has it
-        ids = self._ids(texts, task).to(part.ids.device)
-        z0 = self._latents(found.targets)
+        texts = [None if gone else text for text, gone in zip(known, no_text.tolist(), strict=True)]
+        source = self._latents(sources)  # (B, C, h, w)
+        kept = on_device(torch.from_numpy(~no_source).float(), self.flow.loop.device)
+        source = source * kept.reshape(-1, 1, 1, 1)  # without a source it is zero, as guidance has it
+        ids = on_device(self._ids(texts, task), self.flow.loop.device)
+        z0 = self._latents(targets)
         z0, source = (value.repeat_interleave(part.draws, 0) for value in (z0, source))
         return replace(part, ids=ids, z0=z0, source=source)
 
     @torch.no_grad()
-    def _latents(self, images: Tensor) -> Tensor:
-        """Normalised latents (B, C, h, w) in float32 whatever the training's precision, as the cached ones."""
-        vae = self.flow.vae
+    def _latents(self, pixels: Tensor) -> Tensor:
+        """Normalised latents (B, C, h, w) of bytes, in float32 whatever the training's precision, as the cached ones."""
+        vae, images = self.flow.vae, from_bytes(pixels.to(self.flow.loop.device, non_blocking=True))
         with torch.autocast(images.device.type, enabled=False):
             return vae.normalize(vae.encode(images).mean)
 
@@ -166,6 +168,40 @@ class EditStage(WithoutAdversary):
         self.flow.write(folder, ema, stages)
 
 
+def task_rows(
+    settings: EditSettings, seed: int, step: int, shard: Shard
+) -> dict[str, tuple[list[int], list[int]]]:
+    """The tasks that rows of this piece have: those rows of the whole batch, and their places among the task's rows.
+
+    Each task has its share of the whole batch, to less than one row.
+    """
+    shares, batch = settings.shares, settings.batch
+    offset = step_rng(seed, _MIX_STREAM + step).random()
+    edges = np.cumsum(list(shares.values()))[:-1]
+    found = np.searchsorted(edges, (np.arange(batch) + offset) / batch, side="right")
+    rows = {}
+    for index in dict.fromkeys(found.tolist()):
+        every = np.flatnonzero(found == index)
+        places = np.flatnonzero(every % shard.count == shard.index)
+        if len(places):
+            rows[tuple(shares)[index]] = every[places].tolist(), places.tolist()
+    return rows
+
+
+def _drawn(
+    triples: TripleSource, settings: EditSettings, seed: int, size: tuple[int, int], device: str, step: int,
+    shard: Shard,
+) -> dict[str, Drawn]:  # fmt: skip
+    """Sources, targets and texts of this piece of a step, by task."""
+    whole = task_rows(settings, seed, step, WHOLE)
+    made: dict[str, Drawn] = {}
+    for task, (_, places) in task_rows(settings, seed, step, shard).items():
+        if task in SOURCE_TASKS:
+            found = triples.triples(task, seed, step, len(whole[task][0]), places, size, device)
+            made[task] = to_bytes(found.sources), to_bytes(found.targets), found.texts
+    return made
+
+
 def drawn(pipeline: MicroForgePipeline, task: str, found: Triples, seed: int = 0) -> Tensor:
     """What ``pipeline`` makes of ``found``: (B, 3, H, W) in [0, 1]; image i is drawn with seed + i.
 
@@ -188,7 +224,7 @@ def drawn(pipeline: MicroForgePipeline, task: str, found: Triples, seed: int = 0
 
 def picked(batch: FlowBatch, rows: Sequence[int]) -> FlowBatch:
     """The captions ``rows`` of ``batch`` with all their noise draws."""
-    captions = torch.tensor(rows, device=batch.ids.device)
+    captions = on_device(torch.tensor(rows), str(batch.ids.device))
     samples = (captions[:, None] * batch.draws + torch.arange(batch.draws, device=captions.device)).flatten()
     return FlowBatch(
         batch.ids[captions], batch.z0[samples], batch.noise[samples], batch.t[samples], batch.has_plan[samples],
@@ -196,7 +232,7 @@ def picked(batch: FlowBatch, rows: Sequence[int]) -> FlowBatch:
     )  # fmt: skip
 
 
-def joined(parts: Sequence[FlowBatch]) -> FlowBatch:
+def joined(parts: Sequence[FlowBatch], multiple: int = LENGTH_STEP) -> FlowBatch:
     """``parts``, all with a source or all without, as one batch; its captions cut to about the longest."""
     length = max(part.ids.shape[1] for part in parts)
     ids = torch.cat(
@@ -207,5 +243,11 @@ def joined(parts: Sequence[FlowBatch]) -> FlowBatch:
         torch.cat([getattr(part, name) for part in parts]) for name in ("z0", "noise", "t", "has_plan")
     )
     return FlowBatch(
-        without_padding(ids), z0, noise, t, has_plan, parts[0].draws, torch.cat(sources) if sources else None
+        without_padding(ids, multiple),
+        z0,
+        noise,
+        t,
+        has_plan,
+        parts[0].draws,
+        torch.cat(sources) if sources else None,
     )

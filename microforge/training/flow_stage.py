@@ -21,6 +21,7 @@ from microforge.sampling import interpolate, loss_weight, velocity_target
 from microforge.spec import ModelSpec
 from microforge.text_encoder import PAD_ID, SimpleTextEncoder
 from microforge.tokenizer import PromptTokenizer
+from microforge.training.ahead import ahead_workers
 from microforge.training.latents import load_or_build
 from microforge.training.loop import WithoutAdversary
 from microforge.training.losses import weighted_velocity
@@ -32,8 +33,12 @@ from microforge.vae import MicroForgeVAE
 
 #: Prompts of a sample sheet, at seed 0.
 SHEET_PROMPTS = 12
-#: Captions are padded to multiples of this, so that a compiled network sees few shapes.
+#: Captions are padded to multiples of this.
 LENGTH_STEP = 8
+#: And to multiples of this for a compiled network, which is compiled anew for every length.
+COMPILED_LENGTH_STEP = 16
+#: Bytes of latents that are kept on a GPU.
+RESIDENT = 4 << 30
 
 
 class FlowNetwork(nn.Module):
@@ -59,11 +64,12 @@ class FlowNetwork(nn.Module):
         self.denoiser.backbone.checkpoint_blocks = self.denoiser.planner.checkpoint_blocks = wanted
 
     def compile_denoiser(self) -> None:
-        """torch.compile planner and backbone, each for the shapes it meets."""
+        """torch.compile the blocks of planner and backbone: alike as they are, few have to be compiled."""
         # the cached constants of the scan are pure functions: tracing through them is what we want
         warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
-        self.denoiser.compile(dynamic=False)
-        self.denoiser.planner.compile(dynamic=False)
+        torch._dynamo.config.recompile_limit = 32  # a block for each scan path, with and without a source
+        for block in (*self.denoiser.backbone.blocks, *self.denoiser.planner.layers):
+            block.compile(dynamic=False)
 
 
 @dataclass(frozen=True)
@@ -107,10 +113,17 @@ def flow_terms(batch: FlowBatch, velocity: Tensor, plan: Tensor, diversity: floa
     return {"loss": flow + diversity * similarity, "flow": flow, "plan_similarity": similarity}
 
 
-def without_padding(ids: Tensor) -> Tensor:
-    """Ids (B, L) cut to the longest caption, rounded up to a multiple of ``LENGTH_STEP``."""
+def without_padding(ids: Tensor, multiple: int = LENGTH_STEP) -> Tensor:
+    """Ids (B, L) cut to the longest caption, rounded up to a multiple of ``multiple``."""
     longest = int((ids != PAD_ID).sum(1).max())
-    return ids[:, : -(-longest // LENGTH_STEP) * LENGTH_STEP]
+    return ids[:, : -(-longest // multiple) * multiple]
+
+
+def on_device(tensor: Tensor, device: str) -> Tensor:
+    """``tensor``, from the CPU, on ``device``; a GPU is not waited for."""
+    if not device.startswith("cuda"):
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class FlowStage(WithoutAdversary):
@@ -139,8 +152,12 @@ class FlowStage(WithoutAdversary):
         self.source = SceneSource() if source is None else source
         plan = self.source.plan(settings.scenes, settings.captions_per_scene, loop.seed)
         self.data = load_or_build(
-            cache, self.vae, self.tokenizer, self.source, plan, size, length, loop.device, console
-        )
+            cache, self.vae, self.tokenizer, self.source, plan, size, length, loop.device, console,
+            ahead_workers(self.source, loop), sorted(cache.parent.parent.glob(f"*/{cache.name}")),
+        )  # fmt: skip
+        resident = loop.device.startswith("cuda") and self.data.latents.nbytes <= RESIDENT
+        self.latents = self.data.latents.to(loop.device) if resident else self.data.latents
+        self.length_step = COMPILED_LENGTH_STEP if loop.compile else LENGTH_STEP
         self.empty = torch.from_numpy(self.tokenizer.encode_empty("generate", length).ids)
         torch.manual_seed(loop.seed)
         self.network: FlowNetwork = FlowNetwork(self.spec)
@@ -182,8 +199,12 @@ class FlowStage(WithoutAdversary):
         dropped = torch.from_numpy(rng.random(settings.batch) < settings.text_dropout)
         ids = torch.where(dropped[:, None], self.empty[None], ids)
         mine = shard.rows(settings.batch)
-        latents = self.data.latents[rows[mine]].float()
-        return latents.to(self.loop.device), without_padding(ids)[mine].to(self.loop.device)
+        kept = without_padding(ids, self.length_step)[mine]
+        if self.latents.device.type == "cpu":
+            latents = on_device(self.latents[rows[mine]], self.loop.device)
+        else:
+            latents = self.latents[on_device(rows[mine], self.loop.device)]
+        return latents.float(), on_device(kept, self.loop.device)
 
     def pipeline(self, ema: nn.Module) -> MicroForgePipeline:
         """The reference pipeline around the EMA weights."""

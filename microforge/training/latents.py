@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,10 @@ from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from microforge.data.order import PART, ExamplePlan, Examples
+from microforge.data.order import PART, ExamplePlan
+from microforge.data.pixels import from_bytes, to_bytes
 from microforge.data.source import ImageSource
 from microforge.errors import DataError
 from microforge.tokenizer import PromptTokenizer
@@ -43,20 +45,23 @@ class LatentCache:
 
 def load_or_build(
     path: Path, vae: MicroForgeVAE, tokenizer: PromptTokenizer, source: ImageSource, plan: ExamplePlan,
-    size: tuple[int, int], max_length: int, device: str, console: Console,
+    size: tuple[int, int], max_length: int, device: str, console: Console, workers: int = 0,
+    others: Sequence[Path] = (),
 ) -> LatentCache:  # fmt: skip
-    """The cache at ``path`` when it was made with the same encoder, data and settings, else a new one.
+    """The cache at ``path``, or one of ``others``, when it was made with the same encoder, data and
+    settings, else a new one.
 
     Args:
         plan: what to encode, from ``source.plan``.
         size: (height, width) in pixels of the images.
         max_length: L; longer captions are cut, and counted on ``console``.
+        workers: processes that make images and ids.
 
     Raises:
         DataError: when not one image can be used.
     """
     key = cache_key(vae, tokenizer, source, plan, size, max_length)
-    found = _read(path, key)
+    found = next((cache for cache in (_read(place, key) for place in (path, *others)) if cache), None)
     if found is not None:
         if (missing := plan.images - len(found.latents)) > 0:
             console.print(f"{missing} of {plan.images} images could not be used when they were encoded")
@@ -64,26 +69,30 @@ def load_or_build(
     parts = path.with_name(f".{path.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
     files = [parts / f"{part:06d}.safetensors" for part in range(plan.parts)]
+    missing_parts = tuple(part for part, file in enumerate(files) if _metadata(file).get("key") != key)
+    made = _Made(missing_parts, source, plan, size, "cpu" if workers else device, tokenizer, max_length)
+    encoded: dict[int, list[tuple[dict[str, Tensor], int]]] = {part: [] for part in missing_parts}
     with Progress(console=console) as progress:
         task = progress.add_task("encoding images", total=plan.images)
-        for part, file in enumerate(files):
-            if _metadata(file).get("key") != key:
-                encoded = []
-                for examples in source.examples(plan, part, size, device):
-                    encoded.append(_encode(vae, tokenizer, examples, max_length))
-                    progress.advance(task, len(examples[1]))
-                cut = sum(more for _, more in encoded)
-                _write_part(file, [tensors for tensors, _ in encoded], {"key": key, "cut": str(cut)})
-            progress.update(task, completed=min((part + 1) * PART, plan.images))
+        progress.advance(task, plan.images - min(len(missing_parts) * PART, plan.images))
+        for part, batch in DataLoader(made, batch_size=None, num_workers=workers):
+            if batch is not None:
+                pixels, ids, more = batch
+                encoded[part].append(({"latents": _encode(vae, pixels, device), "captions": ids}, more))
+                progress.advance(task, len(ids))
+                continue
+            whole = encoded.pop(part)
+            cut = sum(more for _, more in whole)
+            _write_part(files[part], [tensors for tensors, _ in whole], {"key": key, "cut": str(cut)})
     _join(files, path, key)
     cut = sum(int(_metadata(file)["cut"]) for file in files)
     if cut:
         console.print(f"{cut} captions are longer than {max_length} tokens and were cut")
     shutil.rmtree(parts)
-    made = _read(path, key)
-    if made is None or not len(made.latents):
+    cache = _read(path, key)
+    if cache is None or not len(cache.latents):
         raise DataError(f"not one image of {source.name} can be used")
-    return made
+    return cache
 
 
 def cache_key(
@@ -104,20 +113,50 @@ def encoder_sha256(vae: MicroForgeVAE) -> str:
     return digest.hexdigest()
 
 
+#: A batch of a part: bytes (B, 3, H, W), ids (B, captions, L), and how many captions were cut.
+Batch = tuple[Tensor, Tensor, int]
+
+
+@dataclass(frozen=True)
+class _Made(IterableDataset[tuple[int, Batch | None]]):
+    """The batches of ``parts``, each followed by (part, None); every worker makes parts of its own."""
+
+    parts: tuple[int, ...]
+    source: ImageSource
+    plan: ExamplePlan
+    size: tuple[int, int]
+    device: str
+    tokenizer: PromptTokenizer
+    max_length: int
+
+    def __iter__(self) -> Iterator[tuple[int, Batch | None]]:
+        worker = get_worker_info()
+        mine = self.parts if worker is None else self.parts[worker.id :: worker.num_workers]
+        for part in mine:
+            for images, captions in self.source.examples(self.plan, part, self.size, self.device):
+                ids, cut = _ids(self.tokenizer, captions, self.max_length)
+                yield part, (to_bytes(images), ids, cut)
+            yield part, None
+
+
 @torch.no_grad()
-def _encode(
-    vae: MicroForgeVAE, tokenizer: PromptTokenizer, examples: Examples, max_length: int
-) -> tuple[dict[str, Tensor], int]:
-    """Latents (B, C, h, w) and ids (B, captions, L) of a batch, and how many captions were cut."""
-    images, captions = examples
-    latents = vae.normalize(vae.encode(images).mean).half().cpu()
+def _encode(vae: MicroForgeVAE, pixels: Tensor, device: str) -> Tensor:
+    """Latents (B, C, h, w) of bytes (B, 3, H, W)."""
+    images = from_bytes(pixels.to(device))
+    return vae.normalize(vae.encode(images).mean).half().cpu()
+
+
+def _ids(
+    tokenizer: PromptTokenizer, captions: Sequence[tuple[str, ...]], max_length: int
+) -> tuple[Tensor, int]:
+    """Ids (B, captions, L), and how many captions were cut."""
     rows, cut = [], 0
     for texts in captions:
         known = {text: tokenizer.encode(text, "generate", max_length) for text in set(texts)}
         cut += sum(ids.truncated for ids in known.values())
         rows.append(np.stack([known[text].ids for text in texts]))
     kind = np.int16 if tokenizer.vocab_size <= 1 << 15 else np.int32
-    return {"latents": latents, "captions": torch.from_numpy(np.stack(rows).astype(kind))}, cut
+    return torch.from_numpy(np.stack(rows).astype(kind)), cut
 
 
 def _write_part(file: Path, tensors: Sequence[dict[str, Tensor]], metadata: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from microforge.bundle_files import atomic_folder
 from microforge.checkpoint import CONFIG
+from microforge.training.budget import Budget
 from microforge.training.optimizers import make_optimizers, set_rate, take_step, update_ema
 from microforge.training.processes import ALONE, Processes
 from microforge.training.report import plot_losses, save_sheet
@@ -128,12 +129,22 @@ def train(run: Run, stage: Stage, console: Console, processes: Processes = ALONE
     watch = Watch(run.folder, run.loop, run.steps, stage.samples_per_step, standing, processes)
     with progress_line(console, visible=processes.is_main) as progress:
         task = progress.add_task(run.identity.stage, total=run.steps, completed=start, note="")
-        for step in range(start, run.steps):
+        budget = (
+            None
+            if run.loop.minutes is None
+            else Budget(run.loop.minutes, run.optimizer.decay_fraction, start)
+        )
+        step = start
+        while step < run.steps:
             terms = _step(run, stage, trained, step, processes)
             update_ema(trained.ema, trained.network, run.optimizer.ema, step)
-            progress.update(task, advance=1, note=watch.add(step, terms))
+            step += 1
+            if budget is not None:
+                run = replace(run, steps=processes.agree(budget.steps(step, run.steps)))
+                watch.steps = run.steps
+            progress.update(task, completed=step, total=run.steps, note=watch.add(step - 1, terms))
             if processes.is_main:
-                _keep(run, stage, trained, watch, step + 1)
+                _keep(run, stage, trained, watch, step)
     if processes.is_main:
         if start >= run.steps:  # no step was left, but what the stage stands on may have changed
             stage.write(run.checkpoint, trained.ema)
@@ -216,7 +227,8 @@ def _save(run: Run, stage: Stage, trained: _Trained, watch: Watch) -> None:
     if watch.improved():
         with atomic_folder(run.folder / BEST, force=True, marker=CONFIG) as target:
             shutil.copytree(run.checkpoint, target, dirs_exist_ok=True)
-    save_state(run.folder, watch.standing, run.identity, trained.parts)
+    standing = replace(watch.standing, complete=watch.standing.step >= run.steps)
+    save_state(run.folder, standing, run.identity, trained.parts)
 
 
 def _draw(run: Run, stage: Stage, trained: _Trained, watch: Watch, done: int) -> None:

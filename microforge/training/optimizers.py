@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from microforge.errors import SpecError
+from microforge.training.muon import BatchedMuon
 from microforge.training.settings import OptimizerSettings
 
 #: Parameters of the SSM's decay, B and C: they learn slower and are not decayed (SPEC section 4).
@@ -72,7 +73,7 @@ def make_optimizers(network: nn.Module, settings: OptimizerSettings) -> dict[str
         return {"optimizer": adamw}
     if not groups.hidden:
         raise SpecError("muon trains hidden matrices and this network has none; use the optimizer adamw")
-    muon = torch.optim.Muon(
+    muon = BatchedMuon(
         [{"params": groups.hidden, **decayed}],
         lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw",
     )  # fmt: skip

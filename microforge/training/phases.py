@@ -32,7 +32,7 @@ from microforge.training.plan import (
 )
 from microforge.training.processes import Processes, end_processes, open_processes, speaks
 from microforge.training.settings import LoopSettings
-from microforge.training.state import STATE, steps_done
+from microforge.training.state import STATE, is_complete, steps_done
 
 #: A checkpoint by its folder, which may not be there yet, or by name.
 Source = Path | str | None
@@ -54,6 +54,8 @@ class Step:
     @property
     def finished(self) -> bool:
         whole = (self.plan.checkpoint / CONFIG).is_file()
+        if self.plan.loop.minutes is not None:
+            return whole and is_complete(self.plan.folder)
         return whole and steps_done(self.plan.folder) >= self.plan.settings.steps
 
 
@@ -131,7 +133,8 @@ def _phase_loop(loop: LoopSettings, phase: Phase, request: TrainRequest) -> Loop
         loop,
         accumulate=head.accumulate if request.accumulate is None else request.accumulate,
         checkpoint_blocks=head.checkpoint_blocks or request.checkpoint_blocks,
-        compile=request.compile and head.stage in DENOISER_STAGES,
+        compile=request.compile and head.compile and head.stage in DENOISER_STAGES,
+        minutes=head.minutes,
     )
 
 
@@ -140,7 +143,7 @@ def _refuse_stage_options(request: TrainRequest) -> None:
     given = {
         "--size": request.size, "--steps": request.steps, "--batch": request.batch, "--init": request.init,
         "--teacher": request.teacher, "--crop": request.crop, "--optimizer": request.optimizer,
-        "--decoder-only": request.decoder_only or None,
+        "--decoder-only": request.decoder_only or None, "--minutes": request.minutes,
     }  # fmt: skip
     for option, value in given.items():
         if value is not None:
@@ -205,5 +208,7 @@ def _show(steps: list[Step], console: Console) -> None:
         state = "finished" if step.finished else f"step {done}" if done else "-"
         size = "x".join(map(str, plan.size))
         rate = f"{plan.settings.optimizer.learning_rate:g}"
-        table.add_row(plan.name, size, f"{plan.settings.steps:,}", str(plan.settings.batch), rate, state)
+        minutes = plan.loop.minutes
+        length = f"{plan.settings.steps:,}" if minutes is None else f"{minutes:g} min"
+        table.add_row(plan.name, size, length, str(plan.settings.batch), rate, state)
     console.print(table)

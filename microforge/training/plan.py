@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,6 +60,8 @@ class TrainRequest:
     decoder_only: bool = False
     crop: int | None = None
     threads: int | None = None
+    workers: int | None = None
+    minutes: float | None = None
     save_every: int = 500
     sample_every: int = 2000
     tensorboard: bool = False
@@ -130,7 +133,15 @@ def loop_settings(request: TrainRequest) -> LoopSettings:
         device=pick_device(request.device), bfloat16=request.bf16 or launched_precision(), compile=request.compile,
         accumulate=1 if request.accumulate is None else request.accumulate,
         checkpoint_blocks=request.checkpoint_blocks, tensorboard=request.tensorboard,
+        workers=_workers(request), minutes=request.minutes,
     )  # fmt: skip
+
+
+def _workers(request: TrainRequest) -> int:
+    """As asked for; by default a GPU gets a worker per core, less two for the run itself, and a CPU none."""
+    if request.workers is not None:
+        return request.workers
+    return max(0, (os.cpu_count() or 1) - 2) if pick_device(request.device).startswith("cuda") else 0
 
 
 def _with_options(settings: StageSettings, request: TrainRequest) -> StageSettings:

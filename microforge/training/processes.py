@@ -66,6 +66,10 @@ class Processes:
             for gradient, piece in zip(bucket, pieces, strict=True):
                 gradient.copy_(piece.reshape(gradient.shape))
 
+    def agree(self, steps: int) -> int:
+        """The mean of what every process estimates, the same for all of them."""
+        return steps if self.count == 1 else int(self.mean(torch.tensor(float(steps), device=self.device)))
+
     def check_equal(self, network: nn.Module, step: int) -> None:
         """Every process must start from the same step and weights.
 

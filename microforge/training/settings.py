@@ -153,10 +153,16 @@ class LoopSettings:
     accumulate: int = 1  # micro-batches per process and step
     checkpoint_blocks: bool = False  # run blocks again in the backward pass instead of storing them
     tensorboard: bool = False
+    workers: int = 0  # processes that make the built-in world's images ahead
+    minutes: float | None = None  # the steps are those that fit; None = those of the stage
 
     def __post_init__(self) -> None:
         if self.accumulate < 1:
             raise SpecError(f"accumulate is {self.accumulate}; allowed: 1 or more")
+        if self.workers < 0:
+            raise SpecError(f"workers is {self.workers}; allowed: 0 or more")
+        if self.minutes is not None and not 0.0 < self.minutes < math.inf:
+            raise SpecError(f"minutes is {self.minutes}; allowed: above 0")
 
 
 VAE_SETTINGS: Mapping[str, VAESettings] = types.MappingProxyType({

@@ -55,6 +55,7 @@ class Standing:
     lowest: float = math.inf
     best: float = math.inf
     setting: str = ""
+    complete: bool = False  # the run has come to its end, wherever its minutes put it
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,12 @@ def steps_done(folder: Path) -> int:
         CheckpointError: when the state is damaged.
     """
     return int(_metadata(folder)["step"]) if (folder / STATE).is_file() else 0
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the run in ``folder`` has come to its end."""
+    standing = _metadata(folder).get("standing", "{}") if (folder / STATE).is_file() else "{}"
+    return bool(json.loads(standing).get("complete", False))
 
 
 def _metadata(folder: Path) -> dict[str, str]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint, write_checkpoint
+from microforge.data.pixels import from_bytes, to_bytes
 from microforge.data.source import ImageSource, SceneSource
 from microforge.spec import ModelSpec
 from microforge.tokenizer import PromptTokenizer
+from microforge.training.ahead import Ahead, ahead_workers
 from microforge.training.discriminator import PatchDiscriminator, adversary_terms, generator_loss
 from microforge.training.losses import fft_l1, gradient_l1, mean_psnr, pooled_l1
 from microforge.training.perceptual import PerceptualHook, RandomFeatures, load_lpips
@@ -59,6 +62,8 @@ class VAEStage:
         """
         torch.manual_seed(loop.seed)
         self.network: MicroForgeVAE = MicroForgeVAE(spec.vae).to(loop.device)
+        if loop.device.startswith("cuda"):  # the layout that tensor cores want
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.decoder_only = finished is not None
         if finished is not None:
             finished.load_into("vae", self.network)
@@ -70,6 +75,17 @@ class VAEStage:
         self.samples_per_step = settings.batch  # of all pieces together
         side = settings.crop
         self.crop = None if side is None or min(size) <= side else (side, side)
+        workers = ahead_workers(self.source, loop)
+        make = partial(
+            _pixels,
+            self.source,
+            loop.seed,
+            settings.batch,
+            size,
+            self.crop,
+            "cpu" if workers else loop.device,
+        )
+        self.images = Ahead(make, workers, loop.accumulate, pin=loop.device.startswith("cuda"))
         self.random_features = RandomFeatures().to(loop.device) if settings.perceptual > 0 else None
         if settings.lpips > 0 and perceptual_hook is None:
             perceptual_hook = load_lpips(loop.device)
@@ -126,7 +142,7 @@ class VAEStage:
         """This piece's images (B, 3, H, W) and latent noise (B, C, h, w) of the step's whole batch."""
         device, total = self.loop.device, self.settings.batch
         rows = shard.rows(total)
-        image = self.source.images(self.loop.seed, step, total, self.size, device, self.crop, rows)
+        image = from_bytes(self.images(step, shard).to(device, non_blocking=True))
         cells = (side // self.network.spec.downsample for side in image.shape[2:])
         generator = step_generator(self.loop.seed, step, device)
         noise = torch.randn(total, self.spec.latent_channels, *cells, generator=generator, device=device)
@@ -180,6 +196,14 @@ class VAEStage:
             self.spec, vae=replace(self.spec.vae, latent_mean=mean, latent_std=std), native_size=self.size
         )
         write_checkpoint(folder, spec, {"vae": ema}, self.tokenizer, ("vae",))
+
+
+def _pixels(
+    source: ImageSource, seed: int, total: int, size: tuple[int, int], crop: tuple[int, int] | None, device: str,
+    step: int, shard: Shard,
+) -> Tensor:  # fmt: skip
+    """This piece's images of a step, as bytes (B, 3, H, W)."""
+    return to_bytes(source.images(seed, step, total, size, device, crop, shard.rows(total)))
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from microforge.checkpoint import read_checkpoint
 from microforge.data.edit_source import SOURCE_TASKS, SceneTriples
+from microforge.data.pixels import from_bytes, to_bytes
 from microforge.errors import CheckpointError, SpecError
 from microforge.pipeline import MicroForgePipeline
 from microforge.text_encoder import PAD_ID
@@ -22,7 +23,7 @@ from microforge.tokenizer import TASK_IDS, PromptTokenizer
 from microforge.training import edit_stage
 from microforge.training.command import run_stage
 from microforge.training.curriculum import read_curriculum
-from microforge.training.edit_stage import EditStage, joined, picked
+from microforge.training.edit_stage import EditStage, joined, picked, task_rows
 from microforge.training.flow_stage import FlowStage
 from microforge.training.settings import EditSettings, LoopSettings
 from microforge.training.shard import WHOLE, Shard
@@ -58,7 +59,8 @@ def test_edit_settings_refuse_shares_that_are_no_mix(mini: Any) -> None:
 
 def test_edit_batches_hold_the_mix_on_average_and_to_a_row_at_each_step(tmp_path: Path, mini: Any) -> None:
     stage = _stage(tmp_path, mini)
-    counts = {task: [stage.tasks(step).count(task) for step in range(400)] for task in TASK_IDS}
+    mixes = [task_rows(stage.settings, 0, step, WHOLE) for step in range(400)]
+    counts = {task: [len(mix[task][0]) if task in mix else 0 for mix in mixes] for task in TASK_IDS}
     for task, share in stage.settings.shares.items():
         assert max(abs(count - 8 * share) for count in counts[task]) < 1.0
         assert np.mean(counts[task]) / 8 == pytest.approx(share, abs=0.01)
@@ -81,7 +83,10 @@ def test_edit_latents_are_those_of_the_targets_and_of_the_clean_sources(tmp_path
     found = SceneTriples().triples("edit", 0, 3, 2, range(2), (64, 64), "cpu")
     vae = stage.flow.vae
     with torch.no_grad():
-        wanted = [vae.normalize(vae.encode(images).mean) for images in (found.targets, found.sources)]
+        wanted = [
+            vae.normalize(vae.encode(from_bytes(to_bytes(images))).mean)
+            for images in (found.targets, found.sources)
+        ]
     assert torch.allclose(part.z0, wanted[0].repeat_interleave(draws, 0), atol=1e-5)
     assert part.source is not None
     assert torch.allclose(part.source, wanted[1].repeat_interleave(draws, 0), atol=1e-5)
