@@ -73,17 +73,16 @@ def test_a_cache_of_another_stage_is_taken_when_it_fits(tmp_path: Path, mini: An
 def test_budget_lays_the_steps_over_the_minutes_and_settles_them(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("microforge.training.budget.time.monotonic", lambda: now)
-    plan, steps = Budget(1.0, decay_fraction=0.3, start=0), 100_000
+    plan, steps = Budget(2.0, decay_fraction=0.6, start=0), 100_000
     settled = []
-    for done in range(1, 1000):
-        now += 2.0 if done < 10 else 0.1 if done < 300 else 0.2  # compiling, then fast, then slower
+    for done in range(1, 2000):
+        now += 2.0 if done < 30 else 0.1  # a minute of compiling that would leave 60 steps
         steps = plan.steps(done, steps)
         settled.append(steps)
         if done >= steps:
             break
-    # 18 s are compiling, so 42 s of 60 are left for steps of 0.1 s and then of 0.2 s
-    assert 300 < done < 440 and now < 90.0
-    assert len(set(settled[int(0.75 * done) :])) == 1
+    assert 600 < done < 660 and 119.0 < now < 121.0
+    assert len(set(settled[int(0.6 * done) :])) == 1
 
 
 def test_budget_of_a_run_too_slow_to_estimate_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
