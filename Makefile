@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo "$$python" && break; done)
 
-.PHONY: env demo test lint clean $(SUITES:%=test-%)
+.PHONY: env demo test lint arm64 clean $(SUITES:%=test-%)
 
 env: $(STAMP)
 
@@ -40,6 +40,14 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The bundle on emulated 64-bit Arm beside x86-64 (docs/benchmarks.md, "Arm"); needs qemu-user-static and a network.
+# ARM64_BUNDLES may name more, such as one of --precision int8. benchmarks/results/arm64.json is such a result.
+ARM64_BUNDLES ?= $(BUNDLE)
+ARM64_RESULT ?= build/arm64/arm64.json
+
+arm64: $(BUNDLE)/manifest.json
+	$(BIN)/python -m microforge_benchmarks.arm64_cli $(ARM64_BUNDLES) --work build/arm64 --out $(ARM64_RESULT) --force
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -168,6 +168,32 @@ def distill(
         print(result["checkpoint"])
 
 
+@app.command(
+    "text-encoder",
+    epilog="Example: mf-export text-encoder ./clip-vit-base-patch32 --length 77 --out clip-text",
+)
+def text_encoder(
+    source: Annotated[str, typer.Argument(help="Folder of a transformers model with its tokenizer, or a hub id: CLIP, Gemma-2, BERT or MiniLM.", metavar="FOLDER_OR_ID")],
+    out: Annotated[Path, typer.Option(help="Folder to write: text_encoder.onnx, tokenizer.json, text_encoder.json.")],
+    length: Annotated[int | None, typer.Option(help="Tokens of an encoded prompt; 64 by default, or the model's own limit when that is less.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Export a text encoder of another library with the interface of a bundle's own, checked against torch."""
+    from microforge.bundle_files import check_output
+
+    check_output(out, force)
+    from microforge_export.text_encoder import export_text_encoder
+
+    with _progress() as report:
+        made = export_text_encoder(source, out, length, force, report)
+    say(f"text_encoder: {made.parity.psnr_db:.1f} dB (needed: {made.parity.threshold_db:g})")
+    if json:
+        print_json({"out": str(out.absolute()), **made.model_dump()})
+    else:
+        print(out.absolute())
+
+
 @app.command(epilog="Example: mf-export verify model.mfb")
 def verify(bundle: BundleFolder, json: Json = False) -> int:
     """Check every hash and re-run every parity check; exit 1 when one falls short."""
