@@ -21,7 +21,7 @@ from microforge.errors import PromptError, SpecError
 from microforge.noise import standard_normal
 from microforge.planner import RecurrentLatentPlanner
 from microforge.sampling import StepCallback, batch_time, guided, guided_edit, integrate, uniform_grid
-from microforge.spec import ModelSpec, check_size
+from microforge.spec import ModelSpec, TextEncoderSpec, check_size
 from microforge.text_encoder import PAD_ID, SimpleTextEncoder, TextEncoder
 from microforge.tokenizer import PromptTokenizer
 from microforge.vae import MicroForgeVAE
@@ -310,12 +310,13 @@ def _describe(
     planner: RecurrentLatentPlanner,
 ) -> ModelSpec:
     """The ModelSpec of modules that were built one by one, as in the Quick Start."""
-    if not isinstance(text_encoder, SimpleTextEncoder):
-        raise SpecError("pass spec=... with a text encoder that is not SimpleTextEncoder")
+    text_spec = getattr(text_encoder, "spec", None)
+    if not isinstance(text_spec, TextEncoderSpec):
+        raise SpecError("pass spec=... with a text encoder that has no TextEncoderSpec as its spec")
     return ModelSpec(
         name="custom",
         vae=vae.spec,
         backbone=backbone.spec,
         planner=planner.spec,
-        text_encoder=text_encoder.spec,
+        text_encoder=text_spec,
     )
