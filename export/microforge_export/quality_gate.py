@@ -131,14 +131,22 @@ def _suspect(run: Run, recipe: Int8Recipe, judged: Judged, quality: Quality) -> 
 
     def image_db(suspect: Component) -> float:
         mixed: Run = lambda role, inputs: (run if role == suspect.role else plain)(role, inputs)  # noqa: E731
-        pairs = list(zip(judged.draws, judged.references, strict=True))[:_SUSPECT_DRAWINGS]
         return sum(
-            psnr_db(reference.image, roll(judged.model, judged.components, mixed, draw, keep_cases=False).image)
-            for draw, reference in pairs
-        )  # fmt: skip
+            psnr_db(
+                judged.references[index].image,
+                roll(judged.model, judged.components, mixed, judged.draws[index], keep_cases=False).image,
+            )
+            for index in worst_drawings(quality)
+        )
 
     drawn: tuple[Role, ...] = ("text_encoder", "denoiser", "vae_decoder")
     return min((item for item in quantized if item.role in drawn), key=image_db, default=least)
+
+
+def worst_drawings(quality: Quality) -> list[int]:
+    """The drawings that suspects are judged by: those that came out worst, since a limit may be missed by them alone."""
+    order = sorted(range(len(quality.images)), key=quality.images.__getitem__)
+    return order[:_SUSPECT_DRAWINGS]
 
 
 def find_fault(recipe: Int8Recipe, judged: Judged, suspect: Component) -> Fault:

@@ -49,6 +49,10 @@ def test_every_limit_has_teeth(worse: Quality, named: str) -> None:
     assert named in missed.phrase()
 
 
+def test_suspects_are_judged_by_the_drawings_that_came_out_worst() -> None:
+    assert quality_gate.worst_drawings(replace(GOOD, images=(40.0, 17.0, 44.0, 23.0))) == [1, 3]
+
+
 def test_a_figure_that_is_no_number_is_not_met() -> None:
     assert not Figure(what="x", value=float("nan"), low=1.0).met
     assert not Figure(what="x", value=float("nan"), high=1.0).met
