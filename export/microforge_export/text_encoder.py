@@ -20,6 +20,7 @@ from microforge.errors import BundleError, CheckpointError, ParityError
 from microforge.towers import HuggingFaceTextEncoder, TowerTokenizer
 from microforge_export.golden import Array, Case
 from microforge_export.parity import measure
+from microforge_export.program import Component as SourceComponent
 from microforge_export.recipe import THRESHOLDS
 from microforge_export.text_encoder_graph import lower_tower, text_component, write_tower
 from microforge_runtimes.onnx_session import OnnxSession
@@ -83,17 +84,16 @@ def export_text_encoder(
         files = [file_entry(folder, path.name) for path in write_tower(graph, folder / GRAPH, inline_limit)]
         tokenizer.save(folder / TOKENIZER)
         report(4, 4, "check parity")
-        entry = text_component(tower).entry()
-        parity = _parity(
-            folder / GRAPH, entry, tower, TowerTokenizer.from_file(folder / TOKENIZER), threshold_db
-        )
+        component = text_component(tower)
+        written = TowerTokenizer.from_file(folder / TOKENIZER)
+        parity = _parity(folder / GRAPH, component, written, threshold_db)
         made = TextEncoderFiles(
             schema_version=1,
             architecture=tower.family.name,
             embed_dim=tower.embed_dim,
             length=tower.spec.max_length,
             pad=tokenizer.pad_id,
-            component=entry,
+            component=component.entry(),
             graph=files[0],
             weights=files[1] if len(files) > 1 else None,
             tokenizer=file_entry(folder, TOKENIZER),
@@ -136,15 +136,14 @@ def _check_vocabulary(source: str, tower: HuggingFaceTextEncoder, tokenizer: Tow
 
 
 def _parity(
-    graph: Path, entry: Component, tower: HuggingFaceTextEncoder, tokenizer: TowerTokenizer, threshold_db: float
-) -> Parity:  # fmt: skip
+    graph: Path, component: SourceComponent, tokenizer: TowerTokenizer, threshold_db: float
+) -> Parity:
     """Worst figure over ``PROMPTS`` and the empty one, through the runtime; refuses what falls short."""
-    component = text_component(tower)
     cases = []
     for tokens in (*map(tokenizer.encode, PROMPTS), tokenizer.encode_empty()):
         inputs: dict[str, Array] = {"ids": tokens.ids[None], "mask": tokens.mask[None]}
         cases.append(Case(inputs, component.evaluate(inputs)))
-    session = OnnxSession(graph, entry)
+    session = OnnxSession(graph, component.entry())
     try:
         parity = measure(session, cases, threshold_db=threshold_db)
     finally:

@@ -25,6 +25,7 @@ from torch import Tensor
 from microforge.data.captioned import CaptionedImage, Listing, Skipped, shown
 from microforge.data.decode import Pixels, decode_image
 from microforge.data.order import PART, ExamplePlan, Examples, epoch_rows, step_rng
+from microforge.data.pixels import from_bytes
 from microforge.errors import DataError
 
 #: Bytes of decoded images that may stay in memory, per process.
@@ -233,7 +234,7 @@ def pixels_tensor(images: Sequence[Pixels], device: str) -> Tensor:
     """Images (h, w, 3) of bytes, all of one size, as float32 (B, 3, h, w) in [0, 1]."""
     pixels = torch.from_numpy(np.stack(images)).to(device)  # bytes to the device: a quarter of the transfer
     planes = pixels.permute(0, 3, 1, 2).contiguous()  # else convolutions would take it for channels_last
-    return planes.float().div_(255.0)  # (B, 3, H, W)
+    return from_bytes(planes)  # (B, 3, H, W)
 
 
 def _repeated(captions: Sequence[str], count: int) -> tuple[str, ...]:

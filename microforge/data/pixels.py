@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] rounded to uint8."""
+    """Images (..., 3, H, W) rounded to uint8; values outside [0, 1] are cut off."""
     return images.clamp(0.0, 1.0).mul(255.0).round_().to(torch.uint8)
 
 
 def from_bytes(pixels: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) as float32 in [0, 1]."""
+    """uint8 (..., 3, H, W) as float32 in [0, 1]."""
     return pixels.float().div_(255.0)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from microforge.data import pixels
 from microforge.data.captions import Prompt
 from microforge.data.renderer import render
 from microforge.data.scenes import sample_scene
@@ -149,6 +150,5 @@ def to_tensor(images: Images) -> Tensor:
 
 def to_bytes(images: Tensor) -> Images:
     """Float (B, 3, H, W) to bytes (B, H, W, 3); values outside [0, 1] are cut off."""
-    pixels = images.detach().cpu().float().clamp(0, 1).mul(255).round().byte()
-    result: Images = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    result: Images = pixels.to_bytes(images.detach().cpu().float()).permute(0, 2, 3, 1).contiguous().numpy()
     return result

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microforge.data.captions import Prompt
+from microforge.data.pixels import to_bytes
 from microforge.data.renderer import render
 from microforge.data.scenes import (
     COLORS,
@@ -48,7 +49,7 @@ def scene_for_prompt(prompt: Prompt, rng: np.random.Generator) -> Scene:
 def draw_scenes(prompts: Sequence[Prompt], seed: int, height: int, width: int) -> NDArray[np.uint8]:
     """True renders (B, height, width, 3) of scenes that show ``prompts``; scene i is drawn from seed + i."""
     scenes = [scene_for_prompt(prompt, np.random.default_rng(seed + i)) for i, prompt in enumerate(prompts)]
-    pixels = render(scenes, height, width).mul(255).round().byte()
+    pixels = to_bytes(render(scenes, height, width))
     images: NDArray[np.uint8] = pixels.permute(0, 2, 3, 1).contiguous().numpy()
     return images
 

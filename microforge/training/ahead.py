@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
@@ -59,6 +60,12 @@ class Ahead(Generic[T]):
             self._made = iter(loader)
         self._expected = _after(step, shard, self.pieces)
         return next(self._made)
+
+
+def made_ahead(make: Callable[[str, int, Shard], T], source: object, loop: LoopSettings) -> Ahead[T]:
+    """``make(device, step, shard)`` of ``source`` for a run: by its workers on the CPU, else on its own device."""
+    workers = ahead_workers(source, loop)
+    return Ahead(partial(make, "cpu" if workers else loop.device), workers, loop.accumulate, pin=loop.cuda)
 
 
 def ahead_workers(source: object, loop: LoopSettings) -> int:

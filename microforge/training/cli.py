@@ -131,8 +131,8 @@ def train(
         random_crop=random_crop, size=size, steps=steps, batch=batch,
         init=init, teacher=teacher, resume=resume, force=force, dry_run=dry_run, seed=seed, device=device, bf16=bf16,
         compile=compile, accumulate=accumulate, checkpoint_blocks=checkpoint_blocks, optimizer=optimizer,
-        decoder_only=decoder_only, crop=crop, threads=threads, workers=workers, minutes=minutes, save_every=save_every, sample_every=sample_every,
-        tensorboard=tensorboard,
+        decoder_only=decoder_only, crop=crop, threads=threads, workers=workers, minutes=minutes,
+        save_every=save_every, sample_every=sample_every, tensorboard=tensorboard,
     )  # fmt: skip
     result = run_all(request) if request.stage == "all" else run_stage(request)
     if not speaks():

@@ -22,7 +22,7 @@ from microforge.data.pixels import from_bytes, to_bytes
 from microforge.data.source import SHEET_SEED
 from microforge.pipeline import MicroForgePipeline
 from microforge.text_encoder import PAD_ID
-from microforge.training.ahead import Ahead, ahead_workers
+from microforge.training.ahead import made_ahead
 from microforge.training.flow_stage import (
     LENGTH_STEP,
     FlowBatch,
@@ -43,7 +43,7 @@ SHEET_EACH, SHEET_PROMPTS = 2, 6
 #: Keeps which task a row has, and what it drops, apart from the flow's own draws.
 _MIX_STREAM = 9_000_000
 #: Sources and targets as bytes (B, 3, H, W), and a text of None for no text.
-Drawn = tuple[Tensor, Tensor, Sequence[str | None]]
+Sourced = tuple[Tensor, Tensor, Sequence[str | None]]
 
 
 class EditStage(WithoutAdversary):
@@ -55,10 +55,8 @@ class EditStage(WithoutAdversary):
         """``flow``: made with ``settings`` and the weights to start from, which were trained in ``stages``."""
         self.flow, self.settings, self.triples, self.stages = flow, settings, triples, stages
         self.samples_per_step = flow.samples_per_step
-        loop = flow.loop
-        workers = ahead_workers(triples, loop)
-        make = partial(_drawn, triples, settings, loop.seed, flow.size, "cpu" if workers else loop.device)
-        self.sources = Ahead(make, workers, loop.accumulate, pin=loop.device.startswith("cuda"))
+        make = partial(_sourced, triples, settings, flow.loop.seed, flow.size)
+        self.sources = made_ahead(make, triples, flow.loop)
 
     @property
     def network(self) -> nn.Module:
@@ -109,7 +107,9 @@ class EditStage(WithoutAdversary):
                 parts[task] = self._with_source(parts[task], task, made[task], dropped[mine])
         return parts
 
-    def _with_source(self, part: FlowBatch, task: str, found: Drawn, draws: NDArray[np.float64]) -> FlowBatch:
+    def _with_source(
+        self, part: FlowBatch, task: str, found: Sourced, draws: NDArray[np.float64]
+    ) -> FlowBatch:
         """``part`` with the latents and words of ``found``; ``draws`` (B,) in [0, 1) say which row drops what."""
         sources, targets, known = found
         settings = self.settings
@@ -188,13 +188,13 @@ def task_rows(
     return rows
 
 
-def _drawn(
+def _sourced(
     triples: TripleSource, settings: EditSettings, seed: int, size: tuple[int, int], device: str, step: int,
     shard: Shard,
-) -> dict[str, Drawn]:  # fmt: skip
+) -> dict[str, Sourced]:  # fmt: skip
     """Sources, targets and texts of this piece of a step, by task."""
     whole = task_rows(settings, seed, step, WHOLE)
-    made: dict[str, Drawn] = {}
+    made: dict[str, Sourced] = {}
     for task, (_, places) in task_rows(settings, seed, step, shard).items():
         if task in SOURCE_TASKS:
             found = triples.triples(task, seed, step, len(whole[task][0]), places, size, device)

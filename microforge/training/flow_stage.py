@@ -155,7 +155,7 @@ class FlowStage(WithoutAdversary):
             cache, self.vae, self.tokenizer, self.source, plan, size, length, loop.device, console,
             ahead_workers(self.source, loop), sorted(cache.parent.parent.glob(f"*/{cache.name}")),
         )  # fmt: skip
-        resident = loop.device.startswith("cuda") and self.data.latents.nbytes <= RESIDENT
+        resident = loop.cuda and self.data.latents.nbytes <= RESIDENT
         self.latents = self.data.latents.to(loop.device) if resident else self.data.latents
         self.length_step = COMPILED_LENGTH_STEP if loop.compile else LENGTH_STEP
         self.empty = torch.from_numpy(self.tokenizer.encode_empty("generate", length).ids)

@@ -69,6 +69,23 @@ def load_or_build(
     parts = path.with_name(f".{path.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
     files = [parts / f"{part:06d}.safetensors" for part in range(plan.parts)]
+    _build_parts(files, key, vae, tokenizer, source, plan, size, max_length, device, console, workers)
+    _join(files, path, key)
+    cut = sum(int(_metadata(file)["cut"]) for file in files)
+    if cut:
+        console.print(f"{cut} captions are longer than {max_length} tokens and were cut")
+    shutil.rmtree(parts)
+    cache = _read(path, key)
+    if cache is None or not len(cache.latents):
+        raise DataError(f"not one image of {source.name} can be used")
+    return cache
+
+
+def _build_parts(
+    files: Sequence[Path], key: str, vae: MicroForgeVAE, tokenizer: PromptTokenizer, source: ImageSource,
+    plan: ExamplePlan, size: tuple[int, int], max_length: int, device: str, console: Console, workers: int,
+) -> None:  # fmt: skip
+    """Write every part that an earlier, killed build has not left; ``files`` are all of them."""
     missing_parts = tuple(part for part, file in enumerate(files) if _metadata(file).get("key") != key)
     made = _Made(missing_parts, source, plan, size, "cpu" if workers else device, tokenizer, max_length)
     encoded: dict[int, list[tuple[dict[str, Tensor], int]]] = {part: [] for part in missing_parts}
@@ -84,15 +101,6 @@ def load_or_build(
             whole = encoded.pop(part)
             cut = sum(more for _, more in whole)
             _write_part(files[part], [tensors for tensors, _ in whole], {"key": key, "cut": str(cut)})
-    _join(files, path, key)
-    cut = sum(int(_metadata(file)["cut"]) for file in files)
-    if cut:
-        console.print(f"{cut} captions are longer than {max_length} tokens and were cut")
-    shutil.rmtree(parts)
-    cache = _read(path, key)
-    if cache is None or not len(cache.latents):
-        raise DataError(f"not one image of {source.name} can be used")
-    return cache
 
 
 def cache_key(

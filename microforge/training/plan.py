@@ -128,20 +128,21 @@ def loop_settings(request: TrainRequest) -> LoopSettings:
     """
     if request.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise missing_extra("tensorboard", "train")
+    device = pick_device(request.device)
     return LoopSettings(
         save_every=request.save_every, sample_every=request.sample_every, seed=request.seed,
-        device=pick_device(request.device), bfloat16=request.bf16 or launched_precision(), compile=request.compile,
+        device=device, bfloat16=request.bf16 or launched_precision(), compile=request.compile,
         accumulate=1 if request.accumulate is None else request.accumulate,
         checkpoint_blocks=request.checkpoint_blocks, tensorboard=request.tensorboard,
-        workers=_workers(request), minutes=request.minutes,
+        workers=_workers(request, device), minutes=request.minutes,
     )  # fmt: skip
 
 
-def _workers(request: TrainRequest) -> int:
+def _workers(request: TrainRequest, device: str) -> int:
     """As asked for; by default a GPU gets a worker per core, less two for the run itself, and a CPU none."""
     if request.workers is not None:
         return request.workers
-    return max(0, (os.cpu_count() or 1) - 2) if pick_device(request.device).startswith("cuda") else 0
+    return max(0, (os.cpu_count() or 1) - 2) if device.startswith("cuda") else 0
 
 
 def _with_options(settings: StageSettings, request: TrainRequest) -> StageSettings:

@@ -156,6 +156,11 @@ class LoopSettings:
     workers: int = 0  # processes that make the built-in world's images ahead
     minutes: float | None = None  # the steps are those that fit; None = those of the stage
 
+    @property
+    def cuda(self) -> bool:
+        """Whether the run is on a GPU of CUDA's, any of them."""
+        return self.device.startswith("cuda")
+
     def __post_init__(self) -> None:
         if self.accumulate < 1:
             raise SpecError(f"accumulate is {self.accumulate}; allowed: 1 or more")

@@ -15,7 +15,7 @@ from microforge.data.pixels import from_bytes, to_bytes
 from microforge.data.source import ImageSource, SceneSource
 from microforge.spec import ModelSpec
 from microforge.tokenizer import PromptTokenizer
-from microforge.training.ahead import Ahead, ahead_workers
+from microforge.training.ahead import made_ahead
 from microforge.training.discriminator import PatchDiscriminator, adversary_terms, generator_loss
 from microforge.training.losses import fft_l1, gradient_l1, mean_psnr, pooled_l1
 from microforge.training.perceptual import PerceptualHook, RandomFeatures, load_lpips
@@ -62,7 +62,7 @@ class VAEStage:
         """
         torch.manual_seed(loop.seed)
         self.network: MicroForgeVAE = MicroForgeVAE(spec.vae).to(loop.device)
-        if loop.device.startswith("cuda"):  # the layout that tensor cores want
+        if loop.cuda:  # the layout that tensor cores want
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.decoder_only = finished is not None
         if finished is not None:
@@ -75,17 +75,8 @@ class VAEStage:
         self.samples_per_step = settings.batch  # of all pieces together
         side = settings.crop
         self.crop = None if side is None or min(size) <= side else (side, side)
-        workers = ahead_workers(self.source, loop)
-        make = partial(
-            _pixels,
-            self.source,
-            loop.seed,
-            settings.batch,
-            size,
-            self.crop,
-            "cpu" if workers else loop.device,
-        )
-        self.images = Ahead(make, workers, loop.accumulate, pin=loop.device.startswith("cuda"))
+        make = partial(_pixels, self.source, loop.seed, settings.batch, size, self.crop)
+        self.images = made_ahead(make, self.source, loop)
         self.random_features = RandomFeatures().to(loop.device) if settings.perceptual > 0 else None
         if settings.lpips > 0 and perceptual_hook is None:
             perceptual_hook = load_lpips(loop.device)
