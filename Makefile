@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[export,dev]'
 	@touch $@
 
-$(BUNDLE)/manifest.json: $(STAMP) $(wildcard microforge/pretrained/*)
+$(BUNDLE)/manifest.json: $(STAMP) $(wildcard microforge/pretrained/* microforge/pretrained/student/*)
 	$(BIN)/mf-export build --out $(BUNDLE) --force
 
 # mf-generate prints where the image is.

@@ -1,13 +1,16 @@
 """Checkpoint folders: ``config.json``, ``model.safetensors``, ``tokenizer.json``; never pickle.
 
 The tensors are named ``vae.*``, ``backbone.*``, ``planner.*`` and ``text_encoder.*``. A run that has
-only trained its VAE holds only ``vae.*``; ``stages`` in config.json says what was trained.
+only trained its VAE holds only ``vae.*``; ``stages`` in config.json says what was trained. ``base`` in
+config.json names another checkpoint, by its path from this one, that holds the modules (and the tokenizer)
+which this one leaves out: a student beside its teacher repeats nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +27,9 @@ from microforge.tokenizer import PromptTokenizer
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 FORMAT = 1
+#: What ships: the teacher, from which training goes on, and beside it the student, which draws.
 PRETRAINED = Path(__file__).parent / "pretrained"
+STUDENT = PRETRAINED / "student"
 
 
 @dataclass(frozen=True)
@@ -88,13 +93,40 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     if "edit" in stages:  # the stage teaches all of them, and leaves the configuration as it was
         spec = replace(spec, tasks=TASKS)
     tokenizer = folder / TOKENIZER
-    return Checkpoint(
+    found = Checkpoint(
         spec=spec,
         tensors=_read_weights(folder / WEIGHTS),
         stages=tuple(stages),
         tokenizer=tokenizer if tokenizer.is_file() else None,
         sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
     )
+    base = config.get("base")
+    return found if base is None else _over(_read_base(folder, base), found)
+
+
+def _read_base(folder: Path, base: object) -> Checkpoint:
+    """The checkpoint that ``folder`` leaves modules to, which must be whole in itself."""
+    if not isinstance(base, str) or not base:
+        raise CheckpointError(f"{folder / CONFIG}: base must be the path of a checkpoint, from this one")
+    place = Path(os.path.normpath(folder / base))  # not through ``folder``, which may not be there yet
+    try:
+        nested = "base" in json.loads((place / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError, TypeError):
+        nested = False
+    if nested:
+        raise CheckpointError(f"{folder}: its base {base} has a base of its own; name the whole one")
+    try:
+        return read_checkpoint(place)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} needs its base: {error}") from None
+
+
+def _over(base: Checkpoint, own: Checkpoint) -> Checkpoint:
+    """``own``, with the modules and the tokenizer that it leaves out from ``base``."""
+    mine = {name.split(".")[0] for name in own.tensors}
+    kept = {name: tensor for name, tensor in base.tensors.items() if name.split(".")[0] not in mine}
+    digest = hashlib.sha256((base.sha256 + own.sha256).encode()).hexdigest()
+    return replace(own, tensors={**kept, **own.tensors}, tokenizer=own.tokenizer or base.tokenizer, sha256=digest)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -114,8 +146,16 @@ def write_checkpoint(
     tokenizer: PromptTokenizer | None,
     stages: tuple[str, ...],
     dtype: torch.dtype = torch.float32,
+    base: str | None = None,
 ) -> None:
-    """Write a checkpoint folder atomically; an older checkpoint at the same place is replaced."""
+    """Write a checkpoint folder atomically; an older checkpoint at the same place is replaced.
+
+    Args:
+        base: path, from ``folder``, of a checkpoint; the modules and the tokenizer that are the same there are left out.
+
+    Raises:
+        CheckpointError: when ``base`` is no checkpoint.
+    """
     tensors = {
         f"{name}.{key}": value.detach()
         .to("cpu", dtype if value.is_floating_point() else value.dtype)
@@ -123,10 +163,27 @@ def write_checkpoint(
         for name, module in modules.items()
         for key, value in module.state_dict().items()
     }
+    config = {"format": FORMAT, "stages": list(stages), "model": to_dict(spec)}
+    if base is not None:
+        config["base"] = base
+        whole = _read_base(Path(folder), base)
+        tensors = _unlike(tensors, whole.tensors)
     with atomic_folder(folder, force=True, marker=CONFIG) as target:
-        config = {"format": FORMAT, "stages": list(stages), "model": to_dict(spec)}
         (target / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
         save_file(tensors, target / WEIGHTS)
         (target / WEIGHTS).chmod(0o644)  # safetensors makes it readable by its owner alone
         if tokenizer is not None:
             tokenizer.save(target / TOKENIZER)
+        if base is not None and whole.tokenizer is not None and tokenizer is not None:
+            if whole.tokenizer.read_bytes() == (target / TOKENIZER).read_bytes():
+                (target / TOKENIZER).unlink()
+
+
+def _unlike(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` of the modules that are not wholly the same in ``base``."""
+    differs = {
+        name.split(".")[0]
+        for name, tensor in tensors.items()
+        if name not in base or not torch.equal(base[name].to(tensor.dtype), tensor)
+    }
+    return {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in differs}

@@ -66,7 +66,7 @@ class MicroForgePipeline(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> MicroForgePipeline:
-        """Load a checkpoint folder, or the checkpoint that ships with the package.
+        """Load a checkpoint folder, or the few-step student that ships with the package.
 
         Raises:
             CheckpointError: when the folder is missing, damaged or incomplete.
@@ -79,9 +79,15 @@ class MicroForgePipeline(nn.Module):
         pipeline.stages = checkpoint.stages
         return pipeline
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write config.json, model.safetensors and tokenizer.json; never pickle."""
-        write_checkpoint(folder, self.spec, self.modules_by_name(), self.tokenizer, self.stages, dtype)
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype = torch.float32, base: str | None = None
+    ) -> None:
+        """Write config.json, model.safetensors and tokenizer.json; never pickle.
+
+        Args:
+            base: path, from ``folder``, of a checkpoint that what is the same is left to.
+        """
+        write_checkpoint(folder, self.spec, self.modules_by_name(), self.tokenizer, self.stages, dtype, base)
 
     def modules_by_name(self) -> dict[str, nn.Module]:
         """The four modules under the names that checkpoints use."""

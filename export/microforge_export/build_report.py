@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from microforge.bundle_targets import TargetName
 
 if TYPE_CHECKING:
-    from microforge_export.pipeline import State
+    from microforge_export.stages import State
 
 
 def build_report(state: State) -> dict[str, Any]:

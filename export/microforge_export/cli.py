@@ -12,8 +12,8 @@ import typer
 from microforge.cli import command_app, print_json, run, say, say_error
 
 if TYPE_CHECKING:
-    from microforge_export.pipeline import Reporter, State
     from microforge_export.program import SourceModel
+    from microforge_export.stages import Reporter, State
 
 app = command_app("Build, verify and inspect bundles for phones.")
 
@@ -122,7 +122,7 @@ def tune(
 )
 def distill(
     checkpoint: Annotated[
-        Path | None, typer.Argument(help="Folder of the teacher; the shipped model when omitted.")
+        Path | None, typer.Argument(help="Folder of the teacher; the shipped teacher when omitted.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Checkpoint of the student to write; its run is kept in OUT.run.")] = None,
     steps: Annotated[int, typer.Option(help="Steps of the student: 1, 2, 4 or 8.")] = 4,
@@ -131,6 +131,9 @@ def distill(
     batch: Annotated[int | None, typer.Option(help="Drawings per update, for each process; each gives STEPS samples.")] = None,
     drawings: Annotated[int | None, typer.Option(help="Teacher drawings to learn from, of all tasks.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The configuration's own by default.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw or muon; the configuration's own by default.")] = None,
+    anchor: Annotated[float | None, typer.Option(help="Share of the drawings that keep the flow loss; 0.1 by default.")] = None,
+    generate: Annotated[float | None, typer.Option("--generate-share", help="Share of plain generation among the drawings of a teacher that knows more; the edit stage's mix by default.")] = None,
     size: Annotated[str | None, typer.Option(help="128 or 128x256 (height x width); the trained size by default.")] = None,
     data: Annotated[str, typer.Option(help="Where captions come from: scenes, a folder, or .tar shards, as in mf-train.")] = "scenes",
     edits: Annotated[str | None, typer.Option(help="A teacher that edits, with --data of your own: folder of edit triples.")] = None,
@@ -138,7 +141,7 @@ def distill(
     seed: Annotated[int, typer.Option(min=0, help="Of captions, noise and batches.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps; auto takes the best there is.")] = "auto",
     bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16 autocast, for the teacher's drawings too.")] = False,
-    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the student.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the student, and the teacher while it draws.")] = False,
     accumulate: Annotated[int | None, typer.Option(help="Split each process's batch into so many.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what disk and memory it would take; write nothing.")] = False,
@@ -155,8 +158,8 @@ def distill(
 
     request = DistillRequest(
         checkpoint=checkpoint, out=out, steps=steps, skip=skip, updates=updates, batch=batch, drawings=drawings,
-        learning_rate=learning_rate, size=size, data=data, edits=edits, cache=cache, resume=resume, force=force,
-        dry_run=dry_run, seed=seed, device=device, bf16=bf16, compile=compile, accumulate=accumulate, threads=threads,
+        learning_rate=learning_rate, optimizer=optimizer, anchor=anchor, generate=generate, size=size, data=data,
+        edits=edits, cache=cache, resume=resume, force=force, dry_run=dry_run, seed=seed, device=device, bf16=bf16, compile=compile, accumulate=accumulate, threads=threads,
         save_every=save_every, sample_every=sample_every, tensorboard=tensorboard,
     )  # fmt: skip
     result = run_distill(request)

@@ -61,7 +61,7 @@ class DistillStage(WithoutAdversary):
         self.teacher, self.drawings, self.settings, self.loop = teacher, drawings, settings, loop
         self.size, self.prompts, self.triples = size, prompts[:SHEET_PROMPTS], triples
         self.spec = student_spec(teacher.spec, settings.steps, size, tuple(drawings))
-        self.shares = task_shares(tuple(drawings))
+        self.shares = task_shares(tuple(drawings), settings.generate)
         self.samples_per_step = settings.batch * settings.steps
         self._teacher_images: dict[str, Tensor] = {}
         torch.manual_seed(loop.seed)

@@ -50,6 +50,9 @@ class DistillRequest:
     batch: int | None = None
     drawings: int | None = None
     learning_rate: float | None = None
+    optimizer: str | None = None
+    anchor: float | None = None
+    generate: float | None = None
     size: str | None = None
     data: str = SCENES
     edits: str | None = None
@@ -83,8 +86,8 @@ class DistillPlan:
     def drawing(self) -> DrawingPlan:
         settings = self.settings
         return DrawingPlan(
-            rows_of(settings.drawings, self.tasks), self.size, settings.intervals, settings.kept, self.loop.seed,
-            self.loop.bfloat16,
+            rows_of(settings.drawings, self.tasks, settings.generate), self.size, settings.intervals, settings.kept,
+            self.loop.seed, self.loop.bfloat16,
         )  # fmt: skip
 
 
@@ -130,7 +133,8 @@ def plan_distill(request: DistillRequest, teacher: Checkpoint) -> DistillPlan:
     out = Path("student") if out is None else out
     settings = distill_settings(
         teacher.spec.name, steps=request.steps, skip=request.skip, updates=request.updates, batch=request.batch,
-        drawings=request.drawings, learning_rate=request.learning_rate,
+        drawings=request.drawings, learning_rate=request.learning_rate, kind=request.optimizer, anchor=request.anchor,
+        generate=request.generate,
     )  # fmt: skip
     loop = loop_settings(_as_train(request, out))
     factor = teacher.spec.vae.downsample
@@ -213,6 +217,8 @@ def _run(
         _clear(plan)
     processes.wait()
     teacher = Teacher(checkpoint, plan.loop.device)
+    if plan.loop.compile:
+        teacher.network.compile_denoiser()
     if processes.is_main:
         report_data(source, plan.folder, console)
     fingerprint = f"{source.fingerprint} {request.edits or SCENES}"

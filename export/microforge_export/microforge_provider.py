@@ -136,7 +136,7 @@ def _text(spec: ModelSpec) -> tuple[TensorSpec, TensorSpec]:
 
 
 def read_model(folder: Path | None = None) -> SourceModel:
-    """The checkpoint in ``folder``, or the one that ships with the package, ready to export.
+    """The checkpoint in ``folder``, or the student that ships with the package, ready to export.
 
     Raises:
         CheckpointError: when it is missing, damaged, not trained far enough, or has no fitting tokenizer.

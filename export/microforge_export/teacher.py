@@ -36,7 +36,7 @@ from microforge.training.flow_stage import FlowNetwork
 from microforge.training.processes import ALONE, Processes
 from microforge.training.state import step_generator
 from microforge.vae import MicroForgeVAE
-from microforge_export.distill_settings import TEACHER_STEPS
+from microforge_export.distill_settings import TEACHER_ORDER, TEACHER_STEPS
 from microforge_export.rollout import AfterStep, Prompts, guided_points
 from microforge_export.trajectories import (
     CHUNK,
@@ -62,15 +62,23 @@ def known_tasks(checkpoint: Checkpoint) -> tuple[str, ...]:
     return TASKS if "edit" in checkpoint.stages else checkpoint.spec.tasks
 
 
-def task_shares(tasks: Sequence[str]) -> dict[str, float]:
-    """The share of each of ``tasks`` in a batch; they sum to 1."""
+def task_shares(tasks: Sequence[str], generate: float | None = None) -> dict[str, float]:
+    """The share of each of ``tasks`` in a batch; they sum to 1.
+
+    Args:
+        generate: the share of plain generation where there are other tasks, which keep their proportions.
+    """
     total = sum(SHARES[task] for task in tasks)
-    return {task: SHARES[task] / total for task in tasks}
+    shares = {task: SHARES[task] / total for task in tasks}
+    if generate is None or len(tasks) == 1:
+        return shares
+    scale = (1.0 - generate) / (1.0 - shares["generate"])
+    return {task: generate if task == "generate" else share * scale for task, share in shares.items()}
 
 
-def rows_of(drawings: int, tasks: Sequence[str]) -> dict[str, int]:
-    """How many of ``drawings`` each task has, at least one."""
-    return {task: max(1, round(share * drawings)) for task, share in task_shares(tasks).items()}
+def rows_of(drawings: int, tasks: Sequence[str], generate: float | None = None) -> dict[str, int]:
+    """How many of ``drawings`` each task has, at least one; ``generate`` as in ``task_shares``."""
+    return {task: max(1, round(share * drawings)) for task, share in task_shares(tasks, generate).items()}
 
 
 def teacher_id(checkpoint: Checkpoint) -> str:
@@ -150,7 +158,7 @@ class Teacher:
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=plan.bfloat16):
             points = guided_points(
                 self.network, prompts, noise, uniform_grid(TEACHER_STEPS), TEACHER_STEPS // plan.kept,
-                self.spec.sampler, blend,
+                self.spec.sampler, blend, TEACHER_ORDER,
             )  # fmt: skip
         return Shard(points, truth, prompts.ids, source)
 

@@ -28,7 +28,7 @@ from microforge.errors import CheckpointError, OutputError
 CHUNK = 64
 #: Added to the tensors of a shard: its header.
 _HEADER = 1_024
-_FORMAT = "1"
+_FORMAT = "2"
 
 
 @dataclass(frozen=True)

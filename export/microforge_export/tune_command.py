@@ -69,7 +69,8 @@ def run_tune(
     """
     check_output(out, force)
     from microforge_export.microforge_provider import read_model
-    from microforge_export.tune import Effort, tune
+    from microforge_export.tune import tune
+    from microforge_export.tune_choice import Effort
 
     model = read_model(checkpoint)
     size = model.native_size

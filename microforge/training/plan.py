@@ -163,6 +163,8 @@ def _with_options(settings: StageSettings, request: TrainRequest) -> StageSettin
         if not isinstance(settings, VAESettings):
             raise SpecError(f"--crop belongs to the stage vae, not {request.stage}")
         settings = replace(settings, crop=check_size(request.crop, request.crop)[0])
+    if request.steps is not None and request.minutes is not None:
+        raise SpecError("--steps and --minutes both say how long the run is; give one of them")
     if request.steps is not None:
         settings = replace(settings, steps=request.steps)
     if request.batch is not None:

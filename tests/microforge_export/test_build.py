@@ -19,8 +19,9 @@ from microforge.pipeline import MicroForgePipeline
 from microforge_export import golden, pipeline
 from microforge_export.lint import REFUSED
 from microforge_export.microforge_provider import read_model
-from microforge_export.pipeline import Stage, build, check_order, stages_of
+from microforge_export.pipeline import build, stages_of
 from microforge_export.recipe import make_recipe
+from microforge_export.stages import Stage, check_order
 from microforge_runtimes import Generator
 
 

@@ -45,7 +45,7 @@ def stage_of(checkpoint: Path, folder: Path, accumulate: int = 1, **options: Any
     found = read_checkpoint(checkpoint)
     teacher, source = Teacher(found, "cpu"), SceneSource()
     plan = DrawingPlan(
-        rows_of(settings.drawings, known_tasks(found)), (64, 64), settings.intervals, 32, 0, False
+        rows_of(settings.drawings, known_tasks(found)), (64, 64), settings.intervals, 16, 0, False
     )
     drawings = build_cache(
         teacher, source, SceneTriples(), plan, folder, source.fingerprint, Console(quiet=True)
@@ -117,7 +117,7 @@ def test_the_own_rollout_and_its_plans_are_what_the_runtime_computes(
 def test_segment_targets_are_exact_at_a_windows_end_and_the_slow_copys_elsewhere(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    stage = stage_of(checkpoint, tmp_path, skip=4, anchor=0.0)
+    stage = stage_of(checkpoint, tmp_path, skip=2, anchor=0.0)
     samples, points = samples_of(stage)
     z, target, t = (by_window(value, 4) for value in (samples.z, samples.target, samples.t))
     end = torch.tensor(uniform_grid(4)[1:])
@@ -143,7 +143,7 @@ def test_the_slow_copy_follows_the_student_once_a_step_and_is_not_trained(
     assert torch.allclose(slow.backbone.head.bias - before, torch.full_like(before, 0.25), atol=1e-6)
 
 
-@pytest.mark.parametrize("skip", [None, 4])
+@pytest.mark.parametrize("skip", [None, 2])
 def test_loss_of_a_batch_is_the_mean_over_its_pieces(
     editing_checkpoint: Path, tmp_path: Path, skip: int | None
 ) -> None:
@@ -200,13 +200,18 @@ def test_settings_refuse_grids_and_skips_that_do_not_divide() -> None:
     with pytest.raises(SpecError, match="the student's steps are 3; allowed: 1, 2, 4, 8"):
         distill_settings("nano", steps=3)
     with pytest.raises(
-        SpecError, match="skip is 3; a window of 4 steps holds 8 of the teacher's: allowed: 1, 2, 4"
+        SpecError, match="skip is 3; a window of 4 steps holds 4 of the teacher's: allowed: 1, 2"
     ):
         distill_settings("nano", skip=3)
     with pytest.raises(SpecError, match="anchor is 1"):
         DistillSettings(RATE, anchor=1.0)
-    found = distill_settings("nano", learning_rate=1e-4, skip=1)
-    assert found.intervals == found.kept == 32 and math.isclose(found.optimizer.learning_rate, 1e-4)
+    with pytest.raises(SpecError, match="the share of generate is 1"):
+        distill_settings("nano", generate=1.0)
+    with pytest.raises(SpecError, match="optimizer is 'sgd'; allowed: adamw, muon"):
+        distill_settings("nano", kind="sgd")
+    found = distill_settings("nano", learning_rate=1e-4, skip=1, kind="muon")
+    assert found.optimizer.kind == "muon"
+    assert found.intervals == found.kept == 16 and math.isclose(found.optimizer.learning_rate, 1e-4)
     assert distill_settings("nano", steps=2).kept == 8
 
 
@@ -244,11 +249,11 @@ def test_a_slow_copy_is_only_made_where_it_is_needed(checkpoint: Path, tmp_path:
     stage = stage_of(checkpoint, tmp_path, drawings=2)
     assert stage.student.slow is None
     folder = tmp_path / "segment"
-    segment = stage_of(checkpoint, folder, drawings=2, skip=4)
+    segment = stage_of(checkpoint, folder, drawings=2, skip=2)
     segment.write(tmp_path / "student", segment.student)
     names = {name.split(".")[0] for name in read_checkpoint(tmp_path / "student").tensors}
     assert names == {"vae", "backbone", "planner", "text_encoder"}
     assert (
         replace(segment.settings, skip=None).name == "distill-4"
-        and segment.settings.name == "distill-4-skip-4"
+        and segment.settings.name == "distill-4-skip-2"
     )

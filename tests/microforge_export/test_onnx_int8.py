@@ -24,10 +24,11 @@ from microforge_export.int8_stages import lower_int8, record_drawings
 from microforge_export.microforge_provider import read_model
 from microforge_export.onnx_int8 import OnnxDraft, constant_bytes
 from microforge_export.overflow import half_range
-from microforge_export.pipeline import State, build
+from microforge_export.pipeline import build
 from microforge_export.program import Component, SourceModel
 from microforge_export.quality_gate import QualityError
 from microforge_export.recipe import Draw, make_recipe, shipped_recipe
+from microforge_export.stages import State
 from microforge_export.static_analysis import usability
 from microforge_export.verify import verify
 

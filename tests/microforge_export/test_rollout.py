@@ -41,6 +41,26 @@ def test_guided_points_end_in_the_pipelines_image(checkpoint: Path) -> None:
     assert torch.allclose(_image(pipeline, points), pipeline.text2img(texts, seed=5), atol=1e-5)
 
 
+def test_guided_points_of_the_second_order_are_nearer_to_a_smooth_path_than_eulers(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dz/dt = cos(t) z has the end z(0) = z(1) exp(-sin 1)."""
+    teacher, pipeline = _pair(checkpoint)
+    denoiser = teacher.network.denoiser
+    monkeypatch.setattr(denoiser, "forward", lambda z, t, *rest: (t.cos().reshape(-1, 1, 1, 1) * z, rest[3]))
+    prompts = Prompts(teacher.ids(["a red circle"], "generate"), teacher.ids([None], "generate"))
+    noise = pipeline._noise((64, 64), 1, 5)
+    path = noise * torch.exp(-torch.sin(torch.tensor(1.0)))
+
+    def error(order: int) -> float:
+        points = guided_points(
+            teacher.network, prompts, noise, uniform_grid(16), 16, teacher.spec.sampler, order=order
+        )
+        return float((points[:, -1] - path).norm() / path.norm())
+
+    assert error(2) < 0.2 * error(1)
+
+
 @pytest.mark.parametrize("task", ["edit", "inpaint"])
 def test_guided_points_of_a_task_with_a_source_end_in_the_pipelines_image(
     editing_checkpoint: Path, task: str

@@ -119,6 +119,8 @@ def test_rows_of_the_tasks_follow_the_mix(checkpoint: Path, editing_checkpoint: 
     assert known_tasks(read_checkpoint(editing_checkpoint)) == TASKS
     assert rows_of(100, TASKS) == {"generate": 40, "edit": 35, "inpaint": 15, "super-resolve": 10}
     assert rows_of(100, ("generate",)) == {"generate": 100}
+    assert rows_of(100, TASKS, 0.7) == {"generate": 70, "edit": 18, "inpaint": 8, "super-resolve": 5}
+    assert rows_of(100, ("generate",), 0.7) == {"generate": 100}
 
 
 def test_captions_of_a_shard_are_the_same_wherever_a_build_goes_on(

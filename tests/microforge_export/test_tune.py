@@ -24,7 +24,8 @@ from microforge_export.onnx_int8 import OnnxDraft
 from microforge_export.program import Component, SourceModel
 from microforge_export.quality import shortfalls
 from microforge_export.timing import Times, interleaved, read_measured, this_host
-from microforge_export.tune import Effort, best_whole, choose, costliest, mark, tune
+from microforge_export.tune import tune
+from microforge_export.tune_choice import Effort, best_whole, choose, costliest, mark
 from microforge_export.tune_command import TuneRequest, run_tune, tune_request
 from microforge_export.tune_view import tune_table, tune_values
 
