@@ -126,7 +126,9 @@ def _over(base: Checkpoint, own: Checkpoint) -> Checkpoint:
     mine = {name.split(".")[0] for name in own.tensors}
     kept = {name: tensor for name, tensor in base.tensors.items() if name.split(".")[0] not in mine}
     digest = hashlib.sha256((base.sha256 + own.sha256).encode()).hexdigest()
-    return replace(own, tensors={**kept, **own.tensors}, tokenizer=own.tokenizer or base.tokenizer, sha256=digest)
+    return replace(
+        own, tensors={**kept, **own.tensors}, tokenizer=own.tokenizer or base.tokenizer, sha256=digest
+    )
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -40,19 +40,21 @@ class Drawings:
     references: Mapping[Size, tuple[Roll, ...]]
 
 
-def read_recipes(recipe: Recipe, model: str) -> Recipe:
+def read_recipes(recipe: Recipe, model: SourceModel) -> Recipe:
     """``recipe`` with an INT8 recipe for every INT8 target: the user's own, or the one shipped for ``model``.
 
     Raises:
         SpecError: when a target has no INT8 path or no recipe, or the task generate is not asked for.
     """
+    name, sampler = str(model.description.get("name")), model.sampler
+    steps = len(sampler.timesteps) - 1 if sampler.guidance == "folded" else None
     targets = []
     for target in recipe.targets:
         if target.precision == "int8":
             if "generate" not in recipe.tasks:
                 raise SpecError("int8 is judged by drawings, which need the task generate: add it to --tasks")
             quantized_lowering(target.name)
-            target = target if target.int8 else with_int8(target, shipped_recipe(model, target.name))
+            target = target if target.int8 else with_int8(target, shipped_recipe(name, target.name, steps))
         targets.append(target)
     return replace(recipe, targets=tuple(targets))
 

@@ -86,7 +86,7 @@ def _read(state: State) -> Mapping[str, Any]:
     tasks = state.recipe.tasks or model.tasks
     draws = tuple(draw for draw in state.recipe.draws if draw.task in tasks)
     recipe = dataclasses.replace(state.recipe, tasks=tasks, draws=draws)
-    return {"model": model, "recipe": read_recipes(recipe, str(model.description.get("name")))}
+    return {"model": model, "recipe": read_recipes(recipe, model)}
 
 
 def _components(state: State) -> Mapping[str, Any]:

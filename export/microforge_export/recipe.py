@@ -140,14 +140,22 @@ def with_int8(target: TargetRecipe, recipe: Int8Recipe) -> TargetRecipe:
     return replace(target, int8=recipe, thresholds=replace(target.thresholds, component_psnr_db=least))
 
 
-def shipped_recipe(model: str, target: TargetName, folder: Path = RECIPES) -> Int8Recipe:
+def shipped_recipe(
+    model: str, target: TargetName, steps: int | None = None, folder: Path = RECIPES
+) -> Int8Recipe:
     """The recipe that ships with the package for a model.
+
+    Args:
+        steps: of a distilled model, which may have a recipe of its own: few steps amplify an error less than many.
 
     Raises:
         SpecError: when there is none; says how to make one.
     """
-    file = folder / f"{model}-{target}.toml"
-    if not file.is_file():
+    names = [f"{model}-{target}.toml"]
+    if steps is not None:
+        names.insert(0, f"{model}-{steps}-steps-{target}.toml")
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
+    if file is None:
         known = ", ".join(sorted(item.stem for item in folder.glob("*.toml"))) or "none"
         raise SpecError(
             f"no int8 recipe for model {model!r} on {target} ships with this version (it has: {known}); make one "

@@ -146,6 +146,27 @@ def test_a_model_without_a_shipped_recipe_is_told_how_to_make_one(tmp_path: Path
         shipped_recipe("unheard-of", "onnx")
 
 
+_RECIPE = """
+model = "mini"
+target = "onnx"
+prefer = "size"
+note = "{note}"
+[host]
+machine = "x86_64"
+instructions = []
+threads = 1
+[schemes.vae_decoder]
+"*" = "static"
+"""
+
+
+def test_a_distilled_model_prefers_the_recipe_of_its_steps(tmp_path: Path) -> None:
+    for name, note in (("mini-onnx", "many"), ("mini-4-steps-onnx", "four")):
+        (tmp_path / f"{name}.toml").write_text(_RECIPE.format(note=note), "utf-8")
+    notes = [shipped_recipe("mini", "onnx", steps, tmp_path).note for steps in (None, 4, 8)]
+    assert notes == ["many", "four", "many"]
+
+
 @pytest.mark.parametrize(
     ("precision", "files", "named"),
     [
