@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microforge.backbone import MicroForgeBackbone
-from microforge.checkpoint import PRETRAINED, read_checkpoint, write_checkpoint
+from microforge.checkpoint import STUDENT, read_checkpoint, write_checkpoint
 from microforge.denoiser import Denoiser, build_backbone, build_planner
 from microforge.errors import PromptError, SpecError
 from microforge.noise import standard_normal
@@ -71,7 +71,7 @@ class MicroForgePipeline(nn.Module):
         Raises:
             CheckpointError: when the folder is missing, damaged or incomplete.
         """
-        checkpoint = read_checkpoint(PRETRAINED if folder is None else folder)
+        checkpoint = read_checkpoint(STUDENT if folder is None else folder)
         tokenizer = PromptTokenizer.load(checkpoint.tokenizer) if checkpoint.tokenizer else None
         pipeline = cls.from_spec(checkpoint.spec, tokenizer)
         for name, module in pipeline.modules_by_name().items():

@@ -44,7 +44,7 @@ def test_the_wheel_holds_the_packages_and_their_data_and_nothing_else(wheel: Pat
     assert tops == {"microforge", "microforge_benchmarks", "microforge_export", "microforge_runtimes"}
     shipped = ROOT / "microforge" / "pretrained"
     here = [path.relative_to(ROOT).as_posix() for path in shipped.rglob("*") if path.is_file()]
-    assert len(here) > 3 and set(here) <= set(names)
+    assert len(here) > 5 and set(here) <= set(names)
     assert "microforge/evaluation/classifier.safetensors" in names
     assert "microforge/training/curricula/tiny.toml" in names
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from microforge.bundle import Guidance, Latent, Role, Sampler, Size, Task, TensorSpec
-from microforge.checkpoint import PRETRAINED, Checkpoint, read_checkpoint
+from microforge.checkpoint import STUDENT, Checkpoint, read_checkpoint
 from microforge.errors import CheckpointError
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import ModelSpec, check_size, to_dict
@@ -141,7 +141,7 @@ def read_model(folder: Path | None = None) -> SourceModel:
     Raises:
         CheckpointError: when it is missing, damaged, not trained far enough, or has no fitting tokenizer.
     """
-    folder = PRETRAINED if folder is None else folder
+    folder = STUDENT if folder is None else folder
     checkpoint = read_checkpoint(folder)
     if checkpoint.tokenizer is None:
         raise CheckpointError(f"{folder}: the checkpoint has no tokenizer.json, which a bundle needs")
