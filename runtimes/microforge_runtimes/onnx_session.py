@@ -35,6 +35,8 @@ class OnnxSession:
         """
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
+        # Every session has a pool of its own; one whose turn is over must not keep spinning on the next one's cores.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

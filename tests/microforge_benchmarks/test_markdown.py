@@ -11,6 +11,7 @@ from microforge.cli import exit_code
 from microforge_benchmarks.bench_cli import compare_app
 from microforge_benchmarks.markdown import BEGIN, END, markdown_table
 
+ROOT = Path(__file__).parents[2]
 ROW = Row(
     bundle="0123456789ab", model="tiny", target="onnx", precision="int8", height=256, width=256, steps=4, threads=2,
     loading="resident", download=25_000_000, created="2026-01-01T00:00:00+00:00",
@@ -49,3 +50,9 @@ def test_a_page_without_its_marks_is_left_alone(
     page.write_text(text)
     assert exit_code(compare_app, [str(rows), "--into", str(page)]) == 2
     assert page.read_text() == text and "once, in this order" in capsys.readouterr().err
+
+
+def test_the_readmes_table_is_that_of_the_results_that_are_checked_in() -> None:
+    results = ROOT / "benchmarks" / "results"
+    rows = [str(results / name) for name in ("tiny-int8.json", "tiny-fp32.json")]
+    assert exit_code(compare_app, [*rows, "--into", str(ROOT / "README.md"), "--check"]) == 0
