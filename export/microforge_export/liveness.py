@@ -2,18 +2,23 @@
 
 A tensor lives from the node that makes it to the last one that reads it; the graph's outputs live to the end,
 its inputs belong to the caller for the whole run. The peak is the largest sum over the nodes of what lives
-while one runs. Operators that only rename (Reshape) share their input's memory, as ONNX Runtime does it.
+while one runs. Operators that only rename (Reshape) share their input's memory, as ONNX Runtime does it. So do
+the pairs of QDQ around a quantized operator, which ONNX Runtime fuses into one on integers: the floats between
+them are never made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
 
 from microforge import onnx_shapes
 from microforge.onnx_shapes import RENAMES
+
+#: Operators that ONNX Runtime computes on the integers of the DequantizeLinear before them.
+FUSED = ("Conv", "MatMul", "Gemm")
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ def peak_activations(model: onnx.ModelProto) -> int:
     """
     sizes, nodes = onnx_shapes.tensors(model), list(model.graph.node)
     owner = _owners(nodes)
+    quantized = _quantized(nodes)
     last = _last_uses(nodes, owner, (value.name for value in model.graph.output))
     inputs = sum(sizes[value.name].bytes for value in model.graph.input)
     live: dict[str, int] = {}
@@ -65,20 +71,42 @@ def peak_activations(model: onnx.ModelProto) -> int:
     for index, node in enumerate(nodes):
         for name in node.output:
             if name and owner.get(name, name) == name:
-                live[name] = sizes[name].bytes if name in sizes else 0
+                live[name] = sizes[quantized.get(name, name)].bytes if name in sizes else 0
         peak = max(peak, sum(live.values()))
         for name in [name for name in live if name not in fixed and last.get(name, index) <= index]:
             del live[name]
     return inputs + peak
 
 
-def _owners(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
+def _owners(nodes: Sequence[onnx.NodeProto]) -> dict[str, str]:
     """The tensor whose memory each renamed tensor shares."""
     owner: dict[str, str] = {}
+    readers = _readers(nodes)
     for node in nodes:
-        if node.op_type in RENAMES:
+        after = {reader.op_type for reader in readers.get(node.output[0], [])}
+        fused = node.op_type == "DequantizeLinear" and bool(after) and after <= set(FUSED)
+        if fused or node.op_type in RENAMES:
             owner[node.output[0]] = owner.get(node.input[0], node.input[0])
     return owner
+
+
+def _quantized(nodes: Sequence[onnx.NodeProto]) -> dict[str, str]:
+    """The integers in whose place a fused operator's result would be, where only QuantizeLinear reads it."""
+    readers = _readers(nodes)
+    found = {}
+    for node in nodes:
+        after = readers.get(node.output[0], []) if node.op_type in FUSED else []
+        if after and all(reader.op_type == "QuantizeLinear" for reader in after):
+            found[node.output[0]] = after[0].output[0]
+    return found
+
+
+def _readers(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]:
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
 
 
 def _last_uses(

@@ -51,6 +51,20 @@ def test_a_renamed_tensor_costs_nothing_and_keeps_its_owner_alive() -> None:
     assert peak_activations(_model(renamed)) == 40 + 3 * 40
 
 
+def test_floats_between_a_fused_operator_and_its_qdq_are_never_made() -> None:
+    nodes = [
+        _node("QuantizeLinear", "x s", "q"), _node("DequantizeLinear", "q s", "d"), _node("MatMul", "d d", "m"),
+        _node("QuantizeLinear", "m s", "n"), _node("DequantizeLinear", "n s", "y"),
+    ]  # fmt: skip
+    model = _model(nodes, (10, 10))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1.0, np.float32), "s"))
+    assert peak_activations(model) == 400 + (100 + 400)  # x, then n in integers and the result in floats
+    nodes[2] = _node("Add", "d d", "m")  # not fused: both floats are made
+    unfused = _model(nodes, (10, 10))
+    unfused.graph.initializer.append(numpy_helper.from_array(np.array(1.0, np.float32), "s"))
+    assert peak_activations(unfused) == 400 + (400 + 400)
+
+
 def test_weights_are_counted_apart_from_activations() -> None:
     model = _model([_node("Add", "x w", "y")], weights=("w",))
     assert graph_memory(model).weights == 40
