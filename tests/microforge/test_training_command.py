@@ -182,7 +182,7 @@ def test_init_of_another_configuration_is_refused_and_both_are_named(tmp_path: P
         ({"data": "folder"}, "allowed: scenes"),
         ({"steps": 0}, "steps is 0"),
         ({"batch": 0}, "batch is 0"),
-        ({"minutes": 1.0}, "--steps and --minutes both say"),
+        ({"steps": 4, "minutes": 1.0}, "--steps and --minutes both say"),
         ({"batch": 4, "accumulate": 3}, "batch of 4 does not divide into 3 micro-batches"),
         ({"accumulate": 0}, "accumulate is 0"),
         ({"device": "tpu"}, "not available"),
