@@ -67,12 +67,17 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: str | Path) -> Checkpoint:
-    """Read and check a checkpoint folder.
+    """Read and check a checkpoint folder, and its base where it has one.
 
     Raises:
         CheckpointError: for a missing folder or file, a bad config.json, or a truncated weight file.
     """
-    folder = Path(folder)
+    found, base = _read_own(Path(folder))
+    return found if base is None else _over(_read_base(Path(folder), base), found)
+
+
+def _read_own(folder: Path) -> tuple[Checkpoint, object]:
+    """What ``folder`` itself holds, and the ``base`` of its config.json as it stands there."""
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             what = "no such checkpoint folder" if not folder.is_dir() else f"the checkpoint has no {name}"
@@ -100,8 +105,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         tokenizer=tokenizer if tokenizer.is_file() else None,
         sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
     )
-    base = config.get("base")
-    return found if base is None else _over(_read_base(folder, base), found)
+    return found, config.get("base")
 
 
 def _read_base(folder: Path, base: object) -> Checkpoint:
@@ -110,15 +114,12 @@ def _read_base(folder: Path, base: object) -> Checkpoint:
         raise CheckpointError(f"{folder / CONFIG}: base must be the path of a checkpoint, from this one")
     place = Path(os.path.normpath(folder / base))  # not through ``folder``, which may not be there yet
     try:
-        nested = "base" in json.loads((place / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError, TypeError):
-        nested = False
-    if nested:
-        raise CheckpointError(f"{folder}: its base {base} has a base of its own; name the whole one")
-    try:
-        return read_checkpoint(place)
+        found, nested = _read_own(place)
     except CheckpointError as error:
         raise CheckpointError(f"{folder} needs its base: {error}") from None
+    if nested is not None:
+        raise CheckpointError(f"{folder}: its base {base} has a base of its own; name the whole one")
+    return found
 
 
 def _over(base: Checkpoint, own: Checkpoint) -> Checkpoint:
@@ -166,18 +167,19 @@ def write_checkpoint(
         for key, value in module.state_dict().items()
     }
     config = {"format": FORMAT, "stages": list(stages), "model": to_dict(spec)}
+    shared: bytes | None = None  # the base's tokenizer
     if base is not None:
         config["base"] = base
         whole = _read_base(Path(folder), base)
         tensors = _unlike(tensors, whole.tensors)
+        shared = whole.tokenizer.read_bytes() if whole.tokenizer else None
     with atomic_folder(folder, force=True, marker=CONFIG) as target:
         (target / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
         save_file(tensors, target / WEIGHTS)
         (target / WEIGHTS).chmod(0o644)  # safetensors makes it readable by its owner alone
         if tokenizer is not None:
             tokenizer.save(target / TOKENIZER)
-        if base is not None and whole.tokenizer is not None and tokenizer is not None:
-            if whole.tokenizer.read_bytes() == (target / TOKENIZER).read_bytes():
+            if (target / TOKENIZER).read_bytes() == shared:
                 (target / TOKENIZER).unlink()
 
 

@@ -159,7 +159,8 @@ def distill(
     request = DistillRequest(
         checkpoint=checkpoint, out=out, steps=steps, skip=skip, updates=updates, batch=batch, drawings=drawings,
         learning_rate=learning_rate, optimizer=optimizer, anchor=anchor, generate=generate, size=size, data=data,
-        edits=edits, cache=cache, resume=resume, force=force, dry_run=dry_run, seed=seed, device=device, bf16=bf16, compile=compile, accumulate=accumulate, threads=threads,
+        edits=edits, cache=cache, resume=resume, force=force, dry_run=dry_run, seed=seed, device=device, bf16=bf16,
+        compile=compile, accumulate=accumulate, threads=threads,
         save_every=save_every, sample_every=sample_every, tensorboard=tensorboard,
     )  # fmt: skip
     result = run_distill(request)

@@ -19,6 +19,8 @@ from microforge.onnx_shapes import RENAMES
 
 #: Operators that ONNX Runtime computes on the integers of the DequantizeLinear before them.
 FUSED = ("Conv", "MatMul", "Gemm")
+#: The nodes that read a tensor.
+Readers = Mapping[str, Sequence[onnx.NodeProto]]
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,9 @@ def peak_activations(model: onnx.ModelProto) -> int:
         GraphLintError: when a shape is not static.
     """
     sizes, nodes = onnx_shapes.tensors(model), list(model.graph.node)
-    owner = _owners(nodes)
-    quantized = _quantized(nodes)
+    readers = _readers(nodes)
+    owner = _owners(nodes, readers)
+    quantized = _quantized(nodes, readers)
     last = _last_uses(nodes, owner, (value.name for value in model.graph.output))
     inputs = sum(sizes[value.name].bytes for value in model.graph.input)
     live: dict[str, int] = {}
@@ -78,10 +81,9 @@ def peak_activations(model: onnx.ModelProto) -> int:
     return inputs + peak
 
 
-def _owners(nodes: Sequence[onnx.NodeProto]) -> dict[str, str]:
+def _owners(nodes: Iterable[onnx.NodeProto], readers: Readers) -> dict[str, str]:
     """The tensor whose memory each renamed tensor shares."""
     owner: dict[str, str] = {}
-    readers = _readers(nodes)
     for node in nodes:
         after = {reader.op_type for reader in readers.get(node.output[0], [])}
         fused = node.op_type == "DequantizeLinear" and bool(after) and after <= set(FUSED)
@@ -90,9 +92,8 @@ def _owners(nodes: Sequence[onnx.NodeProto]) -> dict[str, str]:
     return owner
 
 
-def _quantized(nodes: Sequence[onnx.NodeProto]) -> dict[str, str]:
+def _quantized(nodes: Iterable[onnx.NodeProto], readers: Readers) -> dict[str, str]:
     """The integers in whose place a fused operator's result would be, where only QuantizeLinear reads it."""
-    readers = _readers(nodes)
     found = {}
     for node in nodes:
         after = readers.get(node.output[0], []) if node.op_type in FUSED else []

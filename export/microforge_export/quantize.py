@@ -34,6 +34,7 @@ from onnxruntime.quantization import (
 from microforge.errors import GraphLintError, SpecError
 from microforge_export.golden import Array
 from microforge_export.int8_recipe import Scheme
+from microforge_export.liveness import FUSED
 from microforge_export.operator_groups import WEIGHT_INPUT
 
 #: Which schemes an operator can have: ONNX Runtime has dynamic kernels for matrices alone.
@@ -42,7 +43,6 @@ ALLOWED: Mapping[str, tuple[Scheme, ...]] = {
     "matmul": ("weight-only", "dynamic", "static"),
     "gather": ("weight-only",),
 }
-_OPERATORS = ["Conv", "MatMul", "Gemm"]
 
 
 @dataclass
@@ -124,7 +124,7 @@ def _static(
         target,
         _Reader(inputs),
         quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=_OPERATORS,
+        op_types_to_quantize=list(FUSED),
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
