@@ -18,7 +18,37 @@ from microforge.spec import ModelSpec, SamplerSpec, VAESpec, preset
 from microforge_benchmarks.latency import run_group
 
 Form = Literal["preset", "dense", "chunked"]
+Precision = Literal["fp32", "int8"]
 STEPS = 4
+#: Integers wherever an operator can have them. Nothing is asked of the images: random weights draw noise, and a
+#: rounding in one step may turn all of it in the next.
+_RECIPE = """\
+model = "{model}"
+target = "onnx"
+[host]
+machine = "any"
+instructions = []
+threads = 1
+[calibration]
+drawings = 1
+inputs = 4
+[limits]
+component_psnr_db = -1000.0
+images = 1
+image_psnr_median_db = -1000.0
+image_psnr_worst_db = -1000.0
+survival_low = 0.0
+survival_high = 1000.0
+plan_drift = 1000.0
+[schemes.text_encoder]
+"*" = "dynamic"
+[schemes.denoiser]
+"*" = "dynamic"
+[schemes.vae_decoder]
+"*" = "static"
+[schemes.vae_encoder]
+"*" = "static"
+"""
 #: ``dense_limit``: up to so many tokens the SSM is dense, beyond it chunked (SPEC section 3).
 _LIMITS: dict[Form, int] = {"dense": 1 << 30, "chunked": 0}
 _BUILD = "from microforge_export.cli import main; main()"
@@ -42,14 +72,14 @@ def scaling_spec(config: str, form: Form) -> ModelSpec:
     return replace(spec, vae=small, backbone=replace(spec.backbone, dense_limit=_LIMITS[form]))
 
 
-def random_bundle(config: str, form: Form, side: int, cache: Path) -> Bundle:
+def random_bundle(config: str, form: Form, side: int, cache: Path, precision: Precision = "fp32") -> Bundle:
     """The bundle for ``side`` x ``side`` pixels in the folder ``cache``; built once.
 
     Raises:
         SpecError: for an unknown configuration or a side that it cannot have.
         BundleError: when ``mf-export`` cannot build it. MissingExtraError: without torch.
     """
-    path = cache / f"{config}-{form}-{side}.mfb"
+    path = cache / f"{config}-{form}-{side}{'' if precision == 'fp32' else '-int8'}.mfb"
     if not path.exists():
         spec = scaling_spec(config, form)
         cache.mkdir(parents=True, exist_ok=True)
@@ -57,6 +87,10 @@ def random_bundle(config: str, form: Form, side: int, cache: Path) -> Bundle:
             checkpoint = Path(folder) / "checkpoint"
             write_random(spec, checkpoint)
             words = ["build", str(checkpoint), "--out", str(path), "--size", str(side)]
+            if precision == "int8":
+                recipe = Path(folder) / "recipe.toml"
+                recipe.write_text(_RECIPE.format(model=config), "utf-8")
+                words += ["--precision", precision, "--recipe", str(recipe)]
             found = run_group([sys.executable, "-c", _BUILD, *words], _TIMEOUT_S)
         if found is None or found[0] != 0:
             said = (

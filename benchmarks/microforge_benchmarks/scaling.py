@@ -13,12 +13,15 @@ import numpy as np
 from microforge.bundle_files import Bundle
 from microforge.errors import BundleError, SpecError
 from microforge_benchmarks.latency import Died, Settings, environment, measure, measure_memory
-from microforge_benchmarks.random_bundles import Form, random_bundle
+from microforge_benchmarks.random_bundles import Form, Precision, random_bundle
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure: ``sides`` in pixels for the whole model, ``tokens`` of the denoiser for both forms."""
+    """What to measure: ``sides`` in pixels for the whole model, ``tokens`` of the denoiser for both forms.
+
+    ``precision`` is that of the whole model; the two forms are compared in fp32.
+    """
 
     config: str
     sides: tuple[int, ...]
@@ -26,6 +29,7 @@ class Plan:
     cache: Path
     runs: int = 5
     threads: int | None = 1
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ def run_plan(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     points = []
     for number, (form, side) in enumerate(jobs, 1):
         say(f"[{number}/{len(jobs)}] {plan.config} {form} {side} px: building")
-        bundle = random_bundle(plan.config, form, side, plan.cache)
+        precision = plan.precision if form == "preset" else "fp32"
+        bundle = random_bundle(plan.config, form, side, plan.cache, precision)
         say(f"[{number}/{len(jobs)}] {plan.config} {form} {side} px: measuring")
         points.append(measure_point(bundle, form, plan))
     return summary(plan, points)
@@ -129,7 +134,7 @@ def summary(plan: Plan, points: Sequence[Point]) -> dict[str, Any]:
         steps = [[point.denoiser_step for point in items] for items in (dense, chunked)]
         cross = crossover([point.tokens for point in dense], *steps)
     return {
-        "config": plan.config, "threads": plan.threads, "runs": plan.runs, "weights": "random",
+        "config": plan.config, "threads": plan.threads, "runs": plan.runs, "precision": plan.precision, "weights": "random",
         "environment": environment(Settings()).model_dump(mode="json"),
         "points": [asdict(point) for point in points], "exponents": found, "crossover_tokens": cross,
     }  # fmt: skip

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
 from microforge.cli import command_app, print_json, say
 from microforge.errors import SpecError
+from microforge_benchmarks.random_bundles import Precision
 
 app = command_app("Time and memory against image size and token count.")
 FILE, PLOT = "scaling.json", "scaling.png"
@@ -22,6 +23,7 @@ def scaling(
     config: Annotated[str, typer.Option(help="nano, tiny, small or base; its weights are random.")] = "tiny",
     sizes: Annotated[str, typer.Option(help="Sides of square images in pixels, with commas between them.")] = "128,256,384,512",
     tokens: Annotated[str, typer.Option(help="Latent tokens, square numbers, to compare the dense and the chunked SSM at; empty for none.")] = "",
+    precision: Annotated[str, typer.Option(help="fp32 or int8, of the sizes; tokens are compared in fp32.")] = "fp32",
     cache: Annotated[Path, typer.Option(help="Folder that keeps the bundles between runs.")] = Path("build/scaling"),
     runs: Annotated[int, typer.Option(min=1, help="Warm images per point.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the engine.")] = 1,
@@ -40,7 +42,9 @@ def scaling(
     check_output(out, force)
     figure(1.0)  # says now, not in an hour, that matplotlib is missing
     downsample = preset(config).vae.downsample
-    plan = Plan(config, counts(sizes, "--sizes"), counts(tokens, "--tokens"), cache, runs, threads)
+    plan = Plan(
+        config, counts(sizes, "--sizes"), counts(tokens, "--tokens"), cache, runs, threads, as_precision(precision)
+    )  # fmt: skip
     for side in (*plan.sides, *(tokens_side(count, downsample) for count in plan.tokens)):
         check_size(side, side, downsample)
     if not (plan.sides or plan.tokens):
@@ -54,6 +58,17 @@ def scaling(
         return
     Console(stderr=True).print(scaling_table(values))
     print((out / PLOT).absolute())
+
+
+def as_precision(text: str) -> Precision:
+    """One of the precisions that a random bundle can have.
+
+    Raises:
+        SpecError: for another word.
+    """
+    if text not in get_args(Precision):
+        raise SpecError(f"--precision is {text!r}; allowed: {', '.join(get_args(Precision))}")
+    return cast("Precision", text)
 
 
 def counts(text: str, option: str) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ from microforge.training.settings import EditSettings, FlowSettings, LoopSetting
 from microforge.training.state import STATE, RunIdentity, check_identity
 from microforge_export.distill import DistillStage
 from microforge_export.distill_settings import DistillSettings, distill_settings
+from microforge_export.faithful import JUDGED, keep_faithful
 from microforge_export.teacher import DrawingPlan, Teacher, build_cache, known_tasks, rows_of, teacher_id
 from microforge_export.trajectories import check_room, megabytes, predict_size
 
@@ -53,6 +54,7 @@ class DistillRequest:
     optimizer: str | None = None
     anchor: float | None = None
     generate: float | None = None
+    faithful: bool = False
     size: str | None = None
     data: str = SCENES
     edits: str | None = None
@@ -82,6 +84,7 @@ class DistillPlan:
     loop: LoopSettings
     size: tuple[int, int]
     tasks: tuple[str, ...]
+    faithful: bool = False
 
     def drawing(self) -> DrawingPlan:
         settings = self.settings
@@ -149,9 +152,11 @@ def plan_distill(request: DistillRequest, teacher: Checkpoint) -> DistillPlan:
         raise SpecError("--edits belongs to a teacher that edits; this one only generates")
     if settings.batch % loop.accumulate:
         raise SpecError(f"a batch of {settings.batch} does not divide into {loop.accumulate} micro-batches")
+    if request.faithful and request.data != SCENES:
+        raise SpecError("--faithful needs captions that the oracle can judge: --data scenes")
     folder = out.with_name(out.name + ".run")
     cache = folder / TRAJECTORIES if request.cache is None else request.cache
-    return DistillPlan(out, folder, cache, settings, loop, size, tasks)
+    return DistillPlan(out, folder, cache, settings, loop, size, tasks, request.faithful)
 
 
 def _as_train(request: DistillRequest, out: Path) -> TrainRequest:
@@ -225,6 +230,12 @@ def _run(
     cache = build_cache(
         teacher, source, triples, plan.drawing(), plan.cache, fingerprint, console, processes, request.force
     )
+    if plan.faithful:
+        here = console if processes.is_main else Console(quiet=True)
+        kept = keep_faithful(teacher, cache[JUDGED], plan.cache, here, processes)
+        here.print(
+            f"faithful: {kept:,} of {cache[JUDGED].rows:,} drawings show their captions", highlight=False
+        )
     stage = DistillStage(teacher, cache, plan.settings, plan.loop, plan.size, source.prompts(12), triples)
     settings, (height, width) = plan.settings, plan.size
     run = Run(

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import safetensors
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -80,6 +81,11 @@ def shard_path(folder: Path, task: str, number: int) -> Path:
     return folder / f"{task}-{number:06d}.safetensors"
 
 
+def verdicts_path(shard: Path) -> Path:
+    """Where it lies which drawings of ``shard`` are faithful (``faithful.py``)."""
+    return shard.with_suffix(".verdicts.npy")
+
+
 def drawing_bytes(latent: tuple[int, int, int], intervals: int, length: int, with_source: bool) -> int:
     """Bytes that one drawing takes: points, the data's own latent, the source's, token ids."""
     latents = intervals + 2 + int(with_source)
@@ -126,6 +132,7 @@ def write_shard(path: Path, shard: Shard, identity: CacheIdentity) -> None:
     tensors = {name: value.cpu().contiguous() for name, value in shard.tensors.items()}
     save_file(tensors, temporary, {"identity": json.dumps(asdict(identity))})
     temporary.chmod(0o644)  # safetensors makes it readable by its owner alone
+    verdicts_path(path).unlink(missing_ok=True)  # of the drawings that were here before
     os.replace(temporary, path)
 
 
@@ -160,12 +167,17 @@ def shard_fits(path: Path, identity: CacheIdentity, intervals: int) -> bool:
 
 def sweep(folder: Path) -> None:
     """Remove what a killed build left half written."""
-    for path in folder.glob(".*.safetensors.*"):
+    for path in (*folder.glob(".*.safetensors.*"), *folder.glob(".*.verdicts.npy.*")):
         path.unlink()
 
 
 class Drawings:
-    """The drawings of one task, mapped from their shards; ``intervals`` + 1 points of each."""
+    """The drawings of one task, mapped from their shards; ``intervals`` + 1 points of each.
+
+    ``stand_ins`` (rows,) names for every drawing the one that is taken in its place; None: itself.
+    """
+
+    stand_ins: NDArray[np.int64] | None = None
 
     def __init__(self, files: Sequence[Path], rows: int, intervals: int) -> None:
         self.rows, self.intervals = rows, intervals
@@ -175,7 +187,9 @@ class Drawings:
                 self._shards.append({name: opened.get_tensor(name) for name in opened.keys()})
 
     def take(self, rows: Sequence[int]) -> Shard:
-        """The drawings ``rows`` in float32, as a batch in the order asked for."""
+        """The drawings ``rows``, or their stand-ins, in float32, as a batch in the order asked for."""
+        if self.stand_ins is not None:
+            rows = self.stand_ins[np.asarray(rows)].tolist()
 
         def column(name: str) -> Tensor:
             return torch.stack([_wide(self._shards[row // CHUNK][name][row % CHUNK]) for row in rows])

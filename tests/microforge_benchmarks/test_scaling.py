@@ -59,7 +59,7 @@ def test_a_summary_compares_the_forms_and_can_be_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [["--sizes", "128,large"], ["--sizes", "100"], ["--sizes", "", "--tokens", ""], ["--tokens", "500"],
-     ["--config", "huge"]],
+     ["--config", "huge"], ["--precision", "int4"]],
 )  # fmt: skip
 def test_bad_words_are_refused_before_anything_is_built(
     tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]

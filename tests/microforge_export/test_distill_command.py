@@ -14,9 +14,9 @@ from rich.console import Console
 
 from microforge.checkpoint import read_checkpoint
 from microforge.cli import BAD_INPUT, exit_code
-from microforge.errors import BundleError, CheckpointError, OutputExistsError, SpecError
+from microforge.errors import BundleError, CheckpointError, DataError, OutputExistsError, SpecError
 from microforge.training import loop
-from microforge_export import distill, distill_settings, teacher, trajectories
+from microforge_export import distill, distill_settings, faithful, teacher, trajectories
 from microforge_export.cli import app
 from microforge_export.distill_command import DistillRequest, run_distill
 from microforge_export.distill_settings import DistillSettings
@@ -28,7 +28,7 @@ from microforge_runtimes.sampler import timesteps
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Shards of four drawings in eight teacher steps, no plots, blank sheets."""
     torch.set_num_threads(1)
-    for module in (trajectories, teacher):
+    for module in (trajectories, teacher, faithful):
         monkeypatch.setattr(module, "CHUNK", 4)
     for module in (distill_settings, teacher):
         monkeypatch.setattr(module, "TEACHER_STEPS", 8)
@@ -114,6 +114,15 @@ def test_distill_learns_every_task_the_teacher_knows(editing_checkpoint: Path, t
     row = json.loads((tmp_path / "student.run" / "log.jsonl").read_text("utf-8").splitlines()[-1])
     assert {"window_generate", "window_edit", "window_inpaint", "window_super_resolve"} <= set(row)
     assert read_checkpoint(tmp_path / "student").spec.tasks == read_checkpoint(editing_checkpoint).spec.tasks
+
+
+def test_distill_of_faithful_drawings_needs_captions_that_can_be_judged(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError, match="--faithful needs captions that the oracle can judge: --data scenes"):
+        run(request(checkpoint, tmp_path, faithful=True, data=str(tmp_path)))
+    with pytest.raises(DataError, match="not one of the teacher's drawings shows its caption"):
+        run(request(checkpoint, tmp_path, faithful=True))
 
 
 def test_distill_names_what_it_cannot_do(checkpoint: Path, tmp_path: Path) -> None:

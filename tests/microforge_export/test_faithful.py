@@ -1,0 +1,96 @@
+"""Drawings that miss their captions are replaced by such as don't; verdicts are the oracle's, and made once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from microforge.checkpoint import read_checkpoint
+from microforge.data.captions import caption
+from microforge.data.renderer import render
+from microforge.data.scenes import KINDS, sample_scene
+from microforge.errors import DataError
+from microforge_export import faithful, trajectories
+from microforge_export.faithful import keep_faithful, stand_ins, verdicts
+from microforge_export.teacher import Teacher
+from microforge_export.trajectories import (
+    CacheIdentity,
+    Drawings,
+    Shard,
+    shard_path,
+    verdicts_path,
+    write_shard,
+)
+
+ROWS, PX = 4, 128
+IDENTITY = CacheIdentity("teacher", "1 1", "128x128", "data", 0, "fp32")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    torch.set_num_threads(1)
+    for module in (trajectories, faithful):
+        monkeypatch.setattr(module, "CHUNK", ROWS)
+    yield
+
+
+@pytest.fixture
+def teacher(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Teacher:
+    """A teacher whose latents are the images themselves, and who reads whole captions."""
+    found = Teacher(read_checkpoint(checkpoint), "cpu")
+    found.spec = replace(found.spec, text_encoder=replace(found.spec.text_encoder, max_length=64))
+    monkeypatch.setattr(found.vae, "decode", lambda latent: latent)
+    monkeypatch.setattr(found.vae, "denormalize", lambda latent: latent)
+    return found
+
+
+def shard_of(teacher: Teacher, wrong: tuple[int, ...]) -> Shard:
+    """``ROWS`` true renders of their captions; the rows ``wrong`` are blank."""
+    rng = np.random.default_rng(4)
+    scenes = [sample_scene(rng, kind) for kind in tuple(KINDS)[:ROWS]]
+    images = render(scenes, PX, PX)
+    images[list(wrong)] = 0.5
+    ids = teacher.ids([caption(scene, rng) for scene in scenes], "generate")
+    return Shard(images[:, None].expand(-1, 3, -1, -1, -1), images, ids)
+
+
+def test_verdicts_are_those_of_the_oracle_on_the_last_point(teacher: Teacher) -> None:
+    assert verdicts(teacher, shard_of(teacher, wrong=(1, 3))).tolist() == [True, False, True, False]
+
+
+def test_verdicts_of_a_caption_that_was_cut_before_its_shape_are_no(teacher: Teacher) -> None:
+    shard = shard_of(teacher, wrong=())
+    ids = shard.ids.clone()
+    ids[2, 3:] = 0
+    assert verdicts(teacher, replace(shard, ids=ids)).tolist() == [True, True, False, True]
+
+
+def test_keep_faithful_lets_others_stand_in_and_judges_a_shard_once(
+    teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shard_path(tmp_path, "generate", 0)
+    write_shard(path, shard_of(teacher, wrong=(1,)), IDENTITY)
+    drawings = Drawings([path], ROWS, 2)
+    assert keep_faithful(teacher, drawings, tmp_path, Console(quiet=True)) == 3
+    assert drawings.stand_ins is not None and 1 not in drawings.stand_ins.tolist()
+    assert float(drawings.take([1]).points[:, -1].std()) > 0.01
+    monkeypatch.setattr(faithful, "verdicts", lambda *_: pytest.fail("judged again"))
+    assert keep_faithful(teacher, Drawings([path], ROWS, 2), tmp_path, Console(quiet=True)) == 3
+    write_shard(path, shard_of(teacher, wrong=()), IDENTITY)
+    assert not verdicts_path(path).exists(), "verdicts of drawings that are gone"
+
+
+def test_stand_ins_are_of_the_same_kind_where_there_is_one() -> None:
+    good = np.array([True, False, True, False, False])
+    assert stand_ins(good, ["a", "b", "b", "a", "c"]).tolist() == [0, 2, 2, 0, 0]
+
+
+def test_stand_ins_refuse_a_teacher_that_draws_nothing_right() -> None:
+    with pytest.raises(DataError, match="train the teacher further"):
+        stand_ins(np.zeros(3, dtype=bool), ["a", "a", "a"])
