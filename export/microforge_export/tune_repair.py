@@ -1,0 +1,120 @@
+"""Making a choice of schemes more precise until whole images meet their limits, at the least cost in time.
+
+Some prompts are decided by a hair: any small change turns them one way or the other, in no order of precision
+(docs/log.md). So where one or two images fall short and nothing else, single groups are first made one step more precise, the
+cheapest first, and the first choice that meets every limit is taken. Only when none does, the group that costs most
+precision gives way, and it begins again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from microforge.bundle import Role
+from microforge.errors import ParityError
+from microforge_export.int8_recipe import Row, Scheme, float_scheme, safer
+from microforge_export.quality import Quality, Reporter, shortfalls
+from microforge_export.quality_gate import worst_group
+from microforge_export.tune_bench import Bench, Whole
+from microforge_export.tune_choice import Schemes, costliest, ratio
+
+#: Evaluations of a component for an image, about: what a millisecond of it weighs.
+_WEIGHT: Mapping[Role, int] = {"denoiser": 4}
+#: Failing images that may be a matter of luck; more of them want more precision.
+_FEW = 2
+
+
+def repair(
+    whole: Whole, rows: dict[Role, list[Row]], schemes: dict[Role, Schemes], report: Reporter
+) -> Quality:
+    """Make ``schemes`` more precise, in place, until everything together meets the limits; ``rows`` follow.
+
+    Raises:
+        ParityError: when not even floating point meets them.
+    """
+    limits = whole.effort.limits
+    before = {role: dict(chosen) for role, chosen in schemes.items()}
+    while True:
+        report(f"drawing {len(whole.draws)} images with the recipe")
+        quality = whole.measure(schemes)
+        problems = shortfalls(quality, limits)
+        found = _sidestep(whole, rows, schemes, quality, report) if problems else quality
+        if found is not None:
+            break
+        weak = _costliest(whole, schemes, quality)
+        if weak is None:
+            plain = float_scheme(whole.target)
+            raise ParityError(f"not even {plain} meets the limits: {'; '.join(problems)}")
+        schemes[weak.role], note = soften(weak, schemes[weak.role])
+        report(f"{problems[0]}: {weak.role} {note}")
+    for role, bench in whole.benches.items():
+        if schemes[role] != before[role]:
+            with bench.plain() as trial:
+                row = bench.row(trial, "all", None, schemes[role])
+            rows[role] = [item for item in rows[role] if item.scheme != "mixed"] + [row]
+    return found
+
+
+def _sidestep(
+    whole: Whole, rows: Mapping[Role, Sequence[Row]], schemes: dict[Role, Schemes], quality: Quality, report: Reporter
+) -> Quality | None:  # fmt: skip
+    """The quality with one group more precise that meets the limits, ``schemes`` changed so; None without one.
+
+    Only ``_FEW`` images may fall short: they are drawn again for every candidate, all images for those that mend them.
+    """
+    limits = whole.effort.limits
+    failing = [index for index, db in enumerate(quality.images) if db < limits.image_psnr_worst_db]
+    mended = replace(quality, images=tuple(max(db, limits.image_psnr_worst_db) for db in quality.images))
+    if len(failing) > _FEW or shortfalls(mended, limits):
+        return None
+    for role, group, scheme in alternatives(whole.benches, rows, schemes):
+        changed = {**schemes, role: {**schemes[role], group: scheme}}
+        if any(whole.image_db(changed, index) < limits.image_psnr_worst_db for index in failing):
+            continue
+        report(f"drawing {len(whole.draws)} images with {role} {group!r} {scheme}")
+        found = whole.measure(changed)
+        if not shortfalls(found, limits):
+            schemes[role] = changed[role]
+            return found
+    return None
+
+
+def alternatives(
+    benches: Mapping[Role, Bench], rows: Mapping[Role, Sequence[Row]], schemes: Mapping[Role, Schemes]
+) -> Iterator[tuple[Role, str, Scheme]]:
+    """Every quantized group with its next more precise scheme, in the order of the time that an image loses by it."""
+    found = []
+    for role, bench in benches.items():
+        plain, allowed = float_scheme(bench.target), bench.draft.groups()
+        shares = {(row.group, row.scheme): ratio(row) * row.fp32_milliseconds for row in rows[role]}
+        whole = next((row.fp32_milliseconds for row in rows[role]), 0.0)
+        for group, scheme in schemes[role].items():
+            if scheme == plain:
+                continue
+            after = safer(scheme, allowed[group], bench.target)
+            lost = shares.get((group, after), whole) - shares.get((group, scheme), whole)
+            found.append((lost * _WEIGHT.get(role, 1), (role, group, after)))
+    yield from (item for _, item in sorted(found, key=lambda pair: pair[0]))
+
+
+def _costliest(whole: Whole, schemes: Mapping[Role, Schemes], quality: Quality) -> Bench | None:
+    """The component to make more precise for the sake of the worst drawing; None when all is plain."""
+    plain = {
+        role: dict.fromkeys(schemes[role], float_scheme(bench.target))
+        for role, bench in whole.benches.items()
+    }
+    worst = quality.images.index(quality.image_worst_db)
+    psnr = {role: quality.components[role] for role in whole.benches if schemes[role] != plain[role]}
+    limit = whole.effort.limits.component_psnr_db
+    role = costliest(psnr, limit, lambda role: whole.image_db({**schemes, role: plain[role]}, worst))
+    return None if role is None else whole.benches[role]
+
+
+def soften(bench: Bench, schemes: Schemes) -> tuple[Schemes, str]:
+    """``schemes`` with the group that costs most precision one step more precise, and a phrase about it."""
+    plain = float_scheme(bench.target)
+    quantized = {group: scheme for group, scheme in schemes.items() if scheme != plain}
+    group = worst_group(bench.draft, quantized, bench.references)
+    after = safer(schemes[group], bench.draft.groups()[group], bench.target)
+    return {**schemes, group: after}, f"{group!r} from {schemes[group]} to {after}"
