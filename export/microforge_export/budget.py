@@ -36,7 +36,7 @@ class Overhead:
     loading: float
 
 
-#: Fitted by ``python benchmarks/calibrate_memory.py`` to nano, tiny and small at 128 to 512 px, both loading modes
+#: Fitted by ``python benchmarks/calibrate_memory.py`` to nano, tiny, small and base at 128 to 512 px, both loading modes
 #: (figures in docs/devices.md: all within 10 %). onnx: onnxruntime 1.32, x86-64 Linux, 1 thread. Its arena grows
 #: by doubling in the first run and gets a planned block in the second, and it runs nodes in another order than
 #: they are written in: hence the factors of activations; only convolutions are packed while the file's weights
@@ -45,7 +45,7 @@ class Overhead:
 OVERHEADS: Mapping[str, Overhead] = {
     "onnx": Overhead(
         process=90 * MB, node=5_000, loading=1.22,
-        activations={"text_encoder": 5.5, "denoiser": 5.5, "vae_decoder": 2.0},
+        activations={"text_encoder": 5.5, "denoiser": 5.0, "vae_decoder": 2.0},
     ),
     "executorch": Overhead(
         process=90 * MB, node=0, loading=2.0,

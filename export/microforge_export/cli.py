@@ -96,6 +96,7 @@ def tune(
     rounds: Annotated[int, typer.Option(min=1, help="Timed evaluations of every candidate.")] = 30,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine while it is timed.")] = 2,
     measured: Annotated[Path | None, typer.Option(help="Take times from this JSON list of a device's rows.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Begin with this recipe's choice instead of measuring candidates; it only becomes more precise, until every limit is met.")] = None,
     note: Annotated[str, typer.Option(help="One line about the measurements to keep in the recipe.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing recipe.")] = False,
     json: Json = False,
@@ -109,7 +110,7 @@ def tune(
 
     request = tune_request(
         target=target, prefer=prefer, size=size, prompts=prompts, rounds=rounds, threads=threads, measured=measured,
-        note=note,
+        note=note, start=start,
     )  # fmt: skip
     recipe, quality = run_tune(checkpoint, out, request, force, say)
     from microforge_export.tune_view import tune_table, tune_values

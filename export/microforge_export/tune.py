@@ -30,6 +30,8 @@ from microforge_export.int8_recipe import (
     Scheme,
     fitting,
     float_scheme,
+    resolve,
+    role_schemes,
 )
 from microforge_export.int8_target import Trial, drafting
 from microforge_export.program import Component, SourceModel, trace
@@ -46,13 +48,14 @@ from microforge_export.tune_repair import repair, soften
 
 def tune(
     model: SourceModel, components: Sequence[Component], target: TargetName, name: str, effort: Effort,
-    report: Reporter = lambda _: None,
+    report: Reporter = lambda _: None, start: Int8Recipe | None = None,
 ) -> tuple[Int8Recipe, Quality]:  # fmt: skip
     """The recipe that measurement chooses, and the quality of what it makes.
 
     Args:
         components: of one size.
         name: of the model, for the recipe.
+        start: whose choice is taken, with the measurements behind it, instead of measuring candidates.
 
     Raises:
         ParityError: when not even floating point meets the limits.
@@ -64,10 +67,7 @@ def tune(
     references = reference_rolls(model, components, run, draws, lambda _: None)
     with tempfile.TemporaryDirectory() as folder:
         benches = _benches(model, components, target, effort, references, Path(folder))
-        found = {}
-        for bench in benches:
-            with bench.plain() as plain:
-                found[bench.role] = _component(bench, plain, report)
+        found = {bench.role: _started(bench, start, report) for bench in benches}
         rows = {role: item[0] for role, item in found.items()}
         schemes = {role: item[1] for role, item in found.items()}
         with Whole(model, components, draws, references, benches) as whole:
@@ -93,6 +93,15 @@ def _benches(
         inputs = calibration_inputs(calibrated, item.role, effort.calibration.inputs)
         benches.append(Bench(make(item, trace(item), inputs, folder), references, effort, target))
     return benches
+
+
+def _started(bench: Bench, start: Int8Recipe | None, report: Reporter) -> tuple[list[Row], Schemes]:
+    """What a component is to be before whole images have been seen, and the measurements that say so."""
+    if start is not None:
+        rows = [row for row in start.rows if row.component == bench.role]
+        return rows, resolve(role_schemes(start, bench.role), bench.draft.groups(), bench.target)
+    with bench.plain() as plain:
+        return _component(bench, plain, report)
 
 
 def _component(bench: Bench, fp32: Trial, report: Reporter) -> tuple[list[Row], Schemes]:

@@ -12,7 +12,14 @@ from microforge.bundle_files import atomic_bytes, check_output
 from microforge.bundle_targets import TargetName
 from microforge.errors import SpecError
 from microforge.spec import parse_size
-from microforge_export.int8_recipe import Int8Limits, Int8Recipe, Preference, check_note, render_recipe
+from microforge_export.int8_recipe import (
+    Int8Limits,
+    Int8Recipe,
+    Preference,
+    check_note,
+    read_recipe,
+    render_recipe,
+)
 from microforge_export.quality import Quality
 from microforge_export.targets import require_packages
 from microforge_export.timing import Times, read_measured
@@ -32,17 +39,19 @@ class TuneRequest:
     rounds: int
     threads: int
     measured: Times | None
+    start: Int8Recipe | None = None
     note: str = ""
 
 
 def tune_request(
     *, target: str, prefer: str, size: str | None, prompts: int, rounds: int, threads: int, measured: Path | None,
-    note: str,
+    note: str, start: Path | None = None,
 ) -> TuneRequest:  # fmt: skip
     """A request from a command line's words.
 
     Raises:
-        SpecError: for a target that cannot be tuned, an unknown preference, or a file of measured rows that is not one.
+        SpecError: for a target that cannot be tuned, an unknown preference, a file of measured rows that is not one, or a
+            recipe to start from that is of another target.
         MissingExtraError: when the target's packages are not installed.
     """
     engine, wish = _one_of("target", target, TargetName), _one_of("--prefer", prefer, Preference)
@@ -50,10 +59,15 @@ def tune_request(
     from microforge_export.int8_target import drafting
 
     drafting(engine)
+    if start is not None and measured is not None:
+        raise SpecError("--start takes a recipe's choice and --measured chooses by times: give one of them")
     times = None if measured is None else read_measured(measured)
+    begun = None if start is None else read_recipe(start)
+    if begun is not None and begun.target != engine:
+        raise SpecError(f"{start} is a recipe for {begun.target}, not for {engine}; name one with --target")
     return TuneRequest(
         target=engine, prefer=wish, size=size, prompts=prompts, rounds=rounds, threads=threads, measured=times,
-        note=check_note(note),
+        start=begun, note=check_note(note),
     )  # fmt: skip
 
 
@@ -88,6 +102,7 @@ def run_tune(
         str(model.description["name"]),
         effort,
         report,
+        request.start,
     )
     atomic_bytes(out, render_recipe(recipe).encode(), force)
     return recipe, quality

@@ -157,6 +157,34 @@ def test_tune_writes_a_recipe_of_the_candidates_that_a_device_timed(checkpoint: 
     assert json.dumps(tune_values(recipe, quality)) and tune_table(recipe, quality)
 
 
+def test_tune_that_starts_from_a_recipe_keeps_its_choice_and_measures_no_candidate(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun.toml"
+    begun.write_text(
+        'model = "miniature"\ntarget = "onnx"\n[host]\nmachine = "any"\ninstructions = []\nthreads = 1\n'
+        '[schemes.vae_decoder]\n"*" = "weight-only"\n', "utf-8",
+    )  # fmt: skip
+    words = {
+        "prefer": "speed",
+        "size": None,
+        "prompts": 1,
+        "rounds": 1,
+        "threads": 1,
+        "measured": None,
+        "note": "",
+    }
+    request = tune_request(target="onnx", start=begun, **words)  # type: ignore[arg-type]
+    recipe, quality = run_tune(checkpoint, tmp_path / "mini.toml", request, False, lambda _: None)
+    assert set(recipe.schemes["vae_decoder"].values()) >= {"weight-only"} and recipe.rows == ()
+    assert set(recipe.schemes["denoiser"].values()) == {"fp32"}
+    assert shortfalls(quality, recipe.limits) == []
+    with pytest.raises(SpecError, match="is a recipe for onnx, not for executorch"):
+        tune_request(target="executorch", start=begun, **words)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="give one of them"):
+        tune_request(target="onnx", start=begun, **{**words, "measured": begun})  # type: ignore[arg-type]
+
+
 def test_tune_gives_up_when_even_fp32_falls_short(
     source_model: SourceModel, components: tuple[Component, ...]
 ) -> None:
