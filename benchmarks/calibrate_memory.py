@@ -35,6 +35,7 @@ class Comparison:
 
     model: str
     target: str
+    precision: str
     size: str
     loading: Loading
     predicted: int
@@ -60,7 +61,7 @@ def compare(bundle: Bundle, target: str, size: tuple[int, int], threads: int) ->
         if target == "executorch":
             measured = measured - found.base + ENGINE_LOADED
         yield Comparison(
-            str(bundle.manifest.model.get("name")), target, str(bundle.size(size)), loading,
+            str(bundle.manifest.model.get("name")), target, bundle.target(target).precision, str(bundle.size(size)), loading,
             max(predicted[loading].values()), measured,
         )  # fmt: skip
 
@@ -86,10 +87,10 @@ def calibrate(
         for target in (name for name in bundle.manifest.targets if name in OVERHEADS):
             for entry in bundle.manifest.sizes:
                 found += compare(bundle, target, (entry.height, entry.width), threads)
-    table = Table("model", "target", "size", "loading", "predicted MB", "measured MB", "ratio")
+    table = Table("model", "target", "precision", "size", "loading", "predicted MB", "measured MB", "ratio")
     for item in found:
         counts = (f"{item.predicted / MB:.1f}", f"{item.measured / MB:.1f}", f"{item.ratio:.3f}")
-        table.add_row(item.model, item.target, item.size, item.loading, *counts)
+        table.add_row(item.model, item.target, item.precision, item.size, item.loading, *counts)
     Console().print(table)
     if out is not None:
         text = json.dumps([{**asdict(item), "ratio": round(item.ratio, 4)} for item in found], indent=1)

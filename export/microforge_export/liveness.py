@@ -19,6 +19,10 @@ from microforge.onnx_shapes import RENAMES
 
 #: Operators that ONNX Runtime computes on the integers of the DequantizeLinear before them.
 FUSED = ("Conv", "MatMul", "Gemm")
+#: Operators that are gone once ONNX Runtime has fused them into the quantized one beside them, and the further ones
+#: that go for every dynamic matrix: its result is scaled by the product of both scales.
+_GONE = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast"})
+_PER_DYNAMIC_MATRIX = 2
 #: The nodes that read a tensor.
 Readers = Mapping[str, Sequence[onnx.NodeProto]]
 
@@ -26,7 +30,8 @@ Readers = Mapping[str, Sequence[onnx.NodeProto]]
 @dataclass(frozen=True)
 class GraphMemory:
     """What a graph holds. Bytes: ``weights`` without those in ``gathered``, of which lookups read single rows
-    (an embedding); ``convolved`` is the part of ``weights`` in convolutions."""
+    (an embedding); ``convolved`` is the part of ``weights`` in convolutions. ``nodes`` are those that are left of a
+    quantized graph when ONNX Runtime has fused it, about."""
 
     weights: int
     gathered: int
@@ -52,8 +57,14 @@ def graph_memory(model: onnx.ModelProto) -> GraphMemory:
     return GraphMemory(
         weights=sum(sizes.values()) - gathered, gathered=gathered,
         convolved=sum(sizes[name] for name in filters if name in sizes),
-        activations=peak_activations(model), nodes=len(model.graph.node),
+        activations=peak_activations(model), nodes=_kernels(model.graph.node),
     )  # fmt: skip
+
+
+def _kernels(nodes: Iterable[onnx.NodeProto]) -> int:
+    kinds = [node.op_type for node in nodes]
+    dynamic = kinds.count("MatMulInteger")
+    return sum(kind not in _GONE for kind in kinds) - _PER_DYNAMIC_MATRIX * dynamic
 
 
 def peak_activations(model: onnx.ModelProto) -> int:

@@ -7,6 +7,7 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from microforge.errors import GraphLintError
+from microforge_export import liveness
 from microforge_export.liveness import graph_memory, peak_activations
 
 
@@ -90,3 +91,12 @@ def test_a_table_that_is_only_looked_up_is_no_weight_in_memory() -> None:
     )  # fmt: skip
     found = graph_memory(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]))
     assert (found.gathered, found.weights, found.convolved, found.nodes) == (1200, 1200 + 24, 24, 4)
+
+
+def test_nodes_that_are_fused_into_a_dynamic_matrix_are_not_counted() -> None:
+    nodes = [
+        _node("DynamicQuantizeLinear", "x", "q"), _node("MatMulInteger", "q w", "i"), _node("Cast", "i", "f"),
+        _node("Mul", "s t", "st"), _node("Mul", "f st", "y"), _node("Relu", "y", "z"),
+    ]  # fmt: skip
+    assert liveness._kernels(nodes) == 2, "one matrix, one Relu"
+    assert liveness._kernels(nodes[5:]) == 1
