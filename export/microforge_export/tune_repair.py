@@ -69,6 +69,9 @@ def _sidestep(
     if len(failing) > _FEW or shortfalls(mended, limits):
         return None
     for role, group, scheme in alternatives(whole.benches, rows, schemes):
+        report(
+            f"worst of {len(whole.draws)} images {quality.image_worst_db:.1f} dB: trying {role} {group!r} {scheme}"
+        )
         changed = {**schemes, role: {**schemes[role], group: scheme}}
         if any(whole.image_db(changed, index) < limits.image_psnr_worst_db for index in failing):
             continue
