@@ -17,7 +17,7 @@ from microforge.errors import BundleError, missing_extra
 from microforge.spec import ModelSpec, SamplerSpec, VAESpec, preset
 from microforge_benchmarks.latency import run_group
 
-Form = Literal["preset", "dense", "chunked"]
+Form = Literal["preset", "dense", "chunked", "linear"]
 Precision = Literal["fp32", "int8"]
 STEPS = 4
 #: Integers wherever an operator can have them. Nothing is asked of the images: random weights draw noise, and a
@@ -50,14 +50,15 @@ plan_drift = 1000.0
 "*" = "static"
 """
 #: ``dense_limit``: up to so many tokens the SSM is dense, beyond it chunked (SPEC section 3).
-_LIMITS: dict[Form, int] = {"dense": 1 << 30, "chunked": 0}
+_LIMITS: dict[Form, int] = {"dense": 1 << 30, "chunked": 0, "linear": 0}
 _BUILD = "from microforge_export.cli import main; main()"
 _TIMEOUT_S = 3600
 
 
 def scaling_spec(config: str, form: Form) -> ModelSpec:
     """The preset ``config`` with four folded steps; for "dense" and "chunked" with that form of the SSM at every
-    size, and a VAE that is too small to matter, since only the denoiser is of interest then.
+    size, and a VAE that is too small to matter, since only the denoiser is of interest then. "linear" is "chunked"
+    without the shared attention, the one part of the backbone that is quadratic in any form.
 
     Raises:
         SpecError: for an unknown configuration.
@@ -69,7 +70,11 @@ def scaling_spec(config: str, form: Form) -> ModelSpec:
         return spec
     ones = (1, 1, 1, 1)
     small = VAESpec((8, 8, 16, 16), spec.vae.latent_channels, ones, ones, mid_depth=1)
-    return replace(spec, vae=small, backbone=replace(spec.backbone, dense_limit=_LIMITS[form]))
+    return replace(
+        spec,
+        vae=small,
+        backbone=replace(spec.backbone, dense_limit=_LIMITS[form], use_shared_attention=form != "linear"),
+    )
 
 
 def random_bundle(config: str, form: Form, side: int, cache: Path, precision: Precision = "fp32") -> Bundle:

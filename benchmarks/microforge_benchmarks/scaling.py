@@ -98,21 +98,30 @@ def crossover(tokens: Sequence[int], dense: Sequence[float], chunked: Sequence[f
 
 
 def run_plan(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure every point; JSON values with the points, their exponents and the crossover.
+    """Measure every point; JSON values with the points, their exponents and the crossover, and what was left out.
 
     Raises:
-        SpecError, BundleError, MissingExtraError: as ``random_bundle`` and ``measure_point``.
+        BundleError: when not one point can be measured. SpecError, MissingExtraError: as ``random_bundle``.
     """
     jobs: list[tuple[Form, int]] = [("preset", side) for side in plan.sides]
-    jobs += [(form, tokens_side(count)) for form in ("dense", "chunked") for count in plan.tokens]
-    points = []
+    forms: tuple[Form, ...] = ("dense", "chunked", "linear")
+    jobs += [(form, tokens_side(count)) for form in forms for count in plan.tokens]
+    points, failed = [], []
     for number, (form, side) in enumerate(jobs, 1):
         say(f"[{number}/{len(jobs)}] {plan.config} {form} {side} px: building")
         precision = plan.precision if form == "preset" else "fp32"
-        bundle = random_bundle(plan.config, form, side, plan.cache, precision)
-        say(f"[{number}/{len(jobs)}] {plan.config} {form} {side} px: measuring")
-        points.append(measure_point(bundle, form, plan))
-    return summary(plan, points)
+        try:
+            bundle = random_bundle(plan.config, form, side, plan.cache, precision)
+            say(f"[{number}/{len(jobs)}] {plan.config} {form} {side} px: measuring")
+            points.append(measure_point(bundle, form, plan))
+        except (
+            BundleError
+        ) as error:  # such as the dense form where memory ends; the other points are worth keeping
+            say(f"[{number}/{len(jobs)}] left out: {error}")
+            failed.append(f"{form} at {side} px: {error}")
+    if not points:
+        raise BundleError(f"not one size could be measured; the last: {failed[-1]}")
+    return {**summary(plan, points), "left_out": failed}
 
 
 def summary(plan: Plan, points: Sequence[Point]) -> dict[str, Any]:
@@ -128,11 +137,10 @@ def summary(plan: Plan, points: Sequence[Point]) -> dict[str, Any]:
             "image": exponent(tokens, [point.image for point in items]),
             "decoder": exponent(tokens, [point.decoder for point in items]),
         }
-    dense, chunked = by_form.get("dense", []), by_form.get("chunked", [])
     cross = None
-    if dense and len(dense) == len(chunked):
-        steps = [[point.denoiser_step for point in items] for items in (dense, chunked)]
-        cross = crossover([point.tokens for point in dense], *steps)
+    steps = {form: {item.tokens: item.denoiser_step for item in items} for form, items in by_form.items()}
+    if both := sorted(set(steps.get("dense", {})) & set(steps.get("chunked", {}))):
+        cross = crossover(both, *([steps[form][count] for count in both] for form in ("dense", "chunked")))
     return {
         "config": plan.config, "threads": plan.threads, "runs": plan.runs, "precision": plan.precision, "weights": "random",
         "environment": environment(Settings()).model_dump(mode="json"),

@@ -22,7 +22,7 @@ def scaling(
     out: Annotated[Path, typer.Option(help="Folder for scaling.json and scaling.png.")],
     config: Annotated[str, typer.Option(help="nano, tiny, small or base; its weights are random.")] = "tiny",
     sizes: Annotated[str, typer.Option(help="Sides of square images in pixels, with commas between them.")] = "128,256,384,512",
-    tokens: Annotated[str, typer.Option(help="Latent tokens, square numbers, to compare the dense and the chunked SSM at; empty for none.")] = "",
+    tokens: Annotated[str, typer.Option(help="Latent tokens, square numbers, to compare the dense and the chunked SSM at, and the latter without the shared attention; empty for none.")] = "",
     precision: Annotated[str, typer.Option(help="fp32 or int8, of the sizes; tokens are compared in fp32.")] = "fp32",
     cache: Annotated[Path, typer.Option(help="Folder that keeps the bundles between runs.")] = Path("build/scaling"),
     runs: Annotated[int, typer.Option(min=1, help="Warm images per point.")] = 5,

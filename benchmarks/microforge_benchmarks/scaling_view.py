@@ -9,7 +9,12 @@ from rich.table import Table
 
 from microforge_benchmarks.plots import BLUE, GREEN, GREY, MB, VIOLET, figure, finish, png
 
-_LOOKS = {"preset": ("as shipped", BLUE), "dense": ("dense", VIOLET), "chunked": ("chunked", GREEN)}
+_LOOKS = {
+    "preset": ("as shipped", BLUE),
+    "dense": ("dense", VIOLET),
+    "chunked": ("chunked", GREEN),
+    "linear": ("chunked, no shared attention", GREY),
+}
 
 
 def scaling_plot(values: Mapping[str, Any]) -> bytes:

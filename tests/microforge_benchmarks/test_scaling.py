@@ -6,12 +6,13 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from microforge.bundle_files import load_bundle
 from microforge.cli import exit_code
-from microforge.errors import SpecError
+from microforge.errors import BundleError, SpecError
 from microforge_benchmarks import scaling
 from microforge_benchmarks.random_bundles import Form, scaling_spec
 from microforge_benchmarks.scaling import Plan, Point, crossover, exponent, summary, tokens_side
@@ -83,3 +84,29 @@ def test_the_command_writes_points_and_their_picture(
     values = json.loads((out / "scaling.json").read_text())
     assert values["points"][0]["tokens"] == 6 and values["points"][0]["denoiser_rss"] > 0
     assert (out / "scaling.png").is_file()
+
+
+def test_a_size_that_cannot_be_built_costs_no_other_point(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(config: str, form: Form, side: int, *rest: object) -> object:
+        if form == "dense":
+            raise BundleError("mf-export cannot build it: killed")
+        return load_bundle(bundle)
+
+    monkeypatch.setattr(scaling, "random_bundle", build)
+    monkeypatch.setattr(
+        scaling, "measure_point", lambda found, form, plan: Point(form, 64, 4, 1.0, 0.1, 0.1, None, None)
+    )
+    values = scaling.run_plan(Plan("nano", (), (4,), tmp_path), lambda _: None)
+    assert [point["form"] for point in values["points"]] == ["chunked", "linear"]
+    assert values["left_out"] == ["dense at 64 px: mf-export cannot build it: killed"]
+    assert values["crossover_tokens"] is None
+    monkeypatch.setattr(scaling, "random_bundle", lambda *_: build("nano", "dense", 64))
+    with pytest.raises(BundleError, match="not one size could be measured"):
+        scaling.run_plan(Plan("nano", (), (4,), tmp_path), lambda _: None)
+
+
+def test_only_the_linear_form_lacks_the_shared_attention() -> None:
+    shares = {form: scaling_spec("nano", form).backbone.use_shared_attention for form in get_args(Form)}
+    assert shares == {"preset": True, "dense": True, "chunked": True, "linear": False}
