@@ -45,7 +45,7 @@ def scaling_plot(values: Mapping[str, Any]) -> bytes:
         axes.set_xscale("log", base=2)
         axes.set_xticks(counts, [str(count) for count in counts], rotation=45)
         axes.minorticks_off()
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, fontsize="small")
     time.set_yscale("log")
     for set_formatter in (time.yaxis.set_major_formatter, time.yaxis.set_minor_formatter):
         set_formatter(LogFormatter())  # 60, not 6 x 10^1
