@@ -15,6 +15,7 @@ from microforge.bench_rows import read_rows
 from microforge.cli import exit_code
 from microforge_benchmarks import memory
 from microforge_benchmarks.bench_cli import app, compare_app
+from microforge_benchmarks.report import verdict
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -106,3 +107,11 @@ def test_a_run_that_dies_under_its_limit_is_reported_and_exits_with_1(
     (row,) = read_rows(out / "rows.json")
     assert row.limit is not None and not row.limit.survived
     assert "It failed: died under" in (out / "report.html").read_text("utf-8")
+
+
+def test_the_first_line_of_a_page_is_of_its_first_row_and_names_a_quicker_one() -> None:
+    one, two = read_rows(Path(__file__).parents[2] / "benchmarks" / "results" / "tiny-int8.json")
+    assert one.latency.warm_image and two.latency.warm_image
+    slow, quick = (f"{row.latency.warm_image.median:.3f}" for row in (one, two) if row.latency.warm_image)
+    assert f"takes {slow} s when warm ({quick} s with onnx, threads: 2)" in verdict([one, two], None).text
+    assert f"takes {quick} s when warm;" in verdict([two, one], None).text
