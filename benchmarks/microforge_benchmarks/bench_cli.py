@@ -44,7 +44,7 @@ def bench(
     memory_limit: Annotated[str | None, typer.Option(help="3GB or 512MB: a hard limit that the kernel enforces.")] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one measurement may take; then it counts as dead.")] = 900.0,
     name: Annotated[str | None, typer.Option(help="What to call this device; its architecture when omitted.")] = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Time every kind of operator too (onnx).")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Time every kind of operator too (onnx, executorch).")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing report.")] = False,
     json: Json = False,
 ) -> int:  # fmt: skip

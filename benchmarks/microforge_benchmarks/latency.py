@@ -51,6 +51,10 @@ class Settings:
     timeout: float = 900.0
 
 
+#: Engines with a profiler of their own.
+PROFILED = ("onnx", "executorch")
+
+
 @dataclass(frozen=True)
 class Died:
     """A measurement that ended without a result, and the last thing it said."""
@@ -71,7 +75,7 @@ def measure(bundle: Bundle, settings: Settings) -> Row:
     size = bundle.size(settings.size)
     found: dict[Kind, Measured] = {}
     kinds: tuple[Kind, ...] = ("memory", "load", "draw")
-    if settings.profile and settings.target == "onnx":
+    if settings.profile and settings.target in PROFILED:
         kinds += ("profile",)
     for kind in kinds:
         result = run_job(_job(kind, bundle, settings), settings.limit, settings.timeout)
