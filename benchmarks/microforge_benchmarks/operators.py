@@ -1,4 +1,4 @@
-"""Where the time goes inside a network: ONNX Runtime's own profiler, summed per kind of operator."""
+"""Where the time goes inside a network: the engine's own profiler, summed per kind of operator."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import statistics
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,57 @@ from microforge.bundle import DRAWING, Component
 from microforge.bundle_files import load_bundle
 from microforge.errors import missing_extra
 
+#: Kind of operator and seconds of every evaluation, the first included, of one node.
+Node = tuple[str, Sequence[float]]
+#: The nodes of a component: file, key, component, threads, evaluations.
+Profiler = Callable[[Path, str, Component, int | None, int], Iterable[Node]]
 
-def profile_onnx(
-    path: str, size: tuple[int, int] | None, threads: int | None, runs: int
+
+def profile(
+    path: str, target: str, size: tuple[int, int] | None, threads: int | None, runs: int
 ) -> tuple[Operator, ...]:
     """Seconds of every kind of operator over one evaluation of each component, slowest first.
 
     The inputs are constants: no operator of these graphs takes longer for other values.
 
     Raises:
-        BundleError: for a bundle without ONNX files. MissingExtraError: without onnxruntime.
+        BundleError: for a bundle without files of ``target``. MissingExtraError: without its engine.
     """
     bundle = load_bundle(path)
-    pixels = bundle.size(size).size
+    pixels, nodes = bundle.size(size).size, _profiler(target)
     found: list[Operator] = []
     for role in DRAWING:
         key, component = bundle.component(role, None if role == "text_encoder" else pixels)
-        events = _events(bundle.file("onnx", key), component, threads, runs)
-        found += summarize(key, events)
+        found += by_kind(key, nodes(bundle.file(target, key), key, component, threads, runs))
     return tuple(sorted(found, key=lambda item: -item.seconds))
+
+
+def _profiler(target: str) -> Profiler:
+    if target == "executorch":
+        from microforge_benchmarks.etdump import executorch_nodes
+
+        return executorch_nodes
+    return _onnx_nodes
+
+
+def by_kind(component: str, nodes: Iterable[Node]) -> list[Operator]:
+    """One entry per kind of operator: the medians of its nodes together.
+
+    Every node's first evaluation is left out: it also pays for memory that later ones find.
+    """
+    seconds: dict[str, float] = defaultdict(float)
+    counts: dict[str, int] = defaultdict(int)
+    for kind, values in nodes:
+        seconds[kind] += statistics.median(values[1:] or values)
+        counts[kind] += 1
+    return [
+        Operator(component=component, operator=kind, nodes=counts[kind], seconds=seconds[kind])
+        for kind in seconds
+    ]
+
+
+def _onnx_nodes(path: Path, key: str, component: Component, threads: int | None, runs: int) -> Iterable[Node]:
+    return kernels(_events(path, component, threads, runs))
 
 
 def _events(path: Path, component: Component, threads: int | None, runs: int) -> list[dict[str, Any]]:
@@ -58,22 +90,11 @@ def _events(path: Path, component: Component, threads: int | None, runs: int) ->
     return events
 
 
-def summarize(component: str, events: Iterable[Mapping[str, Any]]) -> list[Operator]:
-    """Kernel events of a profile (durations in microseconds) as one entry per kind of operator.
-
-    Every node's first evaluation is left out: it also pays for memory that later ones find.
-    """
+def kernels(events: Iterable[Mapping[str, Any]]) -> list[Node]:
+    """Kernel events of ONNX Runtime's profile (durations in microseconds), those of a node together."""
     durations: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
         name = str(event.get("name", ""))
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            durations[str(event["args"]["op_name"]), name].append(float(event["dur"]))
-    seconds: dict[str, float] = defaultdict(float)
-    nodes: dict[str, int] = defaultdict(int)
-    for (kind, _), values in durations.items():
-        seconds[kind] += statistics.median(values[1:] or values) / 1e6
-        nodes[kind] += 1
-    return [
-        Operator(component=component, operator=kind, nodes=nodes[kind], seconds=seconds[kind])
-        for kind in seconds
-    ]
+            durations[str(event["args"]["op_name"]), name].append(float(event["dur"]) / 1e6)
+    return [(kind, values) for (kind, _), values in durations.items()]

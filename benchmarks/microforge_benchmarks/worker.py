@@ -168,11 +168,9 @@ def _load_engine(target: str) -> None:
 
 def measure_profile(job: Job) -> Measured:
     """Time of every kind of operator, by the engine's own profiler."""
-    from microforge_benchmarks.etdump import profile_executorch
-    from microforge_benchmarks.operators import profile_onnx
+    from microforge_benchmarks.operators import profile
 
-    profile = profile_executorch if job.target == "executorch" else profile_onnx
-    return Measured(operators=profile(job.bundle, job.size, job.threads, job.runs))
+    return Measured(operators=profile(job.bundle, job.target, job.size, job.threads, job.runs))
 
 
 _MEASURE: dict[Kind, Callable[[Job], Measured]] = {

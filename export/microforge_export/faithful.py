@@ -10,7 +10,7 @@ A shard's verdicts lie beside it, so that they are made once.
 
 from __future__ import annotations
 
-import os
+import io
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -20,7 +20,9 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 
+from microforge.bundle_files import atomic_bytes
 from microforge.data.caption_reader import read_caption
 from microforge.data.captions import Prompt
 from microforge.errors import DataError, PromptError
@@ -54,18 +56,14 @@ def keep_faithful(
         _write(verdicts_path(path), verdicts(teacher, shard))
     processes.wait()
     faithful = np.concatenate([np.load(verdicts_path(path)) for path in paths])[: drawings.rows]
-    kinds = [
-        kind(prompt)
-        for number in range(len(paths))
-        for prompt in facts(teacher, drawings.take(range(number * CHUNK, (number + 1) * CHUNK)))
-    ]
-    drawings.stand_ins = stand_ins(faithful, kinds[: drawings.rows])
+    kinds = [kind(prompt) for prompt in facts(teacher, drawings.ids())]
+    drawings.stand_ins = stand_ins(faithful, kinds)
     return int(faithful.sum())
 
 
-def facts(teacher: Teacher, shard: Shard) -> list[Prompt | None]:
-    """What the captions of ``shard`` say; None for one that was cut before it names a shape."""
-    return [_read(teacher.tokenizer.decode(row)) for row in shard.ids.tolist()]
+def facts(teacher: Teacher, ids: Tensor) -> list[Prompt | None]:
+    """What the captions with the token ``ids`` (S, L) say; None for one that was cut before it names a shape."""
+    return [_read(teacher.tokenizer.decode(row)) for row in ids.tolist()]
 
 
 def _read(text: str) -> Prompt | None:
@@ -80,7 +78,7 @@ def verdicts(teacher: Teacher, shard: Shard) -> NDArray[np.bool_]:
     """(S,) whether each drawing shows its caption, after the VAE's decoder, as a user would see it."""
     final = shard.points[:, -1].to(teacher.device)
     images = to_bytes(teacher.vae.decode(teacher.vae.denormalize(final)))
-    pairs = zip(facts(teacher, shard), images, strict=True)
+    pairs = zip(facts(teacher, shard.ids), images, strict=True)
     found = [prompt is not None and judge(prompt, detect(image)).correct for prompt, image in pairs]
     return np.array(found, dtype=np.bool_)
 
@@ -112,7 +110,6 @@ def stand_ins(faithful: NDArray[np.bool_], kinds: Sequence[Hashable]) -> NDArray
 
 
 def _write(path: Path, values: NDArray[np.bool_]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        np.save(file, values)
-    os.replace(temporary, path)
+    packed = io.BytesIO()
+    np.save(packed, values)
+    atomic_bytes(path, packed.getvalue(), force=True)

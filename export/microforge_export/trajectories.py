@@ -186,6 +186,10 @@ class Drawings:
             with safetensors.safe_open(str(file), "pt") as opened:
                 self._shards.append({name: opened.get_tensor(name) for name in opened.keys()})
 
+    def ids(self) -> Tensor:
+        """Token ids (rows, L) of all drawings, in their own order."""
+        return torch.cat([shard["ids"] for shard in self._shards])[: self.rows].long()
+
     def take(self, rows: Sequence[int]) -> Shard:
         """The drawings ``rows``, or their stand-ins, in float32, as a batch in the order asked for."""
         if self.stand_ins is not None:

@@ -43,7 +43,7 @@ class ExecutorchSession:
                 declared ones. (Its tensors have no names: their order is the component's.)
             MissingExtraError: when ExecuTorch or torch is not installed.
         """
-        self._engine = _engine()
+        self._engine = engine()
         self._component = component
         self._method: Any = self._engine.load(path, key, threads)
         meta = self._method.metadata
@@ -103,7 +103,7 @@ class _Engine:
 
 
 @functools.cache
-def _engine() -> _Engine:
+def engine() -> _Engine:
     """Import by name: a runtime without this engine never needs torch (see the import contracts)."""
     with quiet("torch.utils._pytree"):  # both packages warn about themselves (experimental, deprecated)
         try:

@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from microforge.bundle_files import load_bundle
 from microforge.devices import DEVICES
 from microforge_benchmarks.graph_cost import Cost, graph_cost
-from microforge_benchmarks.operators import summarize
+from microforge_benchmarks.operators import by_kind, kernels
 from microforge_benchmarks.roofline import Rates, bound, device_rates, drawing_cost
 
 
@@ -72,6 +72,6 @@ def test_the_first_evaluation_is_left_out_of_a_profile() -> None:
         event("a", 30),
         event("b", 20),
     ]
-    (found,) = summarize("denoiser", [*events, {"cat": "Session", "name": "model_run", "dur": 5}])
+    (found,) = by_kind("denoiser", kernels([*events, {"cat": "Session", "name": "model_run", "dur": 5}]))
     assert (found.nodes, found.operator) == (2, "Add")
     assert found.seconds == pytest.approx(40e-6)

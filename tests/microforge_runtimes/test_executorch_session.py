@@ -118,10 +118,10 @@ def test_opening_a_session_leaves_stderr_to_others(program: Path, capfd: pytest.
 
 def test_a_missing_engine_names_its_extra(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "executorch.extension.pybindings.portable_lib", None)
-    executorch_session._engine.cache_clear()
+    executorch_session.engine.cache_clear()
     with pytest.raises(MissingExtraError, match=r"microforge\[executorch\]"):
         ExecutorchSession(program, "decoder", DECODER)
-    executorch_session._engine.cache_clear()
+    executorch_session.engine.cache_clear()
 
 
 def test_the_module_alone_loads_neither_torch_nor_the_engine() -> None:
