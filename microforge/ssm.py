@@ -66,10 +66,14 @@ def _prefix_sums(order: Tensor, a: Tensor) -> Tensor:
     return torch.matmul(a, (order - 0.5).transpose(-1, -2))
 
 
-def _decay_matrix(order: Tensor, a: Tensor) -> Tensor:
-    """L (..., N, N): the decay from j to i, 0 where j comes later. min() keeps the other half finite."""
-    sums = _prefix_sums(order, a)
-    return torch.exp((sums.unsqueeze(-1) - sums.unsqueeze(-2)).clamp(max=0.0)) * order
+def _mixing(order: Tensor, side: Direction) -> Tensor:
+    """(B, heads, N, N): the decay from j to i times ``c_i . b_j``, 0 where j comes later.
+
+    min() keeps the other half finite. The zeros are set in the product that all heads share.
+    """
+    sums = _prefix_sums(order, side.a)
+    decay = torch.exp((sums.unsqueeze(-1) - sums.unsqueeze(-2)).clamp(max=0.0))
+    return decay * (torch.bmm(side.c, side.b.transpose(1, 2)) * order).unsqueeze(1)
 
 
 def dense(x: Tensor, forward: Direction, backward: Direction, path: int, height: int, width: int) -> Tensor:
@@ -82,10 +86,7 @@ def dense(x: Tensor, forward: Direction, backward: Direction, path: int, height:
     """
     batch, heads, tokens, head_dim = x.shape
     order = _dense_order(path, height, width, x.device, forward.a.dtype)
-    mixing = _decay_matrix(order, forward.a) * torch.bmm(forward.c, forward.b.transpose(1, 2)).unsqueeze(1)
-    mixing = mixing + _decay_matrix(order.T, backward.a) * torch.bmm(
-        backward.c, backward.b.transpose(1, 2)
-    ).unsqueeze(1)  # (B, heads, N, N)
+    mixing = _mixing(order, forward) + _mixing(order.T, backward)  # (B, heads, N, N)
     mixed = torch.bmm(
         mixing.reshape(batch * heads, tokens, tokens).to(x.dtype),
         x.reshape(batch * heads, tokens, head_dim),
@@ -121,8 +122,8 @@ def _chunked_direction(x: Tensor, side: Direction, inside: Tensor, before: Tenso
     else:
         sums = torch.matmul(inside, side.a.unsqueeze(-1)).squeeze(-1)  # (B, h, M, P), inclusive
     total = side.a.sum(-1)  # (B, h, M)
-    decay = torch.exp((sums.unsqueeze(-1) - sums.unsqueeze(-2)).clamp(max=0.0)) * inside
-    gram = torch.matmul(side.c, side.b.transpose(-1, -2)).unsqueeze(1)  # (B, 1, M, P, P)
+    decay = torch.exp((sums.unsqueeze(-1) - sums.unsqueeze(-2)).clamp(max=0.0))
+    gram = (torch.matmul(side.c, side.b.transpose(-1, -2)) * inside).unsqueeze(1)  # (B, 1, M, P, P)
     within = torch.matmul((decay * gram).to(x.dtype), x)  # (B, h, M, P, d)
 
     to_end = torch.exp(total.unsqueeze(-1) - sums).unsqueeze(-1)  # (B, h, M, P, 1)

@@ -76,7 +76,8 @@ def window_samples(
     each = (drawn.points.shape[1] - 1) // windows
     ends = drawn.points[:, ::each]  # (B, W + 1, C, h, w)
     own = settings.skip is None and step >= (1.0 - settings.own) * settings.updates
-    starts, previous = chained(student.denoiser, ends, text, drawn.source, own)
+    hole = redrawn(rows) if own else None
+    starts, previous = chained(student.denoiser, ends, text, drawn.source, hole)
     device = starts.device
     index = torch.arange(windows, device=device).expand(len(starts), -1)  # (B, W)
     has_plan = (index > 0).float()
@@ -94,14 +95,26 @@ def window_samples(
     return samples
 
 
+def redrawn(rows: Rows) -> Tensor:
+    """(B, 1, h, w) bool: the cells whose latents are the network's own while it draws ``rows``.
+
+    All of them but the known ones of inpainting, which each step blends back (SPEC section 6): there the teacher's
+    last latents are the data's, to the bit.
+    """
+    drawn = rows.drawn
+    apart = (drawn.points[:, -1] != drawn.truth).any(1, keepdim=True)
+    fills = torch.tensor([task == "inpaint" for task in rows.tasks], device=apart.device)
+    return apart | ~fills.reshape(-1, 1, 1, 1)
+
+
 def chained(
-    denoiser: Denoiser, ends: Tensor, text: Text, source: Tensor | None, own: bool
+    denoiser: Denoiser, ends: Tensor, text: Text, source: Tensor | None, hole: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Starts (B, W, C, h, w) and previous plans (B, W, K, D) of the windows; the plans are the student's own.
 
     Args:
         ends: (B, W + 1, C, h, w), the teacher's latents at the grid.
-        own: start from the student's own rollout instead of the teacher's latents.
+        hole: (B, 1, h, w), where to start from the student's own rollout instead of the teacher's latents; None: nowhere.
     """
     windows = ends.shape[1] - 1
     z = ends[:, 0]
@@ -110,12 +123,13 @@ def chained(
     for index in range(windows - 1):
         t = torch.full((len(z),), 1.0 - index / windows, device=z.device)
         has_plan = torch.full((len(z),), float(index > 0), device=z.device)
-        if own:
+        reached = ends[:, index + 1]
+        if hole is not None:
             velocity, plan = denoiser(z, t, *text, plan, has_plan, source)
-            z = z - velocity.float() / windows
+            z = torch.where(hole, z - velocity.float() / windows, reached)
         else:
             plan = denoiser.planner(z, t, text[2], plan, has_plan, source)
-            z = ends[:, index + 1]
+            z = reached
         plan = plan.float()
         starts.append(z)
         plans.append(plan)

@@ -23,6 +23,8 @@ from microforge.bundle_files import file_entry
 from microforge.errors import GraphLintError
 from microforge.quiet import quiet
 from microforge_export.lint import lint, operator_counts
+from microforge_export.onnx_merge import merge_layers
+from microforge_export.onnx_rewrites import fewer_operators
 from microforge_export.program import Component
 from microforge_export.static_analysis import usability
 from microforge_export.targets import TargetFiles
@@ -82,9 +84,15 @@ def lower_all(components: Sequence[Component], programs: Mapping[str, ExportedPr
 
 
 def lower(component: Component, program: ExportedProgram) -> ir.Model:
-    """The component as one ONNX graph whose inputs and outputs carry the declared names."""
+    """The component as one ONNX graph whose inputs and outputs carry the declared names, in as few operators as may be."""
+    model = merge_layers(exported(component, program), component)
+    return fold(fewer_operators(model))
+
+
+def exported(component: Component, program: ExportedProgram) -> ir.Model:
+    """The exporter's own graph, folded; ``lower`` without its rewrites."""
     with quiet("torch.onnx"):  # its remarks: torchvision is absent, tree specs
-        exported = torch.onnx.export(
+        found = torch.onnx.export(
             program,
             dynamo=True,
             opset_version=OPSET,
@@ -94,8 +102,8 @@ def lower(component: Component, program: ExportedProgram) -> ir.Model:
             verbose=False,
             custom_translation_table=_TRANSLATIONS,
         )
-        assert exported is not None
-        model = fold(exported.model)
+        assert found is not None
+        model = fold(found.model)
     model.graph.name = component.role
     return model
 

@@ -18,18 +18,19 @@ from microforge.data.edit_source import SceneTriples
 from microforge.data.source import SceneSource
 from microforge.errors import SpecError
 from microforge.pipeline import MicroForgePipeline
-from microforge.sampling import euler_step, uniform_grid
+from microforge.sampling import euler_step, interpolate, uniform_grid
 from microforge.training.optimizers import make_optimizers, take_step
 from microforge.training.settings import LoopSettings, OptimizerSettings
 from microforge.training.shard import WHOLE, Shard
 from microforge_export import teacher as teacher_module
 from microforge_export import trajectories
 from microforge_export.distill import DistillStage
-from microforge_export.distill_samples import Samples, chained, window_samples
+from microforge_export.distill_samples import Rows, Samples, chained, redrawn, window_samples
 from microforge_export.distill_settings import DistillSettings, distill_settings
 from microforge_export.teacher import DrawingPlan, Teacher, build_cache, known_tasks, rows_of
 
 RATE = OptimizerSettings(2e-3, warmup_steps=1, decay_fraction=0.0)
+EVERYWHERE = torch.ones(1, 1, 1, 1, dtype=torch.bool)
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +105,7 @@ def test_the_own_rollout_and_its_plans_are_what_the_runtime_computes(
     noise = pipeline._noise((64, 64), 2, 3)
     with torch.no_grad():
         starts, plans = chained(
-            stage.student.denoiser, noise[:, None].expand(-1, 5, -1, -1, -1), text, None, True
+            stage.student.denoiser, noise[:, None].expand(-1, 5, -1, -1, -1), text, None, EVERYWHERE
         )
     seen, handed = [noise], []
     hook = pipeline.planner.register_forward_hook(lambda module, given, result: handed.append(result))
@@ -112,6 +113,36 @@ def test_the_own_rollout_and_its_plans_are_what_the_runtime_computes(
     hook.remove()
     assert torch.allclose(starts, torch.stack(seen[:4], 1), atol=1e-5)
     assert torch.allclose(plans[:, 1:], torch.stack(handed[:3], 1), atol=1e-5)
+
+
+def test_the_own_rollout_of_an_inpainting_blends_what_is_known_as_the_runtime_does(
+    editing_checkpoint: Path, tmp_path: Path
+) -> None:
+    stage = stage_of(editing_checkpoint, tmp_path, drawings=16, anchor=0.0)
+    teacher, pipeline = stage.teacher, stage.pipeline(stage.student)
+    found = SceneTriples().triples("inpaint", 0, 3, 1, range(1), (64, 64), "cpu")
+    assert found.masks is not None
+    noise, truth = pipeline._noise((64, 64), 1, 3), teacher.latents(found.targets)
+    hole = torch.nn.functional.max_pool2d(found.masks.float(), pipeline.vae.spec.downsample) > 0
+    ends = torch.stack([interpolate(truth, noise, torch.tensor([t])) for t in uniform_grid(4)], 1)
+    assert not bool(hole.all())
+    ends[:, 1:] += hole[:, None]  # the teacher's own latents, elsewhere the data's
+    drawn = trajectories.Shard(
+        ends, truth, teacher.ids(found.texts, "inpaint"), teacher.latents(found.sources)
+    )
+    rows = Rows(["inpaint"], torch.zeros(1, dtype=torch.long), drawn, torch.zeros(1, dtype=torch.bool))
+    assert torch.equal(redrawn(rows), hole)
+    assert bool(redrawn(replace(rows, tasks=["edit"])).all())
+    with torch.no_grad():
+        starts, _ = chained(
+            stage.student.denoiser, ends, stage._encode(drawn.ids), drawn.source, redrawn(rows)
+        )
+    seen = [noise]
+    (prompt,) = found.texts
+    pipeline.inpaint(
+        found.targets, found.masks.float(), prompt, seed=3, callback=lambda step, steps, z: seen.append(z)
+    )
+    assert torch.allclose(starts, torch.stack(seen[:4], 1), atol=1e-4)
 
 
 def test_segment_targets_are_exact_at_a_windows_end_and_the_slow_copys_elsewhere(
@@ -184,7 +215,7 @@ def test_student_learns_to_end_where_its_teacher_does(checkpoint: Path, tmp_path
         """Between where the student and the teacher end, from the same noise."""
         ends = points.points
         with torch.no_grad():
-            starts, plans = chained(stage.student.denoiser, ends, text, None, True)
+            starts, plans = chained(stage.student.denoiser, ends, text, None, EVERYWHERE)
             t = torch.full((8,), 0.25)
             velocity, _ = stage.student.denoiser(starts[:, 3], t, *text, plans[:, 3], torch.ones(8))
         return float((starts[:, 3] - 0.25 * velocity - ends[:, 4]).square().mean())

@@ -1,0 +1,242 @@
+"""Rewrites of an fp32 ONNX graph into fewer operators that compute the same.
+
+At a few hundred tokens an operator costs more to start than to run, so each one that is left out counts. Every rule is
+standard ONNX in and out, for static shapes and batch 1; where its pattern is not found it changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+#: Operators that broadcast a vector like a tensor with ones in front of it.
+_ELEMENTWISE = ("Add", "Mul", "Sub", "Div")
+
+
+def fewer_operators(model: ir.Model) -> ir.Model:
+    """``model``, changed in place by every rule of this module."""
+    graph = model.graph
+    rules = (
+        vectors_by_split, modulated_norm, root_mean_square, bias_without_reshape, broadcast_without_unsqueeze,
+        heads_without_batch,
+    )  # fmt: skip
+    for rule in rules:
+        for node in list(graph):
+            if node.graph is not None:  # no earlier match took it
+                rule(graph, node)
+    return model
+
+
+def vectors_by_split(graph: ir.Graph, node: ir.Node) -> None:
+    """Rows of (1, n, D) taken one by one as (1, 1, D), by an unsqueeze and n gathers -> one split into (D,)."""
+    if node.op_type != "Unsqueeze":
+        return
+    rows, users = _input(node, 0), _users(node.outputs[0])
+    shape = _shape(rows)
+    if len(shape) != 3 or shape[0] != 1 or _numbers(_input(node, 1)) != (2,):
+        return
+    picked = [_numbers(user.inputs[1]) for user in users if _is(user, "Gather", axis=1)]
+    simple = all(later.op_type in _ELEMENTWISE for user in users for later in _users(user.outputs[0]))
+    if len(picked) != len(users) or any(len(at) != 1 for at in picked) or not simple or not users:
+        return
+    count, width = shape[1:]
+    flat = _node(graph, "Reshape", [rows, constant(graph, (-1,))], (count * width,))
+    split = ir.node(
+        "Split", [flat.outputs[0], constant(graph, (width,) * count)], {"axis": 0}, num_outputs=count
+    )
+    for output in split.outputs:
+        output.shape, output.dtype = ir.Shape([width]), ir.DataType.FLOAT
+    graph.insert_before(node, [flat, split])
+    for user, (at,) in zip(users, picked, strict=True):
+        _replace(graph, user.outputs[0], split.outputs[at], [user])
+        for later in _users(split.outputs[at]):
+            if _shape(later.outputs[0]) == (1, 1, width):
+                later.outputs[0].shape = ir.Shape([width])
+    graph.remove(node, safe=True)
+
+
+def modulated_norm(graph: ir.Graph, node: ir.Node) -> None:
+    """``norm(x) * gain + shift`` with computed (D,) vectors -> one layer norm that has them as scale and bias."""
+    if node.op_type != "LayerNormalization" or len(node.inputs) != 2 or not _all_ones(_input(node, 1)):
+        return
+    times = _sole_user(node.outputs[0], "Mul")
+    plus = None if times is None else _sole_user(times.outputs[0], "Add")
+    if times is None or plus is None or _input(times, 0) is not node.outputs[0]:
+        return
+    if _input(plus, 0) is not times.outputs[0]:
+        return
+    width = _shape(_input(node, 0))[-1]
+    vectors = [_input(times, 1), _input(plus, 1)]
+    if any(_size(value) != width or _shape(value)[-1] != width for value in vectors):
+        return
+    flats = [
+        _node(graph, "Reshape", [value, constant(graph, (-1,))], (width,))
+        for value in vectors
+        if len(_shape(value)) > 1
+    ]
+    flat = iter(flats)
+    inputs = [value if len(_shape(value)) == 1 else next(flat).outputs[0] for value in vectors]
+    epsilon = node.attributes["epsilon"].as_float()
+    norm = ir.node(
+        "LayerNormalization", [_input(node, 0), *inputs], {"axis": -1, "epsilon": epsilon}, name=node.name
+    )
+    graph.insert_before(plus, [*flats, norm])
+    _replace(graph, plus.outputs[0], norm.outputs[0], [plus, times, node])
+
+
+def root_mean_square(graph: ir.Graph, node: ir.Node) -> None:
+    """``x * (1 / sqrt(m))`` -> ``x / sqrt(m)`` over the last axis: what ONNX Runtime knows as an RMS norm."""
+    if node.op_type != "Reciprocal":
+        return
+    root, times = _input(node, 0).producer(), _sole_user(node.outputs[0], "Mul")
+    if root is None or root.op_type != "Sqrt" or times is None or _input(times, 1) is not node.outputs[0]:
+        return
+    if _shape(node.outputs[0])[-1] != 1:
+        return
+    divided = ir.node("Div", [_input(times, 0), root.outputs[0]], name=times.name)
+    graph.insert_before(times, divided)
+    _replace(graph, times.outputs[0], divided.outputs[0], [times, node])
+
+
+def bias_without_reshape(graph: ir.Graph, node: ir.Node) -> None:
+    """(h, N, M) reshaped to (1, h, N, M) to add a (1, 1, 1, M) and reshaped back -> added as it is."""
+    if node.op_type != "Add":
+        return
+    before, bias = _input(node, 0).producer(), _input(node, 1)
+    after = _sole_user(node.outputs[0], "Reshape")
+    if before is None or before.op_type != "Reshape" or after is None or len(_users(before.outputs[0])) != 1:
+        return
+    shape = _shape(_input(before, 0))
+    if (
+        _shape(node.outputs[0]) != (1, *shape)
+        or _shape(after.outputs[0]) != shape
+        or _shape(bias)[:-1] != (1, 1, 1)
+    ):
+        return
+    source = bias.producer()
+    flat = _input(source, 0) if source is not None and source.op_type == "Reshape" else None
+    if flat is None or len(_shape(flat)) > len(shape) or _shape(flat)[-1] != _size(bias):
+        return
+    added = ir.node("Add", [_input(before, 0), flat], name=node.name)
+    graph.insert_before(node, added)
+    _replace(graph, after.outputs[0], added.outputs[0], [after, node, before])
+
+
+def broadcast_without_unsqueeze(graph: ir.Graph, node: ir.Node) -> None:
+    """(1, N, M) made (1, 1, N, M) for an operator that broadcasts it anyway -> as it is."""
+    if (
+        node.op_type != "Unsqueeze"
+        or _numbers(_input(node, 1)) != (1,)
+        or _shape(_input(node, 0))[:1] != (1,)
+    ):
+        return
+    wide, users = node.outputs[0], _users(node.outputs[0])
+    others = [value for user in users for value in user.inputs if value is not wide]
+    elementwise = all(user.op_type in _ELEMENTWISE for user in users)
+    if elementwise and others and all(len(_shape(value)) >= len(_shape(wide)) for value in others):
+        _replace(graph, wide, _input(node, 0), [node])
+
+
+def heads_without_batch(graph: ir.Graph, node: ir.Node) -> None:
+    """A transpose of (1, a, b, c) between reshapes -> of (a, b, c), with one reshape less."""
+    if node.op_type != "Transpose" or len(_shape(node.outputs[0])) != 4:
+        return
+    perm = tuple(node.attributes["perm"].as_ints())
+    before, after = _input(node, 0).producer(), _sole_user(node.outputs[0], "Reshape")
+    if perm[0] != 0 or _shape(node.outputs[0])[0] != 1 or before is None or before.op_type != "Reshape":
+        return
+    inner, shorter = _shape(_input(node, 0))[1:], tuple(axis - 1 for axis in perm[1:])
+    turned = tuple(inner[axis] for axis in shorter)
+    opens = _shape(_input(before, 0)) == inner
+    closes = after is not None and _shape(after.outputs[0]) == turned
+    if not (opens or closes) or after is None or len(_users(before.outputs[0])) != 1:
+        return
+    first = [] if opens else [_node(graph, "Reshape", [_input(before, 0), constant(graph, inner)], inner)]
+    source = first[0].outputs[0] if first else _input(before, 0)
+    turn = ir.node("Transpose", [source], {"perm": shorter}, name=node.name)
+    turn.outputs[0].shape, turn.outputs[0].dtype = ir.Shape(turned), ir.DataType.FLOAT
+    graph.insert_before(node, [*first, turn])
+    if closes:
+        _replace(graph, after.outputs[0], turn.outputs[0], [after, node, before])
+    else:
+        after.replace_input_with(0, turn.outputs[0])
+        graph.remove([node, before], safe=True)
+
+
+def constant(graph: ir.Graph, numbers: Sequence[int]) -> ir.Value:
+    """An int64 initializer with these numbers, one for all of its users."""
+    name = f"numbers.{'.'.join(map(str, numbers))}"
+    if name not in graph.initializers:
+        tensor = ir.tensor(np.array(numbers, np.int64), name=name)
+        graph.register_initializer(
+            ir.Value(
+                name=name,
+                shape=ir.Shape([len(numbers)]),
+                type=ir.TensorType(tensor.dtype),
+                const_value=tensor,
+            )
+        )
+    return graph.initializers[name]
+
+
+def _node(graph: ir.Graph, operator: str, inputs: Sequence[ir.Value], shape: Sequence[int]) -> ir.Node:
+    node = ir.node(operator, inputs)
+    node.outputs[0].shape, node.outputs[0].dtype = ir.Shape(shape), ir.DataType.FLOAT
+    return node
+
+
+def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value, gone: Sequence[ir.Node]) -> None:
+    """``new`` in the place of ``old``; ``gone`` are the nodes that nobody needs then, the last first."""
+    if new.shape is None:
+        new.shape, new.type = old.shape, old.type
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    for node in gone:
+        graph.remove(node, safe=True)
+
+
+def _input(node: ir.Node, position: int) -> ir.Value:
+    """An input that the operator cannot do without."""
+    value = node.inputs[position]
+    assert value is not None
+    return value
+
+
+def _users(value: ir.Value) -> list[ir.Node]:
+    return [use.node for use in value.uses()]
+
+
+def _sole_user(value: ir.Value, operator: str) -> ir.Node | None:
+    users = _users(value)
+    return (
+        users[0] if len(users) == 1 and users[0].op_type == operator and not value.is_graph_output() else None
+    )
+
+
+def _is(node: ir.Node, operator: str, **attributes: int) -> bool:
+    return node.op_type == operator and all(
+        name in node.attributes and node.attributes[name].value == value for name, value in attributes.items()
+    )
+
+
+def _shape(value: ir.Value | None) -> tuple[int, ...]:
+    """The static shape; empty where there is none."""
+    return () if value is None or value.shape is None else value.shape.numpy()
+
+
+def _size(value: ir.Value) -> int:
+    return int(np.prod(_shape(value), dtype=np.int64))
+
+
+def _numbers(value: ir.Value | None) -> tuple[int, ...]:
+    """The content of a small integer constant; empty for anything else."""
+    tensor = None if value is None else value.const_value
+    if tensor is None or tensor.dtype != ir.DataType.INT64:
+        return ()
+    return tuple(int(number) for number in np.atleast_1d(tensor.numpy()))
+
+
+def _all_ones(value: ir.Value | None) -> bool:
+    tensor = None if value is None else value.const_value
+    return tensor is not None and bool((tensor.numpy() == 1).all())
