@@ -114,7 +114,8 @@ class Target(Entry):
     """The files of one engine; all but ``shared_files``, ``tasks``, ``operators`` and ``quality`` are keyed like ``components``.
 
     Several components may have one file: an ExecuTorch program holds a method per component, named by its
-    key. ``parts`` are further files of a component alone, ``shared_files`` those that all components need.
+    key. ``parts`` are further files of a component alone, ``shared_files`` those that all components need,
+    ``shared_sha256`` of what a component reads in them, which tells whom a damaged one hurts.
     ``tasks`` has the worst drawing of every task, ``image`` the worst of all.
     ``precisions`` names the components that are not in ``precision``; ``quality`` has an entry per size
     ("256x384") where the target is quantized.
@@ -124,6 +125,7 @@ class Target(Entry):
     files: dict[str, FileEntry]
     parts: dict[str, tuple[FileEntry, ...]] = {}
     shared_files: tuple[FileEntry, ...] = ()
+    shared_sha256: dict[str, Sha256] = {}
     parity: dict[str, Parity] = {}
     image: ImageParity | None = None
     tasks: dict[str, ImageParity] = {}

@@ -41,6 +41,7 @@ def make_target(
         files=dict(made.files),
         parts=dict(made.parts),
         shared_files=made.shared_files,
+        shared_sha256=dict(made.shared_sha256),
         parity=dict(parity),
         image=max(images.values(), key=lambda item: item.max_abs_255, default=None),
         tasks={str(task): image for task, image in tasks.items()},

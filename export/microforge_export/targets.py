@@ -55,6 +55,7 @@ class TargetFiles:
     files: Mapping[str, FileEntry]
     operators: Mapping[str, int]
     shared_files: tuple[FileEntry, ...] = ()
+    shared_sha256: Mapping[str, str] = field(default_factory=dict)
     parts: Mapping[str, tuple[FileEntry, ...]] = field(default_factory=dict)
     coverage: Mapping[str, Coverage] = field(default_factory=dict)
     memory: Mapping[str, Memory] = field(default_factory=dict)

@@ -28,7 +28,7 @@ from microforge_export.onnx_rewrites import fewer_operators
 from microforge_export.program import Component
 from microforge_export.static_analysis import usability
 from microforge_export.targets import TargetFiles
-from microforge_export.weights import SharedWeights, check_graph, write_graph
+from microforge_export.weights import SharedWeights, check_graph, shared_digest, write_graph
 
 WEIGHTS = "onnx/weights.bin"
 #: Gelu is an operator since 20, and no later one gives these graphs anything.
@@ -70,6 +70,7 @@ class OnnxArtefacts:
             files={key: file_entry(folder, relative) for key, relative in files.items()},
             operators=operators,
             shared_files=(file_entry(folder, WEIGHTS),),
+            shared_sha256={key: shared_digest(folder / relative) for key, relative in files.items()},
             usability=usable,
         )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from microforge.bundle import Manifest, Trajectory
 from microforge.bundle_files import Bundle, file_entry
-from microforge.bundle_targets import FileEntry, ImageParity, Parity, TargetName
+from microforge.bundle_targets import FileEntry, ImageParity, Parity, Target, TargetName
 from microforge.errors import BundleError
 from microforge_export import golden, parity, sources
 from microforge_export.figures import Figure
@@ -70,23 +71,36 @@ def _hash_problems(bundle: Bundle) -> list[str]:
         try:
             bundle.checked(entry)
         except BundleError as error:
-            problems.append(f"{_owner(bundle.manifest, entry)}: {error}")
+            problems.append(f"{_owner(bundle, entry)}: {error}")
     return problems
 
 
-def _owner(manifest: Manifest, entry: FileEntry) -> str:
-    """What a file of the bundle is part of."""
+def _owner(bundle: Bundle, entry: FileEntry) -> str:
+    """What a file of the bundle, which is damaged, is part of."""
+    manifest = bundle.manifest
     for name, target in manifest.targets.items():
         own = {key: (value, *target.parts.get(key, ())) for key, value in target.files.items()}
         keys = [key for key, values in own.items() if entry.path in [value.path for value in values]]
         if keys:
             return f"{name} {', '.join(keys)}"
         if entry.path in [value.path for value in target.shared_files]:
-            return f"{name} weights of {', '.join(target.files)}"
+            return f"{name} weights of {', '.join(_hurt(bundle, target))}"
     for key, value in manifest.golden.components.items():
         if value.path == entry.path:
             return f"golden cases of {key}"
     return "tokenizer" if entry.path == manifest.tokenizer.file.path else "golden drawing"
+
+
+def _hurt(bundle: Bundle, target: Target) -> list[str]:
+    """The components that read other bytes in the target's shared files than were written for them; all if none does."""
+    from microforge_export.weights import shared_digest
+
+    found = [
+        key
+        for key, expected in target.shared_sha256.items()
+        if os.path.isfile(path := bundle.path / target.files[key].path) and shared_digest(path) != expected
+    ]
+    return found or list(target.files)
 
 
 def _component(findings: _Findings, bundle: Bundle, target: TargetName, key: str) -> None:

@@ -92,8 +92,32 @@ def test_a_wrong_weight_is_found_by_hash_and_its_component_named(damaged: Damage
     problems = verify(load_bundle(damaged.folder)).problems
     assert f"{damaged.path} has SHA-256" in problems[0] and problems[0].startswith(damaged.target)
     assert any(problem.startswith(f"{damaged.target} vae_decoder has ") for problem in problems)
-    images = (f"{damaged.target} image of ", f"{damaged.target} vae_decoder", f"{damaged.target} weights")
+    images = (
+        f"{damaged.target} image of ",
+        f"{damaged.target} vae_decoder",
+        f"{damaged.target} weights of vae_decoder:",
+    )
     assert all(problem.startswith(images) for problem in problems), "nothing else is accused"
+
+
+def test_one_changed_bit_of_shared_weights_names_the_components_that_read_it(
+    two_sizes: Path, tmp_path: Path
+) -> None:
+    """Too little for parity to see: the hashes alone find it, and know that no other network is hurt."""
+    copy = tmp_path / "bit.mfb"
+    shutil.copytree(two_sizes, copy)
+    model = onnx.load(str(copy / "onnx" / "denoiser_64x64.onnx"), load_external_data=False)
+    kernel = next(
+        tensor for tensor in model.graph.initializer if "merged" in tensor.name and tensor.external_data
+    )
+    offset = int(next(item.value for item in kernel.external_data if item.key == "offset"))
+    with (copy / WEIGHTS).open("r+b") as stream:
+        stream.seek(offset)
+        low = stream.read(1)[0]
+        stream.seek(offset)
+        stream.write(bytes([low ^ 1]))
+    (problem,) = verify(load_bundle(copy)).problems
+    assert problem.startswith("onnx weights of denoiser_64x64, denoiser_64x96: ")
 
 
 def test_a_mended_hash_does_not_hide_a_wrong_weight(damaged: Damaged) -> None:
