@@ -44,6 +44,12 @@ def evaluate(
     guidance: Annotated[
         float | None, typer.Option(help="Guidance scale, 1 = off (checkpoints only).")
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Engine of a bundle: onnx, executorch, coreml (interpreted, slowly, where there is no macOS)."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the prompts, and of the first image.")] = 0,
     single_object: Annotated[
         bool, typer.Option("--single-object", help="Only prompts for one coloured object.")
@@ -68,14 +74,14 @@ def evaluate(
         from microforge_benchmarks.edit_eval import check_task, evaluate_source_task
 
         check_task(task, single_object)
-        subject = open_subject(model, Settings(size, steps, guidance))
+        subject = open_subject(model, Settings(size, steps, guidance, target))
         report, sheet = evaluate_source_task(subject, task, prompts, seed)
         report = {"format": FORMAT, "model": str(model), **report}
         atomic_bytes(sheet_path, png_bytes(sheet), force)
         atomic_bytes(out, (json_module.dumps(report, indent=1) + "\n").encode(), force)
         _say_done(report, out, sheet_path, json)
         return
-    subject = open_subject(model, Settings(size, steps, guidance))
+    subject = open_subject(model, Settings(size, steps, guidance, target))
     asked = (single_object_prompts if single_object else evaluation_prompts)(prompts, seed)
     results, scores = _measure(subject, asked, seed)
     report = {

@@ -16,6 +16,7 @@ from PIL import Image
 
 from microforge.cli import exit_code
 from microforge.data.captions import evaluation_prompts
+from microforge.errors import BundleError
 from microforge.evaluation.classifier import load_classifier
 from microforge.evaluation.evaluate import evaluate, scenes_draw, without_image
 from microforge.evaluation.sheet import MAX_IMAGES, contact_sheet, shown_every
@@ -90,6 +91,12 @@ def test_a_bundle_is_scored_through_its_runtime(bundle: Path, tmp_path: Path) ->
     assert [image["seed"] for image in written["images"]] == [3, 4, 5, 6, 7]
 
 
+def test_the_engine_of_a_bundle_can_be_chosen(bundle: Path) -> None:
+    assert open_subject(bundle, Settings(target="onnx")).identity == open_subject(bundle, Settings()).identity
+    with pytest.raises(BundleError, match="has no target 'coreml'; it has: onnx"):
+        open_subject(bundle, Settings(target="coreml"))
+
+
 def test_a_bundle_with_an_encoder_has_a_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
     class Echo:
         """Both halves of a perfect VAE; refuses batches, as a static graph does."""
@@ -133,6 +140,7 @@ def test_nothing_is_replaced_without_force(checkpoint: Path, tmp_path: Path) -> 
         (("CHECKPOINT", "--out", "s.json", "--size", "32"), "at least 64 px"),
         (("CHECKPOINT", "--out", "s.json", "--prompts", "0"), "prompts"),
         (("CHECKPOINT", "--out", "s.json", "--guidance", "nan"), "guidance"),
+        (("CHECKPOINT", "--out", "s.json", "--target", "onnx"), "--target is for bundles"),
         (("BUNDLE", "--out", "s.json", "--guidance", "2"), "part of its manifest"),
         (("BUNDLE", "--out", "s.json", "--steps", "3"), "3"),
         (("BUNDLE", "--out", "s.json", "--size", "128"), "no size 128x128"),
