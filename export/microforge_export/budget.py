@@ -45,7 +45,7 @@ class Overhead:
 OVERHEADS: Mapping[str, Overhead] = {
     "onnx": Overhead(
         process=90 * MB, node=5_000, loading=1.22,
-        activations={"text_encoder": 5.5, "denoiser": 5.0, "vae_decoder": 2.0},
+        activations={"text_encoder": 5.5, "denoiser": 4.4, "vae_decoder": 2.0},
     ),
     "executorch": Overhead(
         process=90 * MB, node=0, loading=2.0,
