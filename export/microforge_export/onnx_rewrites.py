@@ -67,9 +67,12 @@ def modulated_norm(graph: ir.Graph, node: ir.Node) -> None:
         return
     if _input(plus, 0) is not times.outputs[0]:
         return
-    width = _shape(_input(node, 0))[-1]
+    shape = _shape(_input(node, 0))
+    if not shape:
+        return
+    width = shape[-1]
     vectors = [_input(times, 1), _input(plus, 1)]
-    if any(_size(value) != width or _shape(value)[-1] != width for value in vectors):
+    if any(_size(value) != width or _shape(value)[-1:] != (width,) for value in vectors):
         return
     flats = [
         _node(graph, "Reshape", [value, constant(graph, (-1,))], (width,))
@@ -93,7 +96,7 @@ def root_mean_square(graph: ir.Graph, node: ir.Node) -> None:
     root, times = _input(node, 0).producer(), _sole_user(node.outputs[0], "Mul")
     if root is None or root.op_type != "Sqrt" or times is None or _input(times, 1) is not node.outputs[0]:
         return
-    if _shape(node.outputs[0])[-1] != 1:
+    if _shape(node.outputs[0])[-1:] != (1,):
         return
     divided = ir.node("Div", [_input(times, 0), root.outputs[0]], name=times.name)
     graph.insert_before(times, divided)
@@ -117,7 +120,7 @@ def bias_without_reshape(graph: ir.Graph, node: ir.Node) -> None:
         return
     source = bias.producer()
     flat = _input(source, 0) if source is not None and source.op_type == "Reshape" else None
-    if flat is None or len(_shape(flat)) > len(shape) or _shape(flat)[-1] != _size(bias):
+    if flat is None or len(_shape(flat)) > len(shape) or _shape(flat)[-1:] != (_size(bias),):
         return
     added = ir.node("Add", [_input(before, 0), flat], name=node.name)
     graph.insert_before(node, added)
@@ -221,8 +224,8 @@ def _is(node: ir.Node, operator: str, **attributes: int) -> bool:
 
 
 def _shape(value: ir.Value | None) -> tuple[int, ...]:
-    """The static shape; empty where there is none."""
-    return () if value is None or value.shape is None else value.shape.numpy()
+    """The shape; empty where it is unknown or not static."""
+    return () if value is None or value.shape is None or not value.shape.is_static() else value.shape.numpy()
 
 
 def _size(value: ir.Value) -> int:

@@ -120,6 +120,12 @@ OTHERS = {
         inverse = Reciprocal(root)
         y = Mul(x, inverse)
     }""",
+    "a norm of no static shape": """(float[n,4] x, float[1,4] gain, float[1,4] shift) => (float[n,4] y) {
+        ones = Constant<value=float[4] {1,1,1,1}>()
+        normed = LayerNormalization<axis=-1>(x, ones)
+        scaled = Mul(normed, gain)
+        y = Add(scaled, shift)
+    }""",
     "an unsqueeze that widens the result": """(float[1,3,3] x, float[3] v) => (float[1,1,3,3] y) {
         axes = Constant<value_ints=[1]>()
         wide = Unsqueeze(x, axes)
@@ -137,7 +143,11 @@ def run(model: onnx.ModelProto) -> np.ndarray:
     onnx.checker.check_model(model, full_check=True)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     rng = np.random.default_rng(0)
-    feeds = {item.name: rng.random(item.shape, np.float32) for item in session.get_inputs()}
+    shapes = {
+        item.name: [side if isinstance(side, int) else 2 for side in item.shape]
+        for item in session.get_inputs()
+    }
+    feeds = {name: rng.random(shape, np.float32) for name, shape in shapes.items()}
     result: np.ndarray = session.run(None, feeds)[0]
     return result
 
