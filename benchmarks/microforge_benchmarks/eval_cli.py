@@ -70,18 +70,19 @@ def evaluate(
     from microforge.evaluation.sheet import contact_sheet, png_bytes
     from microforge_benchmarks.subjects import Settings, open_subject
 
+    settings = Settings(size, steps, guidance, target)
     if task != "generate":
         from microforge_benchmarks.edit_eval import check_task, evaluate_source_task
 
         check_task(task, single_object)
-        subject = open_subject(model, Settings(size, steps, guidance, target))
+        subject = open_subject(model, settings)
         report, sheet = evaluate_source_task(subject, task, prompts, seed)
         report = {"format": FORMAT, "model": str(model), **report}
         atomic_bytes(sheet_path, png_bytes(sheet), force)
         atomic_bytes(out, (json_module.dumps(report, indent=1) + "\n").encode(), force)
         _say_done(report, out, sheet_path, json)
         return
-    subject = open_subject(model, Settings(size, steps, guidance, target))
+    subject = open_subject(model, settings)
     asked = (single_object_prompts if single_object else evaluation_prompts)(prompts, seed)
     results, scores = _measure(subject, asked, seed)
     report = {

@@ -16,8 +16,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from microforge_export.onnx_graph import constant, initializer, sole_user
 from microforge_export.operator_groups import digest, group_of, merged_name, parameter_names
 from microforge_export.program import Component
+
+#: What a Gemm's attributes are where it does not give them.
+_GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def merge_layers(model: ir.Model, component: Component) -> ir.Model:
             found.setdefault((id(source), node.op_type, kind), []).append(layer)
     for layers in found.values():
         if len(layers) > 1:
-            _merge(model.graph, sorted(layers, key=lambda layer: layer.path))
+            _merge(model.graph, layers)
     return model
 
 
@@ -60,19 +64,15 @@ def _layer(node: ir.Node, paths: Mapping[bytes, str]) -> _Layer | None:
         return None
     if node.op_type == "Gemm":
         bias = _constant(node.inputs[2]) if len(node.inputs) == 3 and node.inputs[2] is not None else None
-        plain = {name: attribute.value for name, attribute in node.attributes.items()}
-        if bias is None or plain.get("transB") != 1 or set(plain) - {"transB", "alpha", "beta", "transA"}:
-            return None
-        if plain.get("alpha", 1.0) != 1.0 or plain.get("beta", 1.0) != 1.0 or plain.get("transA", 0) != 0:
+        given = {name: attribute.value for name, attribute in node.attributes.items()}
+        if bias is None or {**_GEMM, **given} != {**_GEMM, "transB": 1}:
             return None
         return _Layer(path, node, node, weight, bias)
-    users = [use.node for use in node.outputs[0].uses()]
-    if len(users) != 1 or users[0].op_type != "Add" or users[0].inputs[1] is None:
+    plus = sole_user(node.outputs[0], "Add")
+    bias = None if plus is None or plus.inputs[1] is None else _constant(plus.inputs[1])
+    if plus is None or bias is None or bias.shape != weight.shape[1:]:
         return None
-    bias = _constant(users[0].inputs[1])
-    if bias is None or bias.shape != weight.shape[1:]:
-        return None
-    return _Layer(path, node, users[0], weight, bias)
+    return _Layer(path, node, plus, weight, bias)
 
 
 def _constant(value: ir.Value) -> NDArray[np.float32] | None:
@@ -86,17 +86,18 @@ def _merge(graph: ir.Graph, found: Sequence[_Layer]) -> None:
     widths = [len(layer.bias) for layer in layers]
     name = merged_name([layer.path for layer in layers])
     columns = 0 if first.product.op_type == "Gemm" else 1
-    weight = _initializer(
-        graph, f"{name}.weight", np.concatenate([layer.weight for layer in layers], columns)
-    )
-    bias = _initializer(graph, f"{name}.bias", np.concatenate([layer.bias for layer in layers]))
+    weight = initializer(graph, f"{name}.weight", np.concatenate([layer.weight for layer in layers], columns))
+    bias = initializer(graph, f"{name}.bias", np.concatenate([layer.bias for layer in layers]))
     nodes = _wide(first, weight, bias, name)
     wide, shape = nodes[-1].outputs[0], first.last.outputs[0].shape
     assert shape is not None
     wide.shape, wide.dtype = ir.Shape([*shape[:-1], sum(widths)]), ir.DataType.FLOAT
-    parts = _initializer(graph, f"widths.{'.'.join(map(str, widths))}", np.array(widths, np.int64))
     split = ir.node(
-        "Split", [wide, parts], {"axis": len(shape) - 1}, num_outputs=len(layers), name=f"{name}.split"
+        "Split",
+        [wide, constant(graph, widths)],
+        {"axis": len(shape) - 1},
+        num_outputs=len(layers),
+        name=f"{name}.split",
     )
     graph.insert_before(first.product, [*nodes, split])
     old = [layer.last.outputs[0] for layer in layers]
@@ -113,14 +114,3 @@ def _wide(first: _Layer, weight: ir.Value, bias: ir.Value, name: str) -> list[ir
         return [ir.node("Gemm", [source, weight, bias], {"transB": 1}, name=name)]
     product = ir.node("MatMul", [source, weight], name=name)
     return [product, ir.node("Add", [product.outputs[0], bias], name=f"{name}.add")]
-
-
-def _initializer(graph: ir.Graph, name: str, value: NDArray[np.generic]) -> ir.Value:
-    if name not in graph.initializers:
-        tensor = ir.tensor(value, name=name)
-        graph.register_initializer(
-            ir.Value(
-                name=name, shape=ir.Shape(value.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-            )
-        )
-    return graph.initializers[name]

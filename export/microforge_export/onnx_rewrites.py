@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from microforge_export.onnx_graph import constant, sole_user, users
+
 #: Operators that broadcast a vector like a tensor with ones in front of it.
 _ELEMENTWISE = ("Add", "Mul", "Sub", "Div")
 
@@ -33,25 +35,25 @@ def vectors_by_split(graph: ir.Graph, node: ir.Node) -> None:
     """Rows of (1, n, D) taken one by one as (1, 1, D), by an unsqueeze and n gathers -> one split into (D,)."""
     if node.op_type != "Unsqueeze":
         return
-    rows, users = _input(node, 0), _users(node.outputs[0])
+    rows, gathers = _input(node, 0), users(node.outputs[0])
     shape = _shape(rows)
     if len(shape) != 3 or shape[0] != 1 or _numbers(_input(node, 1)) != (2,):
         return
-    picked = [_numbers(user.inputs[1]) for user in users if _is(user, "Gather", axis=1)]
-    simple = all(later.op_type in _ELEMENTWISE for user in users for later in _users(user.outputs[0]))
-    if len(picked) != len(users) or any(len(at) != 1 for at in picked) or not simple or not users:
+    picked = [_numbers(user.inputs[1]) for user in gathers if _is(user, "Gather", axis=1)]
+    simple = all(later.op_type in _ELEMENTWISE for user in gathers for later in users(user.outputs[0]))
+    if len(picked) != len(gathers) or any(len(at) != 1 for at in picked) or not simple or not gathers:
         return
     count, width = shape[1:]
-    flat = _node(graph, "Reshape", [rows, constant(graph, (-1,))], (count * width,))
+    flat = _node("Reshape", [rows, constant(graph, (-1,))], (count * width,))
     split = ir.node(
         "Split", [flat.outputs[0], constant(graph, (width,) * count)], {"axis": 0}, num_outputs=count
     )
     for output in split.outputs:
         output.shape, output.dtype = ir.Shape([width]), ir.DataType.FLOAT
     graph.insert_before(node, [flat, split])
-    for user, (at,) in zip(users, picked, strict=True):
+    for user, (at,) in zip(gathers, picked, strict=True):
         _replace(graph, user.outputs[0], split.outputs[at], [user])
-        for later in _users(split.outputs[at]):
+        for later in users(split.outputs[at]):
             if _shape(later.outputs[0]) == (1, 1, width):
                 later.outputs[0].shape = ir.Shape([width])
     graph.remove(node, safe=True)
@@ -61,8 +63,8 @@ def modulated_norm(graph: ir.Graph, node: ir.Node) -> None:
     """``norm(x) * gain + shift`` with computed (D,) vectors -> one layer norm that has them as scale and bias."""
     if node.op_type != "LayerNormalization" or len(node.inputs) != 2 or not _all_ones(_input(node, 1)):
         return
-    times = _sole_user(node.outputs[0], "Mul")
-    plus = None if times is None else _sole_user(times.outputs[0], "Add")
+    times = sole_user(node.outputs[0], "Mul")
+    plus = None if times is None else sole_user(times.outputs[0], "Add")
     if times is None or plus is None or _input(times, 0) is not node.outputs[0]:
         return
     if _input(plus, 0) is not times.outputs[0]:
@@ -74,18 +76,12 @@ def modulated_norm(graph: ir.Graph, node: ir.Node) -> None:
     vectors = [_input(times, 1), _input(plus, 1)]
     if any(_size(value) != width or _shape(value)[-1:] != (width,) for value in vectors):
         return
-    flats = [
-        _node(graph, "Reshape", [value, constant(graph, (-1,))], (width,))
-        for value in vectors
-        if len(_shape(value)) > 1
-    ]
-    flat = iter(flats)
-    inputs = [value if len(_shape(value)) == 1 else next(flat).outputs[0] for value in vectors]
+    inputs = [_as_vector(graph, value, plus) for value in vectors]
     epsilon = node.attributes["epsilon"].as_float()
     norm = ir.node(
         "LayerNormalization", [_input(node, 0), *inputs], {"axis": -1, "epsilon": epsilon}, name=node.name
     )
-    graph.insert_before(plus, [*flats, norm])
+    graph.insert_before(plus, norm)
     _replace(graph, plus.outputs[0], norm.outputs[0], [plus, times, node])
 
 
@@ -93,7 +89,7 @@ def root_mean_square(graph: ir.Graph, node: ir.Node) -> None:
     """``x * (1 / sqrt(m))`` -> ``x / sqrt(m)`` over the last axis: what ONNX Runtime knows as an RMS norm."""
     if node.op_type != "Reciprocal":
         return
-    root, times = _input(node, 0).producer(), _sole_user(node.outputs[0], "Mul")
+    root, times = _input(node, 0).producer(), sole_user(node.outputs[0], "Mul")
     if root is None or root.op_type != "Sqrt" or times is None or _input(times, 1) is not node.outputs[0]:
         return
     if _shape(node.outputs[0])[-1:] != (1,):
@@ -108,8 +104,8 @@ def bias_without_reshape(graph: ir.Graph, node: ir.Node) -> None:
     if node.op_type != "Add":
         return
     before, bias = _input(node, 0).producer(), _input(node, 1)
-    after = _sole_user(node.outputs[0], "Reshape")
-    if before is None or before.op_type != "Reshape" or after is None or len(_users(before.outputs[0])) != 1:
+    after = sole_user(node.outputs[0], "Reshape")
+    if before is None or before.op_type != "Reshape" or after is None or len(users(before.outputs[0])) != 1:
         return
     shape = _shape(_input(before, 0))
     if (
@@ -135,9 +131,9 @@ def broadcast_without_unsqueeze(graph: ir.Graph, node: ir.Node) -> None:
         or _shape(_input(node, 0))[:1] != (1,)
     ):
         return
-    wide, users = node.outputs[0], _users(node.outputs[0])
-    others = [value for user in users for value in user.inputs if value is not wide]
-    elementwise = all(user.op_type in _ELEMENTWISE for user in users)
+    wide, readers = node.outputs[0], users(node.outputs[0])
+    others = [value for user in readers for value in user.inputs if value is not wide]
+    elementwise = all(user.op_type in _ELEMENTWISE for user in readers)
     if elementwise and others and all(len(_shape(value)) >= len(_shape(wide)) for value in others):
         _replace(graph, wide, _input(node, 0), [node])
 
@@ -147,16 +143,16 @@ def heads_without_batch(graph: ir.Graph, node: ir.Node) -> None:
     if node.op_type != "Transpose" or len(_shape(node.outputs[0])) != 4:
         return
     perm = tuple(node.attributes["perm"].as_ints())
-    before, after = _input(node, 0).producer(), _sole_user(node.outputs[0], "Reshape")
+    before, after = _input(node, 0).producer(), sole_user(node.outputs[0], "Reshape")
     if perm[0] != 0 or _shape(node.outputs[0])[0] != 1 or before is None or before.op_type != "Reshape":
         return
     inner, shorter = _shape(_input(node, 0))[1:], tuple(axis - 1 for axis in perm[1:])
     turned = tuple(inner[axis] for axis in shorter)
     opens = _shape(_input(before, 0)) == inner
     closes = after is not None and _shape(after.outputs[0]) == turned
-    if not (opens or closes) or after is None or len(_users(before.outputs[0])) != 1:
+    if not (opens or closes) or after is None or len(users(before.outputs[0])) != 1:
         return
-    first = [] if opens else [_node(graph, "Reshape", [_input(before, 0), constant(graph, inner)], inner)]
+    first = [] if opens else [_node("Reshape", [_input(before, 0), constant(graph, inner)], inner)]
     source = first[0].outputs[0] if first else _input(before, 0)
     turn = ir.node("Transpose", [source], {"perm": shorter}, name=node.name)
     turn.outputs[0].shape, turn.outputs[0].dtype = ir.Shape(turned), ir.DataType.FLOAT
@@ -168,26 +164,19 @@ def heads_without_batch(graph: ir.Graph, node: ir.Node) -> None:
         graph.remove([node, before], safe=True)
 
 
-def constant(graph: ir.Graph, numbers: Sequence[int]) -> ir.Value:
-    """An int64 initializer with these numbers, one for all of its users."""
-    name = f"numbers.{'.'.join(map(str, numbers))}"
-    if name not in graph.initializers:
-        tensor = ir.tensor(np.array(numbers, np.int64), name=name)
-        graph.register_initializer(
-            ir.Value(
-                name=name,
-                shape=ir.Shape([len(numbers)]),
-                type=ir.TensorType(tensor.dtype),
-                const_value=tensor,
-            )
-        )
-    return graph.initializers[name]
-
-
-def _node(graph: ir.Graph, operator: str, inputs: Sequence[ir.Value], shape: Sequence[int]) -> ir.Node:
+def _node(operator: str, inputs: Sequence[ir.Value], shape: Sequence[int]) -> ir.Node:
     node = ir.node(operator, inputs)
     node.outputs[0].shape, node.outputs[0].dtype = ir.Shape(shape), ir.DataType.FLOAT
     return node
+
+
+def _as_vector(graph: ir.Graph, value: ir.Value, before: ir.Node) -> ir.Value:
+    """``value`` in one axis, by a reshape in front of ``before`` where it has more."""
+    if len(_shape(value)) == 1:
+        return value
+    flat = _node("Reshape", [value, constant(graph, (-1,))], (_size(value),))
+    graph.insert_before(before, flat)
+    return flat.outputs[0]
 
 
 def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value, gone: Sequence[ir.Node]) -> None:
@@ -204,17 +193,6 @@ def _input(node: ir.Node, position: int) -> ir.Value:
     value = node.inputs[position]
     assert value is not None
     return value
-
-
-def _users(value: ir.Value) -> list[ir.Node]:
-    return [use.node for use in value.uses()]
-
-
-def _sole_user(value: ir.Value, operator: str) -> ir.Node | None:
-    users = _users(value)
-    return (
-        users[0] if len(users) == 1 and users[0].op_type == operator and not value.is_graph_output() else None
-    )
 
 
 def _is(node: ir.Node, operator: str, **attributes: int) -> bool:

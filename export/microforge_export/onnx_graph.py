@@ -1,0 +1,37 @@
+"""Small pieces of an ONNX graph in memory that its rewrites share: who reads a value, and new constants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+
+def users(value: ir.Value) -> list[ir.Node]:
+    """The nodes that read ``value``, once for every time."""
+    return [use.node for use in value.uses()]
+
+
+def sole_user(value: ir.Value, operator: str) -> ir.Node | None:
+    """The only reader of ``value``, when it is an ``operator``; None for a value that leaves the graph."""
+    found = users(value)
+    alone = len(found) == 1 and found[0].op_type == operator and not value.is_graph_output()
+    return found[0] if alone else None
+
+
+def initializer(graph: ir.Graph, name: str, value: NDArray[np.generic]) -> ir.Value:
+    """The constant of the graph with this name, made from ``value`` where there is none."""
+    if name not in graph.initializers:
+        tensor = ir.tensor(value, name=name)
+        kind = ir.TensorType(tensor.dtype)
+        graph.register_initializer(
+            ir.Value(name=name, shape=ir.Shape(value.shape), type=kind, const_value=tensor)
+        )
+    return graph.initializers[name]
+
+
+def constant(graph: ir.Graph, numbers: Sequence[int]) -> ir.Value:
+    """An int64 initializer with these numbers, one for all of its users."""
+    return initializer(graph, f"numbers.{'.'.join(map(str, numbers))}", np.array(numbers, np.int64))
