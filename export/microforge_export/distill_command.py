@@ -53,6 +53,7 @@ class DistillRequest:
     learning_rate: float | None = None
     optimizer: str | None = None
     anchor: float | None = None
+    own: float | None = None
     generate: float | None = None
     faithful: bool = False
     size: str | None = None
@@ -137,7 +138,7 @@ def plan_distill(request: DistillRequest, teacher: Checkpoint) -> DistillPlan:
     settings = distill_settings(
         teacher.spec.name, steps=request.steps, skip=request.skip, updates=request.updates, batch=request.batch,
         drawings=request.drawings, learning_rate=request.learning_rate, kind=request.optimizer, anchor=request.anchor,
-        generate=request.generate,
+        own=request.own, generate=request.generate,
     )  # fmt: skip
     loop = loop_settings(_as_train(request, out))
     factor = teacher.spec.vae.downsample
@@ -152,6 +153,8 @@ def plan_distill(request: DistillRequest, teacher: Checkpoint) -> DistillPlan:
         raise SpecError("--edits belongs to a teacher that edits; this one only generates")
     if settings.batch % loop.accumulate:
         raise SpecError(f"a batch of {settings.batch} does not divide into {loop.accumulate} micro-batches")
+    if request.skip is not None and request.own is not None:
+        raise SpecError("--own-rollout belongs to windows with an exact end, not to --skip")
     if request.faithful and request.data != SCENES:
         raise SpecError("--faithful needs captions that the oracle can judge: --data scenes")
     folder = out.with_name(out.name + ".run")

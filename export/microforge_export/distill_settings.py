@@ -59,9 +59,11 @@ class DistillSettings:
         for name in ("updates", "batch", "drawings"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
-        for name in ("anchor", "own", "target_ema"):
+        for name in ("anchor", "target_ema"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise SpecError(f"{name} is {getattr(self, name)}; allowed: 0 up to 1")
+        if not 0.0 <= self.own <= 1.0:
+            raise SpecError(f"the share of own rollouts is {self.own}; allowed: 0 to 1")
         if self.generate is not None and not 0.0 < self.generate < 1.0:
             raise SpecError(f"the share of generate is {self.generate}; allowed: above 0 and below 1")
         if self.huber <= 0.0:

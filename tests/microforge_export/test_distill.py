@@ -93,6 +93,8 @@ def test_the_last_updates_start_from_the_students_own_latents_and_end_at_the_tea
     z, target = (by_window(value, 4) for value in (own.z, own.target))
     assert torch.equal(z[:, 0], own_points[:, 0]) and not torch.allclose(z[:, 1], own_points[:, 1], atol=1e-3)
     assert torch.allclose(z - 0.25 * target, own_points[:, 1:], atol=1e-5)
+    always, points = samples_of(stage_of(checkpoint, tmp_path, anchor=0.0, own=1.0), 0)
+    assert not torch.allclose(by_window(always.z, 4)[:, 1], points[:, 1], atol=1e-3)
 
 
 def test_the_own_rollout_and_its_plans_are_what_the_runtime_computes(
@@ -236,6 +238,8 @@ def test_settings_refuse_grids_and_skips_that_do_not_divide() -> None:
         distill_settings("nano", skip=3)
     with pytest.raises(SpecError, match="anchor is 1"):
         DistillSettings(RATE, anchor=1.0)
+    with pytest.raises(SpecError, match="the share of own rollouts is 2; allowed: 0 to 1"):
+        distill_settings("nano", own=2)
     with pytest.raises(SpecError, match="the share of generate is 1"):
         distill_settings("nano", generate=1.0)
     with pytest.raises(SpecError, match="optimizer is 'sgd'; allowed: adamw, muon"):

@@ -128,6 +128,8 @@ def test_distill_of_faithful_drawings_needs_captions_that_can_be_judged(
 def test_distill_names_what_it_cannot_do(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="the student's steps are 3; allowed: 1, 2, 4, 8"):
         run(request(checkpoint, tmp_path, steps=3))
+    with pytest.raises(SpecError, match="--own-rollout belongs to windows with an exact end, not to --skip"):
+        run(request(checkpoint, tmp_path, skip=1, own=0.5))
     with pytest.raises(SpecError, match="--edits belongs to a teacher that edits"):
         run(request(checkpoint, tmp_path, edits="mine"))
     with pytest.raises(SpecError, match="say where to write the student"):

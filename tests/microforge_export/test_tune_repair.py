@@ -25,10 +25,10 @@ GROUPS: Mapping[str, tuple[Scheme, ...]] = {
 }
 
 
-def row(group: str, scheme: RowScheme, milliseconds: float) -> Row:
+def row(group: str, scheme: RowScheme, milliseconds: float, size: int = 1) -> Row:
     return Row(
         component="denoiser", group=group, scheme=scheme, psnr_db=40.0, milliseconds=milliseconds,
-        fp32_milliseconds=10.0, bytes=1, fp32_bytes=4,
+        fp32_milliseconds=10.0, bytes=size, fp32_bytes=4,
     )  # fmt: skip
 
 
@@ -126,3 +126,15 @@ def test_alternatives_come_in_the_order_of_the_time_they_cost() -> None:
     schemes: dict[Role, Schemes] = {"denoiser": {"matmul a": "dynamic", "matmul b": "dynamic"}}
     found = list(alternatives(Drawn(lambda _: ()).benches, rows, schemes))
     assert found == [("denoiser", "matmul a", "weight-only"), ("denoiser", "matmul b", "weight-only")]
+
+
+def test_alternatives_that_cost_no_time_come_in_the_order_of_the_bytes_they_add() -> None:
+    rows: dict[Role, list[Row]] = {
+        "denoiser": [
+            row("matmul a", "dynamic", 9.99, 100), row("matmul a", "weight-only", 9.99, 300),
+            row("matmul b", "dynamic", 9.98, 100), row("matmul b", "weight-only", 9.99, 120),
+        ]
+    }  # fmt: skip
+    schemes: dict[Role, Schemes] = {"denoiser": {"matmul a": "dynamic", "matmul b": "dynamic"}}
+    found = [group for _, group, _ in alternatives(Drawn(lambda _: ()).benches, rows, schemes)]
+    assert found == ["matmul b", "matmul a"]
