@@ -23,6 +23,8 @@ from microforge_export.tune_choice import Schemes, costliest, ratio
 _WEIGHT: Mapping[Role, int] = {"denoiser": 4}
 #: Milliseconds of an image below which times do not count, and bytes decide.
 _SAME_MS = 0.1
+#: What a component in floating point must change of a failing image, in dB, for its groups to be tried.
+_MOVES_DB = 1.0
 #: Failing images that may be a matter of luck; more of them want more precision.
 _FEW = 2
 
@@ -64,13 +66,15 @@ def _sidestep(
     """The quality with one group more precise that meets the limits, ``schemes`` changed so; None without one.
 
     Only ``_FEW`` images may fall short: they are drawn again for every candidate, all images for those that mend them.
+    A component whose floating point leaves them as they are has no part in it; decoders seldom have.
     """
     limits = whole.effort.limits
     failing = [index for index, db in enumerate(quality.images) if db < limits.image_psnr_worst_db]
     mended = replace(quality, images=tuple(max(db, limits.image_psnr_worst_db) for db in quality.images))
     if len(failing) > _FEW or shortfalls(mended, limits):
         return None
-    for role, group, scheme in alternatives(whole.benches, rows, schemes):
+    movers = {role: whole.benches[role] for role in schemes if _moves(whole, schemes, role, quality, failing)}
+    for role, group, scheme in alternatives(movers, rows, schemes):
         report(
             f"worst of {len(whole.draws)} images {quality.image_worst_db:.1f} dB: trying {role} {group!r} {scheme}"
         )
@@ -83,6 +87,14 @@ def _sidestep(
             schemes[role] = changed[role]
             return found
     return None
+
+
+def _moves(
+    whole: Whole, schemes: Mapping[Role, Schemes], role: Role, quality: Quality, failing: Sequence[int]
+) -> bool:
+    """Whether one of the ``failing`` images comes out otherwise with ``role`` in floating point."""
+    plain = {**schemes, role: dict.fromkeys(schemes[role], float_scheme(whole.target))}
+    return any(abs(whole.image_db(plain, index) - quality.images[index]) >= _MOVES_DB for index in failing)
 
 
 def alternatives(

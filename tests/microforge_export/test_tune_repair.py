@@ -90,7 +90,7 @@ def test_repair_leaves_what_meets_the_limits() -> None:
 
 def test_repair_makes_the_cheapest_group_that_helps_more_precise() -> None:
     def judge(schemes: Mapping[Role, Schemes]) -> tuple[float, ...]:
-        return (40.0, 40.0, 40.0, 25.0 if "weight-only" in schemes["denoiser"].values() else 18.0)
+        return (40.0, 40.0, 40.0, 18.0 if set(schemes["denoiser"].values()) == {"dynamic"} else 25.0)
 
     schemes, rows = repaired(judge)
     assert schemes == {"matmul a": "dynamic", "matmul b": "weight-only"}, "b loses less time than a"
@@ -104,6 +104,18 @@ def test_repair_passes_over_a_group_that_spoils_another_image() -> None:
         return (other, 40.0, 40.0, 18.0 if a == b == "dynamic" else 25.0)
 
     assert repaired(judge)[0] == {"matmul a": "weight-only", "matmul b": "dynamic"}
+
+
+def test_repair_does_not_try_groups_of_a_component_that_leaves_the_image_as_it_is() -> None:
+    tried: list[Schemes] = []
+
+    def judge(schemes: Mapping[Role, Schemes]) -> tuple[float, ...]:
+        tried.append(schemes["denoiser"])
+        return (40.0, 40.0, 40.0, 18.0)
+
+    with pytest.raises(ParityError):
+        repaired(judge)
+    assert {"matmul a": "dynamic", "matmul b": "weight-only"} not in tried
 
 
 def test_repair_goes_by_precision_where_many_images_fail() -> None:
