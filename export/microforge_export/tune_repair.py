@@ -8,8 +8,9 @@ precision gives way, and it begins again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 from microforge.bundle import Role
 from microforge.errors import ParityError
@@ -27,6 +28,8 @@ _SAME_MS = 0.1
 _MOVES_DB = 1.0
 #: Failing images that may be a matter of luck; more of them want more precision.
 _FEW = 2
+#: PSNR of a drawing, by its index, with one component in floating point.
+Without = Callable[[Role, int], float]
 
 
 def repair(
@@ -43,10 +46,11 @@ def repair(
         report(f"drawing {len(whole.draws)} images with the recipe")
         quality = whole.measure(schemes)
         problems = shortfalls(quality, limits)
-        found = _sidestep(whole, rows, schemes, quality, report) if problems else quality
+        without = _without(whole, schemes)
+        found = _sidestep(whole, rows, schemes, quality, without, report) if problems else quality
         if found is not None:
             break
-        weak = _costliest(whole, schemes, quality)
+        weak = _costliest(whole, schemes, quality, without)
         if weak is None:
             plain = float_scheme(whole.target)
             raise ParityError(f"not even {plain} meets the limits: {'; '.join(problems)}")
@@ -61,7 +65,8 @@ def repair(
 
 
 def _sidestep(
-    whole: Whole, rows: Mapping[Role, Sequence[Row]], schemes: dict[Role, Schemes], quality: Quality, report: Reporter
+    whole: Whole, rows: Mapping[Role, Sequence[Row]], schemes: dict[Role, Schemes], quality: Quality,
+    without: Without, report: Reporter,
 ) -> Quality | None:  # fmt: skip
     """The quality with one group more precise that meets the limits, ``schemes`` changed so; None without one.
 
@@ -73,7 +78,11 @@ def _sidestep(
     mended = replace(quality, images=tuple(max(db, limits.image_psnr_worst_db) for db in quality.images))
     if len(failing) > _FEW or shortfalls(mended, limits):
         return None
-    movers = {role: whole.benches[role] for role in schemes if _moves(whole, schemes, role, quality, failing)}
+    movers = {
+        role: bench
+        for role, bench in whole.benches.items()
+        if any(abs(without(role, index) - quality.images[index]) >= _MOVES_DB for index in failing)
+    }
     for role, group, scheme in alternatives(movers, rows, schemes):
         report(
             f"worst of {len(whole.draws)} images {quality.image_worst_db:.1f} dB: trying {role} {group!r} {scheme}"
@@ -89,12 +98,12 @@ def _sidestep(
     return None
 
 
-def _moves(
-    whole: Whole, schemes: Mapping[Role, Schemes], role: Role, quality: Quality, failing: Sequence[int]
-) -> bool:
-    """Whether one of the ``failing`` images comes out otherwise with ``role`` in floating point."""
-    plain = {**schemes, role: dict.fromkeys(schemes[role], float_scheme(whole.target))}
-    return any(abs(whole.image_db(plain, index) - quality.images[index]) >= _MOVES_DB for index in failing)
+def _without(whole: Whole, schemes: Mapping[Role, Schemes]) -> Without:
+    """What drawings become without the quantization of a component, as ``schemes`` are now; each is drawn once."""
+    plain, now = float_scheme(whole.target), dict(schemes)
+    return cache(
+        lambda role, index: whole.image_db({**now, role: dict.fromkeys(now[role], plain)}, index),
+    )
 
 
 def alternatives(
@@ -122,16 +131,15 @@ def alternatives(
     yield from (item for _, item in sorted(found, key=lambda pair: pair[0]))
 
 
-def _costliest(whole: Whole, schemes: Mapping[Role, Schemes], quality: Quality) -> Bench | None:
+def _costliest(
+    whole: Whole, schemes: Mapping[Role, Schemes], quality: Quality, without: Without
+) -> Bench | None:
     """The component to make more precise for the sake of the worst drawing; None when all is plain."""
-    plain = {
-        role: dict.fromkeys(schemes[role], float_scheme(bench.target))
-        for role, bench in whole.benches.items()
-    }
+    plain = float_scheme(whole.target)
     worst = quality.images.index(quality.image_worst_db)
-    psnr = {role: quality.components[role] for role in whole.benches if schemes[role] != plain[role]}
-    limit = whole.effort.limits.component_psnr_db
-    role = costliest(psnr, limit, lambda role: whole.image_db({**schemes, role: plain[role]}, worst))
+    quantized = [role for role in whole.benches if set(schemes[role].values()) - {plain}]
+    psnr = {role: quality.components[role] for role in quantized}
+    role = costliest(psnr, whole.effort.limits.component_psnr_db, lambda role: without(role, worst))
     return None if role is None else whole.benches[role]
 
 
