@@ -249,7 +249,8 @@ def plot(found: Mapping[str, Mapping[str, Any]]) -> bytes:
         raise missing_extra("matplotlib", "bench") from None
     figure = Figure(figsize=(8.5, 1.2 + 0.35 * len(found)), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    labels = [f"{name} ({entry['evaluations']:.0f} evaluations)" for name, entry in found.items()]
+    counts = {name: round(entry["evaluations"]) for name, entry in found.items()}
+    labels = [f"{name} ({count} evaluation{'' if count == 1 else 's'})" for name, count in counts.items()]
     rates = [entry["accuracy"] for entry in found.values()]
     middle = [100 * rate["accuracy"] for rate in rates]
     ends = [[100 * (rate["accuracy"] - rate["low"]) for rate in rates], [100 * (rate["high"] - rate["accuracy"]) for rate in rates]]  # fmt: skip

@@ -133,8 +133,10 @@ def distill(
     drawings: Annotated[int | None, typer.Option(help="Teacher drawings to learn from, of all tasks.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The configuration's own by default.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw or muon; the configuration's own by default.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Decay of the averaged weights that are written; 0.999 by default, less for a short run.")] = None,
     anchor: Annotated[float | None, typer.Option(help="Share of the drawings that keep the flow loss; 0.1 by default.")] = None,
     own: Annotated[float | None, typer.Option("--own-rollout", help="Share of the updates, the last ones, that start windows where the student itself arrives; 0.1 by default.")] = None,
+    perturb: Annotated[float | None, typer.Option(help="Noise on where windows start, up to this standard deviation: a student less easily turned by INT8 (0.15); none by default.")] = None,
     generate: Annotated[float | None, typer.Option("--generate-share", help="Share of plain generation among the drawings of a teacher that knows more; the edit stage's mix by default.")] = None,
     faithful: Annotated[bool, typer.Option("--faithful", help="Learn only from drawings in which the oracle finds what their captions say; of the built-in world alone.")] = False,
     size: Annotated[str | None, typer.Option(help="128 or 128x256 (height x width); the trained size by default.")] = None,
@@ -161,8 +163,8 @@ def distill(
 
     request = DistillRequest(
         checkpoint=checkpoint, out=out, steps=steps, skip=skip, updates=updates, batch=batch, drawings=drawings,
-        learning_rate=learning_rate, optimizer=optimizer, anchor=anchor, own=own, generate=generate, faithful=faithful, size=size,
-        data=data, edits=edits, cache=cache, resume=resume, force=force, dry_run=dry_run, seed=seed, device=device, bf16=bf16,
+        learning_rate=learning_rate, optimizer=optimizer, ema=ema, anchor=anchor, own=own, perturb=perturb, generate=generate, faithful=faithful,
+        size=size, data=data, edits=edits, cache=cache, resume=resume, force=force, dry_run=dry_run, seed=seed, device=device, bf16=bf16,
         compile=compile, accumulate=accumulate, threads=threads,
         save_every=save_every, sample_every=sample_every, tensorboard=tensorboard,
     )  # fmt: skip

@@ -52,8 +52,10 @@ class DistillRequest:
     drawings: int | None = None
     learning_rate: float | None = None
     optimizer: str | None = None
+    ema: float | None = None
     anchor: float | None = None
     own: float | None = None
+    perturb: float | None = None
     generate: float | None = None
     faithful: bool = False
     size: str | None = None
@@ -137,8 +139,9 @@ def plan_distill(request: DistillRequest, teacher: Checkpoint) -> DistillPlan:
     out = Path("student") if out is None else out
     settings = distill_settings(
         teacher.spec.name, steps=request.steps, skip=request.skip, updates=request.updates, batch=request.batch,
-        drawings=request.drawings, learning_rate=request.learning_rate, kind=request.optimizer, anchor=request.anchor,
-        own=request.own, generate=request.generate,
+        drawings=request.drawings, learning_rate=request.learning_rate, kind=request.optimizer, ema=request.ema,
+        anchor=request.anchor,
+        own=request.own, generate=request.generate, perturb=request.perturb,
     )  # fmt: skip
     loop = loop_settings(_as_train(request, out))
     factor = teacher.spec.vae.downsample

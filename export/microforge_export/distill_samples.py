@@ -24,8 +24,8 @@ from microforge_export.trajectories import Shard as Drawn
 Text = tuple[Tensor, Tensor, Tensor]
 #: RIN's share of samples with a previous plan, for the rows that keep the flow loss.
 SELF_CONDITION = 0.9
-#: Keep the noise of anchors and the places of segment-CD apart from other draws of a step.
-_ANCHOR_STREAM, _PLACE_STREAM = 15_000_000, 17_000_000
+#: Keep the noise of anchors, the places of segment-CD and perturbed starts apart from other draws of a step.
+_ANCHOR_STREAM, _PLACE_STREAM, _PERTURB_STREAM = 15_000_000, 17_000_000, 19_000_000
 
 
 class Student(FlowNetwork):
@@ -77,7 +77,8 @@ def window_samples(
     ends = drawn.points[:, ::each]  # (B, W + 1, C, h, w)
     own = settings.skip is None and step >= (1.0 - settings.own) * settings.updates
     hole = redrawn(rows) if own else None
-    starts, previous = chained(student.denoiser, ends, text, drawn.source, hole)
+    noise = perturbation(rows, settings, step, seed) if settings.perturb > 0.0 else None
+    starts, previous = chained(student.denoiser, ends, text, drawn.source, hole, noise)
     device = starts.device
     index = torch.arange(windows, device=device).expand(len(starts), -1)  # (B, W)
     has_plan = (index > 0).float()
@@ -107,17 +108,31 @@ def redrawn(rows: Rows) -> Tensor:
     return apart | ~fills.reshape(-1, 1, 1, 1)
 
 
+def perturbation(rows: Rows, settings: DistillSettings, step: int, seed: int) -> Tensor:
+    """Noise (B, W, C, h, w) for the starts of the windows of ``rows``, the same however a batch is cut into pieces.
+
+    Every drawing has a strength of its own, from none to ``settings.perturb``: the runtime's latents have none.
+    """
+    points, places = rows.drawn.points, rows.places.cpu()
+    generator = step_generator(seed, _PERTURB_STREAM + step)
+    noise = torch.randn(settings.batch, settings.steps, *points.shape[2:], generator=generator)[places]
+    strength = settings.perturb * torch.rand(settings.batch, 1, 1, 1, 1, generator=generator)[places]
+    return (strength * noise).to(points.device)
+
+
 def chained(
-    denoiser: Denoiser, ends: Tensor, text: Text, source: Tensor | None, hole: Tensor | None
-) -> tuple[Tensor, Tensor]:
+    denoiser: Denoiser, ends: Tensor, text: Text, source: Tensor | None, hole: Tensor | None,
+    noise: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Starts (B, W, C, h, w) and previous plans (B, W, K, D) of the windows; the plans are the student's own.
 
     Args:
         ends: (B, W + 1, C, h, w), the teacher's latents at the grid.
         hole: (B, 1, h, w), where to start from the student's own rollout instead of the teacher's latents; None: nowhere.
+        noise: (B, W, C, h, w), added to every start; an own rollout goes on from there.
     """
     windows = ends.shape[1] - 1
-    z = ends[:, 0]
+    z = ends[:, 0] if noise is None else ends[:, 0] + noise[:, 0]
     plan = denoiser.planner.empty(len(z), z.device)
     starts, plans = [z], [plan]
     for index in range(windows - 1):
@@ -130,6 +145,8 @@ def chained(
         else:
             plan = denoiser.planner(z, t, text[2], plan, has_plan, source)
             z = reached
+        if noise is not None:
+            z = z + noise[:, index + 1]
         plan = plan.float()
         starts.append(z)
         plans.append(plan)

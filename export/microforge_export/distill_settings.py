@@ -26,7 +26,9 @@ class DistillSettings:
     plans. ``anchor`` of the drawings train on the flow loss instead. ``generate`` is the share of plain generation among
     the drawings of a teacher that knows more; None: the edit stage's mix. ``skip`` None: a window's target is its end,
     exactly as the teacher reached it; a number: ``skip`` teacher steps further on, from where a slow copy of the
-    student jumps (segment-CD, arXiv 2403.06807).
+    student jumps (segment-CD, arXiv 2403.06807). ``perturb`` smooths what a student makes of its latents (randomized
+    smoothing, arXiv 1902.02918): where the teacher decides by a hair between two images, quantization noise decides
+    for a student without it.
     """
 
     optimizer: OptimizerSettings
@@ -43,6 +45,7 @@ class DistillSettings:
     own: float = (
         0.1  # share of the updates, the last ones, whose windows start from the student's own rollout
     )
+    perturb: float = 0.0  # noise on the windows' starts: its largest standard deviation, in latents
     target_ema: float = 0.95  # of the slow copy
     diversity: float = 1e-2
 
@@ -66,6 +69,10 @@ class DistillSettings:
             raise SpecError(f"the share of own rollouts is {self.own}; allowed: 0 to 1")
         if self.generate is not None and not 0.0 < self.generate < 1.0:
             raise SpecError(f"the share of generate is {self.generate}; allowed: above 0 and below 1")
+        if not 0.0 <= self.perturb < 1.0:
+            raise SpecError(f"perturb is {self.perturb}; allowed: 0 up to 1")
+        if self.perturb > 0.0 and self.skip is not None:
+            raise SpecError("perturbed starts belong to windows with an exact end, not to skip")
         if self.huber <= 0.0:
             raise SpecError(f"huber is {self.huber}; allowed: above 0")
 
@@ -107,14 +114,14 @@ def distill_settings(config: str, **given: object) -> DistillSettings:
     """The preset of ``config`` with the values of ``given`` that are not None.
 
     Args:
-        given: fields of ``DistillSettings``, and ``learning_rate`` and ``kind`` of its optimizer.
+        given: fields of ``DistillSettings``, and ``learning_rate``, ``kind`` and ``ema`` of its optimizer.
 
     Raises:
         SpecError: for a value that is not allowed; a configuration without a preset has tiny's.
     """
     preset = DISTILL_SETTINGS[config if config in DISTILL_SETTINGS else "tiny"]
     values = {name: value for name, value in given.items() if value is not None}
-    own = {name: values.pop(name) for name in ("learning_rate", "kind") if name in values}
+    own = {name: values.pop(name) for name in ("learning_rate", "kind", "ema") if name in values}
     if own:
         values["optimizer"] = replace(preset.optimizer, **own)  # type: ignore[arg-type]
     return replace(preset, **values)  # type: ignore[arg-type]

@@ -38,6 +38,8 @@ class OptimizerSettings:
             raise SpecError(f"optimizer is {self.kind!r}; allowed: {', '.join(OPTIMIZERS)}")
         if not 0.0 < self.learning_rate < math.inf:
             raise SpecError(f"learning_rate is {self.learning_rate}; allowed: above 0")
+        if not 0.0 <= self.ema < 1.0:
+            raise SpecError(f"ema is {self.ema}; allowed: 0 up to 1")
 
 
 @dataclass(frozen=True)

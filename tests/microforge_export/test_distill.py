@@ -25,7 +25,14 @@ from microforge.training.shard import WHOLE, Shard
 from microforge_export import teacher as teacher_module
 from microforge_export import trajectories
 from microforge_export.distill import DistillStage
-from microforge_export.distill_samples import Rows, Samples, chained, redrawn, window_samples
+from microforge_export.distill_samples import (
+    Rows,
+    Samples,
+    chained,
+    perturbation,
+    redrawn,
+    window_samples,
+)
 from microforge_export.distill_settings import DistillSettings, distill_settings
 from microforge_export.teacher import DrawingPlan, Teacher, build_cache, known_tasks, rows_of
 
@@ -95,6 +102,38 @@ def test_the_last_updates_start_from_the_students_own_latents_and_end_at_the_tea
     assert torch.allclose(z - 0.25 * target, own_points[:, 1:], atol=1e-5)
     always, points = samples_of(stage_of(checkpoint, tmp_path, anchor=0.0, own=1.0), 0)
     assert not torch.allclose(by_window(always.z, 4)[:, 1], points[:, 1], atol=1e-3)
+
+
+def test_perturbed_starts_have_the_asked_strength_and_still_end_at_the_teachers(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    stage = stage_of(checkpoint, tmp_path, anchor=0.0, own=0.0, perturb=0.2)
+    samples, points = samples_of(stage)
+    z, target = by_window(samples.z, 4), by_window(samples.target, 4)
+    assert torch.allclose(z - 0.25 * target, points[:, 1:], atol=1e-5)
+    strength = (z - points[:, :4]).std((1, 2, 3, 4))  # (B,)
+    assert bool((strength > 0.0).all()) and bool((strength < 0.21).all())
+    assert float(strength.max()) > 2.0 * float(
+        strength.min()
+    )  # from none to all: the runtime's latents have none
+    whole, half = stage.draw(3, WHOLE)[0], stage.draw(3, Shard(1, 2))[0]
+    ours = torch.isin(whole.places, half.places)
+    assert torch.equal(
+        perturbation(whole, stage.settings, 3, 0)[ours], perturbation(half, stage.settings, 3, 0)
+    )
+
+
+def test_a_perturbed_own_rollout_goes_on_from_the_perturbed_latents(checkpoint: Path, tmp_path: Path) -> None:
+    stage = stage_of(checkpoint, tmp_path, anchor=0.0)
+    denoiser, text = stage.student.denoiser, stage._encode(stage.teacher.ids(["a red circle"], "generate"))
+    first = stage.pipeline(stage.student)._noise((64, 64), 1, 3)
+    ends = first[:, None].expand(-1, 5, -1, -1, -1)
+    noise = torch.zeros_like(ends[:, :4])
+    noise[:, 0] = 0.1
+    with torch.no_grad():
+        moved, _ = chained(denoiser, ends, text, None, EVERYWHERE, noise)
+        plain, _ = chained(denoiser, ends + 0.1, text, None, EVERYWHERE)
+    assert torch.allclose(moved, plain, atol=1e-6) and not torch.allclose(moved[:, 1], first, atol=0.01)
 
 
 def test_the_own_rollout_and_its_plans_are_what_the_runtime_computes(
@@ -240,12 +279,18 @@ def test_settings_refuse_grids_and_skips_that_do_not_divide() -> None:
         DistillSettings(RATE, anchor=1.0)
     with pytest.raises(SpecError, match="the share of own rollouts is 2; allowed: 0 to 1"):
         distill_settings("nano", own=2)
+    with pytest.raises(SpecError, match=r"perturb is -0\.1; allowed: 0 up to 1"):
+        distill_settings("nano", perturb=-0.1)
+    with pytest.raises(SpecError, match="perturbed starts belong to windows with an exact end, not to skip"):
+        distill_settings("nano", skip=1, perturb=0.1)
     with pytest.raises(SpecError, match="the share of generate is 1"):
         distill_settings("nano", generate=1.0)
     with pytest.raises(SpecError, match="optimizer is 'sgd'; allowed: adamw, muon"):
         distill_settings("nano", kind="sgd")
-    found = distill_settings("nano", learning_rate=1e-4, skip=1, kind="muon")
-    assert found.optimizer.kind == "muon"
+    with pytest.raises(SpecError, match="ema is 1; allowed: 0 up to 1"):
+        distill_settings("nano", ema=1)
+    found = distill_settings("nano", learning_rate=1e-4, skip=1, kind="muon", ema=0.9)
+    assert found.optimizer.kind == "muon" and found.optimizer.ema == 0.9
     assert found.intervals == found.kept == 16 and math.isclose(found.optimizer.learning_rate, 1e-4)
     assert distill_settings("nano", steps=2).kept == 8
 
