@@ -36,7 +36,7 @@ def build(
     out: Annotated[Path | None, typer.Option(help="Bundle to write; not needed with --dry-run.")] = None,
     target: Annotated[str, typer.Option(help="Engines to build for, with commas between them: onnx, executorch, coreml.")] = "onnx",
     size: Annotated[list[str] | None, typer.Option(help="128 or 128x256 (height x width); repeat for several in one bundle. The trained size by default.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or int8; for coreml also fp16.")] = "fp32",
+    precision: Annotated[str | None, typer.Option(help="fp32 or int8; for coreml also fp16. By default fp32, for coreml fp16.")] = None,
     recipe_files: Annotated[list[Path] | None, typer.Option("--recipe", metavar="FILE", help="INT8 recipe from mf-export tune; repeat for several targets. The shipped one of the model by default.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Tasks, with commas between them: generate, edit, inpaint, super-resolve. All that the checkpoint knows by default.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")] = False,
@@ -137,6 +137,7 @@ def distill(
     anchor: Annotated[float | None, typer.Option(help="Share of the drawings that keep the flow loss; 0.1 by default.")] = None,
     own: Annotated[float | None, typer.Option("--own-rollout", help="Share of the updates, the last ones, that start windows where the student itself arrives; 0.1 by default.")] = None,
     perturb: Annotated[float | None, typer.Option(help="Noise on where windows start, up to this standard deviation: a student less easily turned by INT8 (0.15); none by default.")] = None,
+    int8_grid: Annotated[bool, typer.Option("--int8-grid", help="Round what is written to the grid of INT8 weights, so that quantizing them loses nothing.")] = False,
     generate: Annotated[float | None, typer.Option("--generate-share", help="Share of plain generation among the drawings of a teacher that knows more; the edit stage's mix by default.")] = None,
     faithful: Annotated[bool, typer.Option("--faithful", help="Learn only from drawings in which the oracle finds what their captions say; of the built-in world alone.")] = False,
     size: Annotated[str | None, typer.Option(help="128 or 128x256 (height x width); the trained size by default.")] = None,
@@ -163,7 +164,8 @@ def distill(
 
     request = DistillRequest(
         checkpoint=checkpoint, out=out, steps=steps, skip=skip, updates=updates, batch=batch, drawings=drawings,
-        learning_rate=learning_rate, optimizer=optimizer, ema=ema, anchor=anchor, own=own, perturb=perturb, generate=generate, faithful=faithful,
+        learning_rate=learning_rate, optimizer=optimizer, ema=ema, anchor=anchor, own=own, perturb=perturb,
+        int8_grid=int8_grid, generate=generate, faithful=faithful,
         size=size, data=data, edits=edits, cache=cache, resume=resume, force=force, dry_run=dry_run, seed=seed, device=device, bf16=bf16,
         compile=compile, accumulate=accumulate, threads=threads,
         save_every=save_every, sample_every=sample_every, tensorboard=tensorboard,

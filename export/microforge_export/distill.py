@@ -34,6 +34,7 @@ from microforge.training.shard import WHOLE, Shard
 from microforge.training.state import step_rng
 from microforge_export.distill_samples import Rows, Student, Text, repeated, window_samples
 from microforge_export.distill_settings import DistillSettings
+from microforge_export.int8_grid import on_int8_grid
 from microforge_export.teacher import Teacher, task_shares
 from microforge_export.trajectories import Drawings
 from microforge_export.trajectories import Shard as Drawn
@@ -196,6 +197,8 @@ class DistillStage(WithoutAdversary):
     def write(self, folder: Path, ema: nn.Module) -> None:
         """The student as a checkpoint of its own: its grid and folded guidance are in config.json."""
         modules = self.pipeline(ema).modules_by_name()
+        if self.settings.int8_grid:  # the VAE is the teacher's, to the bit
+            modules = {name: part if name == "vae" else on_int8_grid(part) for name, part in modules.items()}
         stages = (*self.teacher.checkpoint.stages, "distill")
         write_checkpoint(folder, self.spec, modules, self.teacher.tokenizer, stages)
 

@@ -56,6 +56,7 @@ class DistillRequest:
     anchor: float | None = None
     own: float | None = None
     perturb: float | None = None
+    int8_grid: bool | None = None
     generate: float | None = None
     faithful: bool = False
     size: str | None = None
@@ -140,8 +141,8 @@ def plan_distill(request: DistillRequest, teacher: Checkpoint) -> DistillPlan:
     settings = distill_settings(
         teacher.spec.name, steps=request.steps, skip=request.skip, updates=request.updates, batch=request.batch,
         drawings=request.drawings, learning_rate=request.learning_rate, kind=request.optimizer, ema=request.ema,
-        anchor=request.anchor,
-        own=request.own, generate=request.generate, perturb=request.perturb,
+        anchor=request.anchor, own=request.own, generate=request.generate, perturb=request.perturb,
+        int8_grid=request.int8_grid,
     )  # fmt: skip
     loop = loop_settings(_as_train(request, out))
     factor = teacher.spec.vae.downsample

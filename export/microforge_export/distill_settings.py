@@ -46,6 +46,7 @@ class DistillSettings:
         0.1  # share of the updates, the last ones, whose windows start from the student's own rollout
     )
     perturb: float = 0.0  # noise on the windows' starts: its largest standard deviation, in latents
+    int8_grid: bool = False  # what is written has weights that INT8 stores without loss
     target_ema: float = 0.95  # of the slow copy
     diversity: float = 1e-2
 

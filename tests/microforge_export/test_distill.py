@@ -34,6 +34,7 @@ from microforge_export.distill_samples import (
     window_samples,
 )
 from microforge_export.distill_settings import DistillSettings, distill_settings
+from microforge_export.int8_grid import rounded
 from microforge_export.teacher import DrawingPlan, Teacher, build_cache, known_tasks, rows_of
 
 RATE = OptimizerSettings(2e-3, warmup_steps=1, decay_fraction=0.0)
@@ -323,6 +324,20 @@ def test_student_edits_with_one_evaluation_a_step(editing_checkpoint: Path, tmp_
     assert len(calls) == 8
     sheet = stage.sheet(stage.student)
     assert sheet.shape[0] == 3 and bool(sheet.isfinite().all())
+
+
+def test_a_student_on_the_int8_grid_is_written_so_and_keeps_the_teachers_vae(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    stage = stage_of(checkpoint, tmp_path / "cache", drawings=2, int8_grid=True)
+    stage.write(tmp_path / "student", stage.student)
+    written, teacher = read_checkpoint(tmp_path / "student").tensors, read_checkpoint(checkpoint).tensors
+    matrices = [key for key in written if key.startswith("backbone.") and written[key].ndim == 2]
+    on_grid = [key for key in matrices if torch.allclose(rounded(written[key]), written[key], atol=1e-6)]
+    off_grid = [key for key in matrices if torch.allclose(rounded(teacher[key]), teacher[key], atol=1e-6)]
+    assert len(on_grid) > 0.8 * len(matrices) and not off_grid
+    vae = [key for key in written if key.startswith("vae.")]
+    assert vae and all(torch.equal(written[key], teacher[key]) for key in vae)
 
 
 def test_a_slow_copy_is_only_made_where_it_is_needed(checkpoint: Path, tmp_path: Path) -> None:

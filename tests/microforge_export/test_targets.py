@@ -33,3 +33,10 @@ def test_a_missing_package_is_named_with_its_extra_before_anything_is_read_or_wr
     with pytest.raises(MissingExtraError, match=rf"{package} is not installed: .*microforge\[{extra}\]"):
         build(recipe, load, tmp_path / "x.mfb")
     assert not list(tmp_path.iterdir())
+
+
+def test_coreml_is_built_in_fp16_and_the_others_in_fp32_unless_asked_otherwise() -> None:
+    recipe = make_recipe(target="onnx,executorch,coreml", precision=None, sizes=())
+    assert [target.precision for target in recipe.targets] == ["fp32", "fp32", "fp16"]
+    asked = make_recipe(target="onnx,coreml", precision="fp32", sizes=())
+    assert [target.precision for target in asked.targets] == ["fp32", "fp32"]
