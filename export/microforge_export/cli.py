@@ -136,7 +136,7 @@ def distill(
     ema: Annotated[float | None, typer.Option(help="Decay of the averaged weights that are written; 0.999 by default, less for a short run.")] = None,
     anchor: Annotated[float | None, typer.Option(help="Share of the drawings that keep the flow loss; 0.1 by default.")] = None,
     own: Annotated[float | None, typer.Option("--own-rollout", help="Share of the updates, the last ones, that start windows where the student itself arrives; 0.1 by default.")] = None,
-    perturb: Annotated[float | None, typer.Option(help="Noise on where windows start, up to this standard deviation: a student less easily turned by INT8 (0.15); none by default.")] = None,
+    perturb: Annotated[float | None, typer.Option(help="Noise on where windows start, up to this standard deviation, for a student of many updates (0.15); none by default.")] = None,
     int8_grid: Annotated[bool, typer.Option("--int8-grid", help="Round what is written to the grid of INT8 weights, so that quantizing them loses nothing.")] = False,
     generate: Annotated[float | None, typer.Option("--generate-share", help="Share of plain generation among the drawings of a teacher that knows more; the edit stage's mix by default.")] = None,
     faithful: Annotated[bool, typer.Option("--faithful", help="Learn only from drawings in which the oracle finds what their captions say; of the built-in world alone.")] = False,

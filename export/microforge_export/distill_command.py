@@ -56,7 +56,7 @@ class DistillRequest:
     anchor: float | None = None
     own: float | None = None
     perturb: float | None = None
-    int8_grid: bool | None = None
+    int8_grid: bool = False
     generate: float | None = None
     faithful: bool = False
     size: str | None = None

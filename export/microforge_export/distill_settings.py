@@ -26,9 +26,8 @@ class DistillSettings:
     plans. ``anchor`` of the drawings train on the flow loss instead. ``generate`` is the share of plain generation among
     the drawings of a teacher that knows more; None: the edit stage's mix. ``skip`` None: a window's target is its end,
     exactly as the teacher reached it; a number: ``skip`` teacher steps further on, from where a slow copy of the
-    student jumps (segment-CD, arXiv 2403.06807). ``perturb`` smooths what a student makes of its latents (randomized
-    smoothing, arXiv 1902.02918): where the teacher decides by a hair between two images, quantization noise decides
-    for a student without it.
+    student jumps (segment-CD, arXiv 2403.06807). ``perturb`` shows a student the neighbourhood
+    of its latents, too (randomized smoothing, arXiv 1902.02918).
     """
 
     optimizer: OptimizerSettings

@@ -19,14 +19,24 @@ ROUNDED = (nn.Linear, nn.Conv2d, nn.Embedding)
 LEVELS = 127
 
 
+def row_scales(weight: Tensor) -> Tensor:
+    """The scale of each row of ``weight`` (O, ...), as (O, 1, ...); of a row of zeros 1."""
+    scale = weight.abs().flatten(1).amax(1) / LEVELS  # (O,)
+    return torch.where(scale == 0.0, 1.0, scale).reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def levels(weight: Tensor, scales: Tensor) -> Tensor:
+    """``weight`` in whole numbers of ``scales``, from -127 to 127, still floats."""
+    return (weight / scales).round().clamp(-LEVELS, LEVELS)
+
+
 def rounded(weight: Tensor) -> Tensor:
     """``weight`` (O, ...) on the grid of each output channel; a channel of zeros stays.
 
     The largest weight of a channel is a number of half precision, so that a checkpoint in fp16 has the same grid.
     """
-    scale = weight.abs().flatten(1).amax(1).half().float() / LEVELS  # (O,)
-    scale = torch.where(scale == 0.0, 1.0, scale).reshape(-1, *[1] * (weight.ndim - 1))
-    return (weight / scale).round().clamp(-LEVELS, LEVELS) * scale
+    scales = row_scales(weight.half().float())
+    return levels(weight, scales) * scales
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ from torchao.quantization.pt2e.quantizer import ComposableQuantizer, Quantizatio
 
 from microforge.errors import SpecError
 from microforge_export.group_names import Kind, group_name
+from microforge_export.int8_grid import levels, row_scales
 from microforge_export.int8_recipe import Scheme
 from microforge_export.int8_target import Recorded
 from microforge_export.program import Component
@@ -181,9 +182,8 @@ def per_row(table: Tensor) -> tuple[Tensor, Tensor]:
 
     A row of zeros gets the scale 1.
     """
-    scales = table.abs().amax(1, keepdim=True) / 127.0
-    scales = torch.where(scales == 0.0, torch.ones_like(scales), scales)
-    return torch.clamp(torch.round(table / scales), -127, 127).to(torch.int8), scales
+    scales = row_scales(table)
+    return levels(table, scales).to(torch.int8), scales
 
 
 @contextmanager
