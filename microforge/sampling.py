@@ -32,6 +32,11 @@ def velocity_target(z0: Tensor, noise: Tensor) -> Tensor:
     return noise - z0
 
 
+def shifted_time(t: Tensor, shift: float) -> Tensor:
+    """Times (B,) in [0, 1] moved towards noise, ``s t / (1 + (s - 1) t)`` (arXiv 2403.03206, equation 23); 1 moves none."""
+    return shift * t / (1.0 + (shift - 1.0) * t)
+
+
 #: The mean of ``loss_weight`` over t in [0, 1].
 MEAN_LOSS_WEIGHT = math.log(2.0)
 

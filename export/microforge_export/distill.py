@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from microforge.checkpoint import write_checkpoint
+from microforge.checkpoint import Checkpoint, write_checkpoint
 from microforge.data.edit_source import SOURCE_TASKS, TripleSource
 from microforge.data.source import SHEET_SEED
 from microforge.pipeline import MicroForgePipeline
@@ -56,9 +56,14 @@ class DistillStage(WithoutAdversary):
 
     def __init__(
         self, teacher: Teacher, drawings: Mapping[str, Drawings], settings: DistillSettings, loop: LoopSettings,
-        size: tuple[int, int], prompts: tuple[str, ...], triples: TripleSource,
+        size: tuple[int, int], prompts: tuple[str, ...], triples: TripleSource, start: Checkpoint | None = None,
     ) -> None:  # fmt: skip
-        """``drawings``: of the tasks that are learned. ``prompts`` and ``triples``: of the sample sheets."""
+        """Build the student.
+
+        Args:
+            drawings: of the tasks that are learned. prompts, triples: of the sample sheets.
+            start: the weights to start from; the teacher's by default.
+        """
         self.teacher, self.drawings, self.settings, self.loop = teacher, drawings, settings, loop
         self.size, self.prompts, self.triples = size, prompts[:SHEET_PROMPTS], triples
         self.spec = student_spec(teacher.spec, settings.steps, size, tuple(drawings))
@@ -67,7 +72,7 @@ class DistillStage(WithoutAdversary):
         self._teacher_images: dict[str, Tensor] = {}
         torch.manual_seed(loop.seed)
         self.student = Student(teacher.spec, settings.skip is not None)
-        self.student.load(teacher.checkpoint)
+        self.student.load(teacher.checkpoint if start is None else start)
         if self.student.slow is not None:
             self.student.slow.load_state_dict(self.student.denoiser.state_dict())
         self.student.to(loop.device)

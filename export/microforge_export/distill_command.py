@@ -45,6 +45,7 @@ class DistillRequest:
 
     checkpoint: Path | None
     out: Path | None
+    init: Path | None = None
     steps: int = 4
     skip: int | None = None
     updates: int | None = None
@@ -111,13 +112,14 @@ def run_distill(request: DistillRequest, console: Console | None = None) -> dict
     here = _show_size(plan, checkpoint, console)
     if request.dry_run:
         return {**here, **describe(_as_stage(plan, checkpoint), _slow(plan, checkpoint), console)}
+    start = None if request.init is None else starting_student(request.init, checkpoint)
     _check_folders(plan, checkpoint, request)
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     processes = open_processes(plan.loop.device)
     try:
         plan = _spread(plan, processes)
-        loss = _run(plan, checkpoint, request, console, processes)
+        loss = _run(plan, checkpoint, start, request, console, processes)
     finally:
         end_processes(processes)
     return {
@@ -221,9 +223,26 @@ def _check_folders(plan: DistillPlan, teacher: Checkpoint, request: DistillReque
         raise OutputExistsError(f"{plan.folder} holds a run; --resume goes on with it, --force starts over")
 
 
+def starting_student(folder: Path, teacher: Checkpoint) -> Checkpoint:
+    """The student of another teacher, or of another run, whose weights a new one starts from.
+
+    Raises:
+        CheckpointError: when it is no student, of another configuration, or knows other latents than ``teacher``.
+    """
+    start = open_checkpoint(folder)
+    if not start.spec.sampler.guidance_folded:
+        raise CheckpointError(f"--init {folder} is no student: without --init one starts as its teacher")
+    if start.spec.name != teacher.spec.name:
+        raise CheckpointError(f"--init {folder} is {start.spec.name}, and the teacher {teacher.spec.name}")
+    if latents_id(start) != latents_id(teacher):
+        raise CheckpointError(f"--init {folder} knows the latents of another VAE than the teacher's")
+    return start
+
+
 def _run(
-    plan: DistillPlan, checkpoint: Checkpoint, request: DistillRequest, console: Console, processes: Processes
-) -> float | None:
+    plan: DistillPlan, checkpoint: Checkpoint, start: Checkpoint | None, request: DistillRequest, console: Console,
+    processes: Processes,
+) -> float | None:  # fmt: skip
     source, triples = _data(plan, request, console, processes)
     if request.force and processes.is_main:
         _clear(plan)
@@ -243,7 +262,9 @@ def _run(
         here.print(
             f"faithful: {kept:,} of {cache[JUDGED].rows:,} drawings show their captions", highlight=False
         )
-    stage = DistillStage(teacher, cache, plan.settings, plan.loop, plan.size, source.prompts(12), triples)
+    stage = DistillStage(
+        teacher, cache, plan.settings, plan.loop, plan.size, source.prompts(12), triples, start
+    )
     settings, (height, width) = plan.settings, plan.size
     run = Run(
         plan.folder, plan.folder / CHECKPOINT, identity(plan, checkpoint, request.data), settings.updates,

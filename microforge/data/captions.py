@@ -180,8 +180,8 @@ def _subject(scene: Scene, rng: np.random.Generator, plain: bool) -> str:
     first = scene.objects[0]
     if scene.kind == "counting":
         return _counted(first, len(scene.objects), rng, plain)
-    # A prompt may name shapes alone, so a few captions do; "attribute" scenes are about the colours.
-    colorless = {"single": 0.06, "two": 0.25}.get(scene.kind, 0.0) if plain else 0.0
+    # A prompt may name shapes alone, with a background or without; "attribute" scenes are about the colours.
+    colorless = {"single": 0.06, "two": 0.40}.get(scene.kind, 0.0)
     color = bool(rng.random() >= colorless)
     phrases = [
         with_article(describe(item, rng, color=color, size=not plain and _says_size(item.size, rng)))

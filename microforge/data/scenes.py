@@ -38,7 +38,7 @@ COLORS: Mapping[str, RGB] = types.MappingProxyType({
 })  # fmt: skip
 SIZES: Mapping[str, float] = types.MappingProxyType({"small": 0.12, "medium": 0.18, "large": 0.26})
 KINDS: Mapping[str, float] = types.MappingProxyType(
-    {"single": 0.20, "two": 0.20, "counting": 0.25, "position": 0.175, "attribute": 0.175}
+    {"single": 0.10, "two": 0.28, "counting": 0.30, "position": 0.12, "attribute": 0.20}
 )
 #: Relation -> (axis, sign): "left of" means that the first object's x is the smaller one.
 RELATIONS: Mapping[str, tuple[int, int]] = types.MappingProxyType(

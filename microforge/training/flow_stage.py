@@ -17,7 +17,7 @@ from microforge.denoiser import Denoiser, build_backbone, build_planner
 from microforge.errors import CheckpointError
 from microforge.pipeline import MicroForgePipeline
 from microforge.planner import plan_similarity
-from microforge.sampling import interpolate, loss_weight, velocity_target
+from microforge.sampling import interpolate, loss_weight, shifted_time, velocity_target
 from microforge.spec import ModelSpec
 from microforge.text_encoder import PAD_ID, SimpleTextEncoder
 from microforge.tokenizer import PromptTokenizer
@@ -183,6 +183,7 @@ class FlowStage(WithoutAdversary):
         # one time per equal slice of [0, 1]: the same distribution with less variance
         t = torch.randperm(count, generator=generator, device=device).float()
         t = (t + torch.rand(count, generator=generator, device=device)) / count
+        t = shifted_time(t, settings.time_shift)
         has_plan = (torch.rand(count, generator=generator, device=device) < settings.self_condition).float()
         rows = shard.rows(count)
         return FlowBatch(

@@ -88,6 +88,9 @@ class FlowSettings:
     text_dropout: float = 0.1
     self_condition: float = 0.9
     diversity: float = 1e-2
+    time_shift: float = (
+        1.0  # of the drawn times; above 1: more of them near the noise, where a layout is decided
+    )
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,14 @@ def test_caption_mentions_other_backgrounds_far_more_often_than_white() -> None:
     assert np.mean(said[False]) > 0.75
 
 
+def test_caption_of_two_shapes_now_and_then_leaves_colors_out_with_and_without_a_background() -> None:
+    rng = np.random.default_rng(0)
+    texts = [caption(sample_scene(rng, "two"), rng).lower() for _ in range(1000)]
+    plain = [text for text in texts if not any(word in text.split(" on ")[0] for word in COLORS)]
+    with_background = [text for text in plain if "back" in text or "against" in text]
+    assert len(plain) > 200 and len(with_background) > 40
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_caption_takes_many_forms_of_one_scene(kind: str) -> None:
     rng = np.random.default_rng(2)

@@ -51,6 +51,16 @@ def test_loss_weight_is_one_in_the_middle_and_half_at_the_ends() -> None:
     assert weight.tolist() == [0.5, 1.0, 0.5]
 
 
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_shifted_time_keeps_the_ends_and_moves_the_middle_towards_noise(shift: float) -> None:
+    t = torch.linspace(0.0, 1.0, 5, dtype=torch.float64)
+    moved = sampling.shifted_time(t, shift)
+    assert moved[0] == 0.0 and moved[-1] == 1.0
+    assert moved[2] == pytest.approx(shift / (1.0 + shift)), "half of the times lie above s / (1 + s)"
+    assert bool((moved.diff() > 0).all())
+    assert torch.allclose(sampling.shifted_time(moved, 1.0 / shift), t), "the inverse is the shift's inverse"
+
+
 def test_uniform_grid_refuses_no_steps() -> None:
     with pytest.raises(ValueError, match="allowed"):
         sampling.uniform_grid(0)

@@ -35,6 +35,7 @@ clip = 0.5
 stage = "flow"
 size = "128x256"
 draws = 2
+time_shift = 3
 checkpoint_blocks = true
 [phase.optimizer]
 kind = "muon"
@@ -44,7 +45,12 @@ kind = "muon"
     assert isinstance(vae, VAESettings) and isinstance(flow, FlowSettings)
     assert vae.crop == 64 and vae.pool_sizes == (4, 8) and vae.adversary_optimizer.clip == 0.5
     assert vae.optimizer.learning_rate == 1.0 and vae.adversary_optimizer.weight_decay == 0.0
-    assert flow.draws == 2 and flow.optimizer.kind == "muon" and found.phases[1].head.checkpoint_blocks
+    assert (
+        flow.draws == 2
+        and flow.time_shift == 3.0
+        and flow.optimizer.kind == "muon"
+        and found.phases[1].head.checkpoint_blocks
+    )
     preset = FLOW_SETTINGS["tiny"]
     assert flow.optimizer.learning_rate == preset.optimizer.learning_rate and flow.batch == preset.batch
 
@@ -81,6 +87,7 @@ def test_shipped_curricula_train_the_vae_then_the_flow_and_edit_last_at_native_s
         ('config = "tiny"\n' + PHASE + "decoder_only = true", r"phase\[0\] needs a VAE"),
         ('config = "tiny"\n' + PHASE + PHASE.replace("vae", "flow") + PHASE, r"phase\[2\] trains the VAE after"),
         ('config = "tiny"\n' + PHASE + PHASE.replace("vae", "kd"), r"phase\[1\]: the stage kd needs a teacher"),
+        ('config = "tiny"\n' + PHASE.replace("vae", "flow") + "time_shift = 0", r"phase\[0\]: time_shift is 0"),
         ("config = [", "cannot read the curriculum"),
         ('config = "tiny"\nphase = [3]', "must be a table"),
     ],

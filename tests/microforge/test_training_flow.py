@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from microforge.checkpoint import read_checkpoint, write_checkpoint
 from microforge.pipeline import MicroForgePipeline
 from microforge.planner import plan_similarity
-from microforge.sampling import MEAN_LOSS_WEIGHT, loss_weight
+from microforge.sampling import MEAN_LOSS_WEIGHT, loss_weight, shifted_time
 from microforge.tokenizer import PromptTokenizer
 from microforge.training.flow_stage import FlowStage
 from microforge.training.losses import weighted_velocity
@@ -55,6 +56,16 @@ def test_draw_depends_on_the_step_alone_and_spreads_t_over_its_range(stage: Flow
     assert torch.equal(one.z, again.z) and not torch.equal(one.noise, other.noise)
     slices = (one.t * len(one.t)).long().sort().values
     assert slices.tolist() == list(range(8)), "one time in each slice"
+
+
+def test_draw_with_a_time_shift_moves_the_same_times_towards_noise(
+    stage: FlowStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = stage.draw(3, WHOLE)
+    monkeypatch.setattr(stage, "settings", replace(stage.settings, time_shift=3.0))
+    moved = stage.draw(3, WHOLE)
+    assert torch.equal(moved.noise, plain.noise) and torch.equal(moved.has_plan, plain.has_plan)
+    assert torch.equal(moved.t, shifted_time(plain.t, 3.0)) and bool((moved.t >= plain.t).all())
 
 
 def test_weighted_velocity_divides_by_the_expected_weight() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +115,38 @@ def test_distill_learns_every_task_the_teacher_knows(editing_checkpoint: Path, t
     row = json.loads((tmp_path / "student.run" / "log.jsonl").read_text("utf-8").splitlines()[-1])
     assert {"window_generate", "window_edit", "window_inpaint", "window_super_resolve"} <= set(row)
     assert read_checkpoint(tmp_path / "student").spec.tasks == read_checkpoint(editing_checkpoint).spec.tasks
+
+
+def test_distill_from_another_students_weights_starts_as_that_student(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    before = run(request(checkpoint, tmp_path / "before", learning_rate=1e-2))["checkpoint"]
+    still = {"init": Path(str(before)), "updates": 1, "learning_rate": 1e-12, "ema": 0.0}
+    run(request(checkpoint, tmp_path / "after", **still))
+    first, second = (read_checkpoint(tmp_path / name / "student") for name in ("before", "after"))
+    apart = {
+        name
+        for name, value in first.tensors.items()
+        if not torch.allclose(value, second.tensors[name], atol=1e-6)
+    }
+    assert not apart
+    teacher = read_checkpoint(checkpoint)
+    assert any(
+        not torch.allclose(value, teacher.tensors[name], atol=1e-4) for name, value in second.tensors.items()
+    )
+
+
+def test_distill_starts_only_from_a_student_of_the_same_latents(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is no student"):
+        run(request(checkpoint, tmp_path, init=checkpoint))
+    run(request(checkpoint, tmp_path, updates=1))
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "student", moved)
+    config = json.loads((moved / "config.json").read_text("utf-8"))
+    config["model"]["vae"]["latent_std"] = [2.0] * read_checkpoint(moved).spec.latent_channels
+    (moved / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(CheckpointError, match="knows the latents of another VAE"):
+        run(request(checkpoint, tmp_path / "again", init=moved))
 
 
 def test_distill_of_faithful_drawings_needs_captions_that_can_be_judged(
