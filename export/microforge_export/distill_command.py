@@ -46,6 +46,7 @@ class DistillRequest:
     checkpoint: Path | None
     out: Path | None
     init: Path | None = None
+    init_teacher: Path | None = None
     steps: int = 4
     skip: int | None = None
     updates: int | None = None
@@ -112,7 +113,7 @@ def run_distill(request: DistillRequest, console: Console | None = None) -> dict
     here = _show_size(plan, checkpoint, console)
     if request.dry_run:
         return {**here, **describe(_as_stage(plan, checkpoint), _slow(plan, checkpoint), console)}
-    start = None if request.init is None else starting_student(request.init, checkpoint)
+    start = starting_student(request.init, request.init_teacher, checkpoint)
     _check_folders(plan, checkpoint, request)
     if request.threads is not None:
         torch.set_num_threads(request.threads)
@@ -223,20 +224,46 @@ def _check_folders(plan: DistillPlan, teacher: Checkpoint, request: DistillReque
         raise OutputExistsError(f"{plan.folder} holds a run; --resume goes on with it, --force starts over")
 
 
-def starting_student(folder: Path, teacher: Checkpoint) -> Checkpoint:
-    """The student of another teacher, or of another run, whose weights a new one starts from.
+def starting_student(init: Path | None, before: Path | None, teacher: Checkpoint) -> Checkpoint | None:
+    """What a student starts from instead of ``teacher``: another one, of another teacher or run; None without ``init``.
+
+    Args:
+        before: the teacher that ``init`` was distilled from. What ``teacher`` has learned since is then added to the
+            weights of ``init``, as the difference of the two teachers (task arithmetic, arXiv 2212.04089).
 
     Raises:
-        CheckpointError: when it is no student, of another configuration, or knows other latents than ``teacher``.
+        CheckpointError: when one is no student or no teacher, of another configuration, or knows other latents.
+        SpecError: for ``before`` alone.
     """
-    start = open_checkpoint(folder)
+    if init is None:
+        if before is not None:
+            raise SpecError(
+                "--init-teacher says what the student of --init was distilled from; give --init too"
+            )
+        return None
+    start = _alike("--init", init, teacher)
     if not start.spec.sampler.guidance_folded:
-        raise CheckpointError(f"--init {folder} is no student: without --init one starts as its teacher")
-    if start.spec.name != teacher.spec.name:
-        raise CheckpointError(f"--init {folder} is {start.spec.name}, and the teacher {teacher.spec.name}")
-    if latents_id(start) != latents_id(teacher):
-        raise CheckpointError(f"--init {folder} knows the latents of another VAE than the teacher's")
-    return start
+        raise CheckpointError(f"--init {init} is no student: without --init one starts as its teacher")
+    if before is None:
+        return start
+    old = _alike("--init-teacher", before, teacher)
+    if old.spec.sampler.guidance_folded:
+        raise CheckpointError(f"--init-teacher {before} is a student, not the teacher of one")
+    moved = {
+        name: value if name.startswith("vae.") else value + teacher.tensors[name] - old.tensors[name]
+        for name, value in start.tensors.items()
+    }
+    return replace(start, tensors=moved)
+
+
+def _alike(option: str, folder: Path, teacher: Checkpoint) -> Checkpoint:
+    """The checkpoint that ``option`` names: of the teacher's configuration, on its latents."""
+    found = open_checkpoint(folder)
+    if found.spec.name != teacher.spec.name:
+        raise CheckpointError(f"{option} {folder} is {found.spec.name}, and the teacher {teacher.spec.name}")
+    if latents_id(found) != latents_id(teacher):
+        raise CheckpointError(f"{option} {folder} knows the latents of another VAE than the teacher's")
+    return found
 
 
 def _run(

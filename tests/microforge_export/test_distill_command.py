@@ -19,7 +19,7 @@ from microforge.errors import BundleError, CheckpointError, DataError, OutputExi
 from microforge.training import loop
 from microforge_export import distill, distill_settings, faithful, teacher, trajectories
 from microforge_export.cli import app
-from microforge_export.distill_command import DistillRequest, run_distill
+from microforge_export.distill_command import DistillRequest, run_distill, starting_student
 from microforge_export.distill_settings import DistillSettings
 from microforge_export.microforge_provider import read_model
 from microforge_runtimes.sampler import timesteps
@@ -145,8 +145,29 @@ def test_distill_starts_only_from_a_student_of_the_same_latents(checkpoint: Path
     config = json.loads((moved / "config.json").read_text("utf-8"))
     config["model"]["vae"]["latent_std"] = [2.0] * read_checkpoint(moved).spec.latent_channels
     (moved / "config.json").write_text(json.dumps(config), "utf-8")
-    with pytest.raises(CheckpointError, match="knows the latents of another VAE"):
+    with pytest.raises(CheckpointError, match=r"--init .* knows the latents of another VAE"):
         run(request(checkpoint, tmp_path / "again", init=moved))
+    with pytest.raises(CheckpointError, match="is a student, not the teacher"):
+        run(
+            request(
+                checkpoint, tmp_path / "again", init=tmp_path / "student", init_teacher=tmp_path / "student"
+            )
+        )
+    with pytest.raises(SpecError, match="give --init too"):
+        run(request(checkpoint, tmp_path / "again", init_teacher=checkpoint))
+
+
+def test_starting_student_adds_what_the_new_teacher_has_learned_since(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    run(request(checkpoint, tmp_path, updates=1))
+    student, before = read_checkpoint(tmp_path / "student"), read_checkpoint(checkpoint)
+    learned = {name: 0.0 if name.startswith("vae.") else 0.5 for name in before.tensors}
+    now = replace(before, tensors={name: value + learned[name] for name, value in before.tensors.items()})
+    found = starting_student(tmp_path / "student", checkpoint, now)
+    assert found is not None and set(found.tensors) == set(student.tensors)
+    for name, value in found.tensors.items():
+        assert torch.allclose(value, student.tensors[name] + learned[name], atol=1e-5), name
 
 
 def test_distill_of_faithful_drawings_needs_captions_that_can_be_judged(
