@@ -102,6 +102,8 @@ def figures(drawn: Drawn, reference: Drawn) -> dict[str, Any]:
     return {
         "accuracy": drawn.scores["overall"],
         "categories": {name: part["accuracy"] for name, part in drawn.scores["categories"].items()},
+        "facts": drawn.scores["facts"],
+        "split": {name: part["overall"] for name, part in drawn.scores["split"].items()},
         "difference": {"mean": round(mean, 4), "low": round(mean - spread, 4), "high": round(mean + spread, 4)},
         "psnr_db": {"mean": round(float(levels.mean()), 3), "median": round(float(levels.median()), 3)},
         "evaluations": round(drawn.evaluations, 3), "cpu_seconds": round(drawn.seconds, 4),

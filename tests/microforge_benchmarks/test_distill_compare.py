@@ -47,13 +47,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_compare_counts_evaluations_and_pairs_the_noise(folders: tuple[Path, Path]) -> None:
-    found = compare(contenders_of(folders[0], folders[1:]), prompts=6, seed=3)
+    found = compare(contenders_of(folders[0], folders[1:]), prompts=12, seed=3)
     assert list(found) == ["teacher", "teacher at 2", "student"]
     assert [entry["evaluations"] for entry in found.values()] == [16, 4, 2]
     assert found["teacher"]["psnr_db"]["mean"] == 100.0  # itself, capped
     assert found["teacher"]["difference"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     assert 0 < found["student"]["psnr_db"]["mean"] < 100
-    assert found["student"]["accuracy"]["total"] == 6 and found["student"]["steps"] == 2
+    assert found["student"]["accuracy"]["total"] == 12 and found["student"]["steps"] == 2
+    assert found["teacher"]["facts"]["shape"]["total"] == 12
+    assert [found["teacher"]["split"][part]["total"] for part in ("seen", "held_out")] == [5, 5]
 
 
 def test_plan_drift_is_small_and_not_nothing(folders: tuple[Path, Path]) -> None:
