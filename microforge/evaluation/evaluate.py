@@ -19,7 +19,7 @@ from torch import Tensor
 from microforge.data import pixels
 from microforge.data.captions import Prompt
 from microforge.data.renderer import render
-from microforge.data.scenes import sample_scene
+from microforge.data.scenes import KINDS, choice, sample_scene
 from microforge.evaluation.ground_truth import draw_scenes
 from microforge.evaluation.metrics import psnr, ssim
 from microforge.evaluation.oracle import Detection, detect
@@ -125,12 +125,13 @@ def _stated(results: Sequence[Judged], fact: str) -> list[bool]:
 
 
 def vae_quality(round_trip: RoundTrip, height: int, width: int, scenes: int, seed: int) -> dict[str, Any]:
-    """Mean PSNR (dB) and SSIM of a VAE on ``scenes`` held-out scenes of every kind."""
+    """Mean PSNR (dB) and SSIM of a VAE on ``scenes`` held-out scenes, every kind equally likely, whatever training's mix."""
     rng = np.random.default_rng(seed)
+    kinds = tuple(KINDS)
     totals, done = np.zeros(2), 0
     while done < scenes:
         count = min(BATCH, scenes - done)
-        images = render([sample_scene(rng, held_out=True) for _ in range(count)], height, width)
+        images = render([sample_scene(rng, choice(rng, kinds), True) for _ in range(count)], height, width)
         back = round_trip(images)
         totals += [float(psnr(back, images).sum()), float(ssim(back, images).sum())]
         done += count
