@@ -110,10 +110,10 @@ def run_distill(request: DistillRequest, console: Console | None = None) -> dict
     console = Console(stderr=True, quiet=not speaks()) if console is None else console
     checkpoint = open_checkpoint(request.checkpoint or SHIPPED)
     plan = plan_distill(request, checkpoint)
+    start = starting_student(request.init, request.init_teacher, checkpoint)
     here = _show_size(plan, checkpoint, console)
     if request.dry_run:
         return {**here, **describe(_as_stage(plan, checkpoint), _slow(plan, checkpoint), console)}
-    start = starting_student(request.init, request.init_teacher, checkpoint)
     _check_folders(plan, checkpoint, request)
     if request.threads is not None:
         torch.set_num_threads(request.threads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from microforge.training.settings import (
     FLOW_SETTINGS,
     KD_SETTINGS,
     VAE_SETTINGS,
-    FlowSettings,
     LoopSettings,
     StageSettings,
     VAESettings,
@@ -193,8 +191,6 @@ def check_settings(stage: str, settings: StageSettings) -> StageSettings:
     check_steps(settings.steps)
     if settings.batch < 1:
         raise SpecError(f"batch is {settings.batch}; allowed: 1 or more")
-    if isinstance(settings, FlowSettings) and not 0.0 < settings.time_shift < math.inf:
-        raise SpecError(f"time_shift is {settings.time_shift}; allowed: above 0")
     if settings.optimizer.kind == "muon" and stage not in DENOISER_STAGES:
         raise SpecError(f"the optimizer muon belongs to the stages flow, kd and edit, not {stage}")
     return settings

@@ -88,9 +88,11 @@ class FlowSettings:
     text_dropout: float = 0.1
     self_condition: float = 0.9
     diversity: float = 1e-2
-    time_shift: float = (
-        1.0  # of the drawn times; above 1: more of them near the noise, where a layout is decided
-    )
+    time_shift: float = 1.0  # above 1: more of the drawn times near the noise, where a layout is decided
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.time_shift < math.inf:
+            raise SpecError(f"time_shift is {self.time_shift}; allowed: above 0")
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class KDSettings(FlowSettings):
     teacher_weight: float = 1.0  # lambda of ``lambda (1 - t) ||v_student - v_teacher||^2``
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 < self.teacher_weight < math.inf:
             raise SpecError(f"teacher_weight is {self.teacher_weight}; allowed: above 0")
 
@@ -121,6 +124,7 @@ class EditSettings(FlowSettings):
     drop_both: float = 0.05
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, value in (*self.shares.items(), ("drop_text", self.drop_text),
                             ("drop_source", self.drop_source), ("drop_both", self.drop_both)):  # fmt: skip
             if not 0.0 <= value <= 1.0:
