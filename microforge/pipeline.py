@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microforge.backbone import MicroForgeBackbone
-from microforge.checkpoint import STUDENT, read_checkpoint, write_checkpoint
+from microforge.checkpoint import STUDENT, Checkpoint, read_checkpoint, write_checkpoint
 from microforge.denoiser import Denoiser, build_backbone, build_planner
 from microforge.errors import PromptError, SpecError
 from microforge.noise import standard_normal
@@ -71,7 +71,15 @@ class MicroForgePipeline(nn.Module):
         Raises:
             CheckpointError: when the folder is missing, damaged or incomplete.
         """
-        checkpoint = read_checkpoint(STUDENT if folder is None else folder)
+        return cls.from_checkpoint(read_checkpoint(STUDENT if folder is None else folder))
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> MicroForgePipeline:
+        """The pipeline of a checkpoint in memory.
+
+        Raises:
+            CheckpointError: when it is incomplete.
+        """
         tokenizer = PromptTokenizer.load(checkpoint.tokenizer) if checkpoint.tokenizer else None
         pipeline = cls.from_spec(checkpoint.spec, tokenizer)
         for name, module in pipeline.modules_by_name().items():
@@ -113,14 +121,21 @@ class MicroForgePipeline(nn.Module):
         Returns:
             (B, 3, H, W) in [0, 1].
         """
+        return self._decode(self.latents(prompt, height, width, num_steps, guidance, seed, callback))
+
+    @torch.no_grad()
+    def latents(
+        self, prompt: Prompt, height: int | None = None, width: int | None = None, num_steps: int | None = None,
+        guidance: float | None = None, seed: int = 0, callback: StepCallback | None = None,
+    ) -> Tensor:  # fmt: skip
+        """What ``text2img`` decodes: normalised latents (B, C, h, w). Arguments as there."""
         size = self._size(height, width)
         conditional = self._encode(prompt, "generate")
         scale = self._guidance(prompt, guidance)
         batch = conditional.text.shape[0]
         empty = self._empty("generate", batch, conditional) if scale != 1.0 else None
         velocity = self._guided_velocity(conditional, empty, scale)
-        z = integrate(velocity, self._noise(size, batch, seed), self.grid(num_steps), callback)
-        return self._decode(z)
+        return integrate(velocity, self._noise(size, batch, seed), self.grid(num_steps), callback)
 
     @torch.no_grad()
     def edit(

@@ -249,7 +249,7 @@ def evaluation_prompts(count: int, seed: int, held_out: bool | None = None) -> l
     hidden = bool(held_out)
     while len(prompts) < count:
         prompts += [
-            _evaluation_prompt(category, rng, hidden)
+            canonical_prompt(category, rng, hidden)
             for category in CATEGORIES
             if not hidden or category != "single object"
         ]
@@ -268,7 +268,8 @@ def single_object_prompts(count: int, seed: int) -> list[Prompt]:
     return prompts
 
 
-def _evaluation_prompt(category: str, rng: np.random.Generator, held_out: bool) -> Prompt:
+def canonical_prompt(category: str, rng: np.random.Generator, held_out: bool = False) -> Prompt:
+    """A prompt of one of ``CATEGORIES`` in canonical words; ``held_out``: of a composition that training never shows."""
     scene = sample_scene(rng, CATEGORIES[category], held_out)
     background = scene.background if rng.random() < 0.3 else None
     # As in GenEval, the object categories leave colours open; a held-out pair needs its colour said.

@@ -11,7 +11,7 @@ import typer
 from microforge.cli import command_app, print_json, run
 
 app = command_app(
-    "Train MicroForge, one stage at a time (vae, then flow, then kd and edit if you like) or all of them."
+    "Train MicroForge, one stage at a time (vae, then flow, then kd, edit and reward if you like) or all of them."
 )
 
 EXAMPLES = """Examples:
@@ -23,6 +23,8 @@ mf-train flow --config nano --out runs/nano --bf16   (then: captions to latents;
 mf-train kd --config nano --out runs/nano --teacher runs/big/flow/checkpoint   (optional: learn from a larger model)
 
 mf-train edit --config nano --out runs/nano --bf16   (optional, after flow: edit, inpaint and super-resolve too)
+
+mf-train reward --init pretrained --teacher STUDENT --out runs/mine --bf16   (optional: learn from what the oracle finds right)
 
 mf-train all --config tiny --out runs/tiny   (the whole curriculum; --settings FILE.toml for your own)
 
@@ -43,6 +45,7 @@ class StageName(StrEnum):
     flow = "flow"
     kd = "kd"
     edit = "edit"
+    reward = "reward"
     all = "all"
 
 
@@ -71,11 +74,11 @@ def train(
     minutes: Annotated[float | None, typer.Option(
         help="Instead of --steps: as many as fit, the learning rate's fall included.", rich_help_panel=_WHAT)] = None,
     batch: Annotated[int | None, typer.Option(
-        help="Images (vae) or captions (flow, kd, edit) per step, for each process.", rich_help_panel=_WHAT)] = None,
+        help="Images (vae) or captions (the other stages) per step, for each process.", rich_help_panel=_WHAT)] = None,
     init: Annotated[str | None, typer.Option(
         help="Start from a checkpoint's weights: a folder, or pretrained.", rich_help_panel=_WHAT)] = None,
     teacher: Annotated[str | None, typer.Option(
-        help="kd: the checkpoint to learn from; it knows the same latents.", rich_help_panel=_WHAT)] = None,
+        help="kd: the checkpoint to learn from. reward: the one that draws, best a few-step student of --init; --init by default.", rich_help_panel=_WHAT)] = None,
     settings: Annotated[Path | None, typer.Option(
         help="all: a curriculum as TOML instead of the configuration's own.", rich_help_panel=_WHAT)] = None,
     decoder_only: Annotated[bool, typer.Option(
@@ -84,7 +87,7 @@ def train(
     crop: Annotated[int | None, typer.Option(
         help="vae: train on square windows of this side instead of whole images.", rich_help_panel=_WHAT)] = None,
     optimizer: Annotated[str | None, typer.Option(
-        help="adamw, or (flow, kd, edit) muon for the hidden matrices.", rich_help_panel=_WHAT)] = None,
+        help="adamw, or (all but vae) muon for the hidden matrices.", rich_help_panel=_WHAT)] = None,
     seed: Annotated[int, typer.Option(
         min=0, help="Of initial weights, data and noise.", rich_help_panel=_WHAT)] = 0,
     device: Annotated[str, typer.Option(
@@ -98,7 +101,7 @@ def train(
         help="Compute blocks twice instead of storing them: much less memory, slower.")] = False,
     compile: Annotated[bool, typer.Option(
         "--compile", rich_help_panel=_HOW,
-        help="flow, kd, edit: torch.compile the denoiser; faster after minutes of compiling.")] = False,
+        help="All but vae: torch.compile the denoiser; faster after minutes of compiling.")] = False,
     threads: Annotated[int | None, typer.Option(
         min=1, help="CPU threads; all by default.", rich_help_panel=_HOW)] = None,
     workers: Annotated[int | None, typer.Option(

@@ -24,14 +24,15 @@ from microforge.training.loop import Run, Stage, train
 from microforge.training.memory import describe
 from microforge.training.plan import StagePlan, TrainRequest, plan_stage, spread_over
 from microforge.training.processes import Processes, end_processes, open_processes
-from microforge.training.settings import EditSettings, KDSettings, VAESettings
+from microforge.training.reward_stage import RewardStage
+from microforge.training.settings import EditSettings, KDSettings, RewardSettings, VAESettings
 from microforge.training.state import STATE, RunIdentity, check_identity
 from microforge.training.vae_stage import VAEStage
 
 #: What ``--config`` is when neither it nor ``--init`` says.
 DEFAULT_CONFIG = "tiny"
 #: Files of a stage's folder that ``--force`` keeps: they say themselves what they were made from.
-CACHES = "latents"
+CACHES = ("latents", "judged")
 
 
 def run_stage(request: TrainRequest) -> dict[str, object]:
@@ -78,6 +79,10 @@ def run_plan(
     if force and processes.is_main:
         clear_run(plan.folder)
     processes.wait()
+    if isinstance(stage, RewardStage):
+        drawer = ground.teacher or ground.init
+        assert drawer is not None
+        stage.prepare(plan.folder / "judged.safetensors", drawer, console, processes)
     if processes.is_main:
         report_data(source, plan.folder, console)
     settings = plan.settings
@@ -146,7 +151,7 @@ def build_stage(plan: StagePlan, ground: Ground, source: ImageSource, console: C
             ground.init.load_into("vae", vae.network)
         return vae
     assert ground.vae is not None
-    cache = plan.folder / f"{CACHES}.safetensors"
+    cache = plan.folder / "latents.safetensors"
     flow = FlowStage(plan.spec, ground.vae, settings, loop, plan.size, cache, console, ground.init, source)
     if isinstance(settings, KDSettings):
         assert ground.teacher is not None
@@ -154,5 +159,6 @@ def build_stage(plan: StagePlan, ground: Ground, source: ImageSource, console: C
     if isinstance(settings, EditSettings):
         assert ground.init is not None
         triples = SceneTriples() if plan.edits is None else FolderTriples(Path(plan.edits))
-        return EditStage(flow, settings, triples, ground.init.stages)
+        edit = EditStage(flow, settings, triples, ground.init.stages)
+        return RewardStage(edit, settings, ground.init) if isinstance(settings, RewardSettings) else edit
     return flow

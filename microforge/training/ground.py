@@ -20,7 +20,10 @@ SHIPPED = "pretrained"
 
 @dataclass(frozen=True)
 class Ground:
-    """What a run stands on; ``vae`` is None only for a run that trains a whole VAE."""
+    """What a run stands on; ``vae`` is None only for a run that trains a whole VAE.
+
+    ``teacher``: whom kd learns from, or who draws for reward.
+    """
 
     vae: Checkpoint | None = None
     init: Checkpoint | None = None
@@ -60,9 +63,9 @@ def find_ground(request: TrainRequest, plan: StagePlan, init: Checkpoint | None)
     """
     teacher = None if request.teacher is None else open_checkpoint(request.teacher)
     flow = request.out / "flow" / CHECKPOINT
-    if plan.stage in ("kd", "edit") and init is None and (flow / CONFIG).is_file():
+    if plan.stage in ("kd", "edit", "reward") and init is None and (flow / CONFIG).is_file():
         init = _of_config(flow, plan.spec)
-    if plan.stage == "edit" and init is None:
+    if plan.stage in ("edit", "reward") and init is None:
         raise CheckpointError(
             f"{request.out} has no flow yet: run mf-train flow --config {plan.spec.name} --out {request.out} first, "
             "or give --init CHECKPOINT"

@@ -26,7 +26,7 @@ from microforge.training.plan import (
     DENOISER_STAGES,
     StagePlan,
     TrainRequest,
-    check_edits,
+    check_data,
     loop_settings,
     spread_over,
 )
@@ -108,7 +108,7 @@ def plan_steps(curriculum: Curriculum, request: TrainRequest) -> list[Step]:
     steps = []
     for phase in curriculum.phases:
         head = phase.head
-        check_edits(head.stage, request)
+        check_data(head.stage, request)
         plan = StagePlan(
             head.stage, phase.name, request.out / phase.name, spec, phase.settings,
             _phase_loop(loop, phase, request), phase.size, request.data, head.decoder_only, request.edits,

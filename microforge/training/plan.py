@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from microforge.training.settings import (
     EDIT_SETTINGS,
     FLOW_SETTINGS,
     KD_SETTINGS,
+    REWARD_SETTINGS,
     VAE_SETTINGS,
     LoopSettings,
     StageSettings,
@@ -23,10 +25,11 @@ from microforge.training.settings import (
     check_steps,
 )
 
-STAGES = ("vae", "flow", "kd", "edit")
+STAGES = ("vae", "flow", "kd", "edit", "reward")
 #: The stages whose networks have hidden matrices, and are worth compiling.
-DENOISER_STAGES = ("flow", "kd", "edit")
+DENOISER_STAGES = ("flow", "kd", "edit", "reward")
 DECODER = "vae-decoder"  # the folder of a decoder-only run
+_DENOISER = f"{', '.join(DENOISER_STAGES[:-1])} and {DENOISER_STAGES[-1]}"  # in messages
 CHECKPOINT = "checkpoint"  # a stage's checkpoint, below RUN/STAGE
 
 
@@ -95,11 +98,10 @@ def preset_settings(stage: str, config: str) -> StageSettings:
     """
     if stage not in STAGES:
         raise SpecError(f"unknown stage {stage!r}; allowed: {', '.join(STAGES)}")
-    if stage == "vae":
-        return VAE_SETTINGS[config]
-    if stage == "kd":
-        return KD_SETTINGS[config]
-    return (EDIT_SETTINGS if stage == "edit" else FLOW_SETTINGS)[config]
+    presets: Mapping[str, Mapping[str, StageSettings]] = {
+        "vae": VAE_SETTINGS, "flow": FLOW_SETTINGS, "kd": KD_SETTINGS, "edit": EDIT_SETTINGS, "reward": REWARD_SETTINGS,
+    }  # fmt: skip
+    return presets[stage][config]
 
 
 def plan_stage(request: TrainRequest, spec: ModelSpec, native_size: tuple[int, int]) -> StagePlan:
@@ -149,12 +151,12 @@ def _with_options(settings: StageSettings, request: TrainRequest) -> StageSettin
     if request.decoder_only and request.stage != "vae":
         raise SpecError(f"--decoder-only belongs to the stage vae, not {request.stage}")
     if request.compile and request.stage not in DENOISER_STAGES:
-        raise SpecError(f"--compile belongs to the stages flow, kd and edit, not {request.stage}")
-    check_edits(request.stage, request)
+        raise SpecError(f"--compile belongs to the stages {_DENOISER}, not {request.stage}")
+    check_data(request.stage, request)
     if request.edits is not None and request.stage != "edit":
         raise SpecError(f"--edits belongs to the stage edit, not {request.stage}")
-    if request.teacher is not None and request.stage != "kd":
-        raise SpecError(f"--teacher belongs to the stage kd, not {request.stage}")
+    if request.teacher is not None and request.stage not in ("kd", "reward"):
+        raise SpecError(f"--teacher belongs to the stages kd and reward, not {request.stage}")
     if request.teacher is None and request.stage == "kd" and not request.dry_run:
         raise SpecError("the stage kd needs --teacher CHECKPOINT")
     if request.settings is not None:
@@ -174,12 +176,14 @@ def _with_options(settings: StageSettings, request: TrainRequest) -> StageSettin
     return check_settings(request.stage, settings)
 
 
-def check_edits(stage: str, request: TrainRequest) -> None:
-    """Own images are not taught with the built-in world's edits by accident.
+def check_data(stage: str, request: TrainRequest) -> None:
+    """Own images are not taught with the built-in world's edits by accident, nor judged by its oracle.
 
     Raises:
-        SpecError: for the stage edit with ``--data`` of one's own and no ``--edits``.
+        SpecError: for ``--data`` of one's own in the stage reward, or in the stage edit without ``--edits``.
     """
+    if stage == "reward" and request.data != "scenes":
+        raise SpecError("the stage reward needs captions that the oracle can judge: --data scenes")
     if stage == "edit" and request.data != "scenes" and request.edits is None:
         raise SpecError(
             "the stage edit with --data of your own needs --edits FOLDER, with source, instruction and target images"
@@ -192,7 +196,7 @@ def check_settings(stage: str, settings: StageSettings) -> StageSettings:
     if settings.batch < 1:
         raise SpecError(f"batch is {settings.batch}; allowed: 1 or more")
     if settings.optimizer.kind == "muon" and stage not in DENOISER_STAGES:
-        raise SpecError(f"the optimizer muon belongs to the stages flow, kd and edit, not {stage}")
+        raise SpecError(f"the optimizer muon belongs to the stages {_DENOISER}, not {stage}")
     return settings
 
 

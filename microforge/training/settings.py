@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from microforge.errors import SpecError
 
@@ -145,7 +145,41 @@ class EditSettings(FlowSettings):
         }  # fmt: skip
 
 
-StageSettings = VAESettings | FlowSettings  # and so KDSettings and EditSettings
+@dataclass(frozen=True)
+class RewardSettings(EditSettings):
+    """Stage 6: the edit stage with the model's own judged drawings beside it (``reward_stage``).
+
+    ``judged`` drawings are made once, ``group`` of each caption. A step takes ``judged_per_example`` captions of
+    them for each example of ``batch``, and ``draws`` drawings of each caption.
+    """
+
+    reward: float = 1.0  # weight beside the edit stage's own loss
+    judged: int = 24_576
+    group: int = 8
+    judged_per_example: int = 2
+    judged_shift: float = 3.0  # time_shift of the judged drawings
+    drawing_steps: int = 16  # of a drawer that is no few-step student
+
+    @property
+    def judged_captions(self) -> int:
+        """Captions with judged drawings in a step."""
+        return self.batch * self.judged_per_example
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("reward", "judged_shift"):
+            if not 0.0 < (value := getattr(self, name)) < math.inf:
+                raise SpecError(f"{name} is {value}; allowed: above 0")
+        for name in ("judged_per_example", "drawing_steps"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
+        if self.group < max(2, self.draws):
+            raise SpecError(f"group is {self.group}; allowed: {max(2, self.draws)} (draws) or more")
+        if self.judged < self.group:
+            raise SpecError(f"judged is {self.judged}; allowed: {self.group} (group) or more")
+
+
+StageSettings = VAESettings | FlowSettings  # and so KDSettings, EditSettings and RewardSettings
 
 
 @dataclass(frozen=True)
@@ -205,6 +239,19 @@ EDIT_SETTINGS: Mapping[str, EditSettings] = types.MappingProxyType({
     "tiny": EditSettings(OptimizerSettings(2e-4), steps=20_000, draws=2),
     "small": EditSettings(OptimizerSettings(5e-5), steps=20_000),
     "base": EditSettings(OptimizerSettings(1e-5), steps=20_000),
+})  # fmt: skip
+
+
+_REWARD = RewardSettings(
+    OptimizerSettings(2e-4, "muon", warmup_steps=5, decay_fraction=0.9, ema=0.98), steps=300, batch=16,
+    scenes=24_576, captions_per_scene=6, time_shift=2.0, generate=0.875, edit=0.0, inpaint=0.125, super_resolve=0.0,
+)  # fmt: skip
+#: Measured for tiny alone; larger models learn slower.
+REWARD_SETTINGS: Mapping[str, RewardSettings] = types.MappingProxyType({
+    "nano": _REWARD,
+    "tiny": _REWARD,
+    "small": replace(_REWARD, optimizer=replace(_REWARD.optimizer, learning_rate=5e-5)),
+    "base": replace(_REWARD, optimizer=replace(_REWARD.optimizer, learning_rate=2e-5)),
 })  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from microforge.training.settings import (
     FlowSettings,
     KDSettings,
     OptimizerSettings,
+    RewardSettings,
     VAESettings,
 )
 
@@ -51,6 +52,7 @@ PATCHES: tuple[tuple[Any, str, Any], ...] = (
     (plan, "FLOW_SETTINGS", {"mini": FlowSettings(**FLOW)}),
     (plan, "KD_SETTINGS", {"mini": KDSettings(**FLOW)}),
     (plan, "EDIT_SETTINGS", {"mini": EditSettings(**FLOW)}),
+    (plan, "REWARD_SETTINGS", {"mini": RewardSettings(**FLOW, judged=24, group=3, drawing_steps=2)}),
     (SceneSource, "statistics", _few),
     (loop, "plot_losses", lambda log, out: None),  # a plot takes longer than a run
 )

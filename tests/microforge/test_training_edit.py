@@ -191,7 +191,7 @@ def test_curriculum_refuses_an_edit_phase_before_any_flow(tmp_path: Path, mini: 
         'config = "mini"\n[[phase]]\nstage = "vae"\nsize = "64"\n[[phase]]\nstage = "edit"\nsize = "64"\n',
         "utf-8",
     )
-    with pytest.raises(SpecError, match=r"phase\[1\] edits with the weights of a flow"):
+    with pytest.raises(SpecError, match=r"phase\[1\] needs the weights of a flow"):
         read_curriculum(path)
 
 

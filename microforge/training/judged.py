@@ -1,0 +1,189 @@
+"""A model's own drawings, judged by the oracle: what the stage reward learns from.
+
+Each caption is drawn several times, so that what is right about a drawing can be told from what its caption makes easy.
+Drawings are made in parts, by all processes, each a file of its own: a killed run goes on where it stopped. Only captions
+of the built-in world can be judged, and only compositions that training shows are drawn: the held-out ones stay unseen.
+
+Letters: G captions, K drawings of each, C h w latent channels, height and width, L text tokens.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import torch
+from rich.console import Console
+from rich.progress import track
+from safetensors.torch import save_file
+from torch import Tensor
+
+from microforge.checkpoint import Checkpoint
+from microforge.data.caption_reader import read_caption
+from microforge.data.captions import CATEGORIES, Prompt, canonical_prompt, caption
+from microforge.data.order import step_rng
+from microforge.data.scenes import sample_scene
+from microforge.errors import DataError
+from microforge.evaluation.evaluate import to_bytes
+from microforge.evaluation.oracle import detect
+from microforge.evaluation.verdict import judge
+from microforge.pipeline import MicroForgePipeline
+from microforge.training.flow_stage import without_padding
+from microforge.training.processes import Processes
+from microforge.training.settings import LoopSettings, RewardSettings
+
+#: Kind of scene -> its share of the captions: drawings teach most where about half of them are right.
+KINDS: Mapping[str, float] = types.MappingProxyType(
+    {"two": 0.42, "attribute": 0.25, "counting": 0.23, "position": 0.07, "single": 0.03}
+)
+#: Captions of a part, and those that are drawn at once.
+PART, AT_ONCE = 64, 8
+#: Keeps captions and noise apart from those of training.
+_STREAM = 8_000_000
+#: A caption that is nearly always right, or nearly always wrong, must not outweigh the others.
+MOST_ADVANTAGE = 2.0
+_CATEGORY = {kind: category for category, kind in reversed(list(CATEGORIES.items()))}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Latents (G, K, C, h, w) float16, their captions' token ids (G, L), and which are right, (G, K) bool."""
+
+    latents: Tensor
+    ids: Tensor
+    right: Tensor
+
+    def telling(self) -> Judged:
+        """The captions some of whose drawings are right and some wrong: the others say nothing.
+
+        Raises:
+            DataError: when there is none.
+        """
+        some = self.right.any(1) & ~self.right.all(1)
+        if not bool(some.any()):
+            raise DataError(
+                f"of {len(self.right)} captions not one was drawn both rightly and wrongly: a reward has nothing to teach here"
+            )
+        return Judged(self.latents[some], self.ids[some], self.right[some])
+
+
+def advantages(right: Tensor) -> Tensor:
+    """How much better each drawing (G, K) is than its caption's others: (r - mean) / deviation, cut at +-2."""
+    share = right.float().mean(1, keepdim=True)
+    deviation = (share * (1.0 - share)).sqrt().clamp(min=1e-3)
+    return ((right.float() - share) / deviation).clamp(-MOST_ADVANTAGE, MOST_ADVANTAGE)
+
+
+def judged_prompts(count: int, seed: int) -> list[Prompt]:
+    """``count`` captions with their facts: half as prompts are typed, half with all that training's captions say."""
+    rng = step_rng(seed, _STREAM)
+    kinds, shares = list(KINDS), list(KINDS.values())
+    prompts = []
+    for _ in range(count):
+        kind = str(rng.choice(kinds, p=shares))
+        if rng.random() < 0.5:
+            prompts.append(canonical_prompt(_CATEGORY[kind], rng))
+        else:
+            prompts.append(read_caption(caption(sample_scene(rng, kind), rng)))
+    return prompts
+
+
+def load_or_draw(
+    path: Path, drawer: Checkpoint, settings: RewardSettings, loop: LoopSettings, size: tuple[int, int],
+    console: Console, processes: Processes,
+) -> Judged:  # fmt: skip
+    """The judged drawings at ``path`` when they are of ``drawer`` and these settings, else new ones.
+
+    Args:
+        drawer: the checkpoint that draws: a few-step student in its own steps, another in ``settings.drawing_steps``
+            guided ones.
+        size: (height, width) in pixels.
+    """
+    captions = settings.judged // settings.group
+    key = f"{drawer.sha256} {captions} {settings.group} {settings.drawing_steps} {loop.seed} {size}"
+    if _key(path) == key:
+        return _read(path)
+    parts = path.with_name(f".{path.name}.parts")
+    files = [parts / f"{number:06d}.safetensors" for number in range(-(-captions // PART))]
+    mine = [
+        number for number in range(processes.rank, len(files), processes.count) if _key(files[number]) != key
+    ]
+    if mine:
+        parts.mkdir(parents=True, exist_ok=True)
+        pipeline = MicroForgePipeline.from_checkpoint(drawer).to(loop.device)
+        prompts = judged_prompts(captions, loop.seed)
+        for number in track(mine, "drawing and judging", console=console, disable=not processes.is_main):
+            here = prompts[number * PART : (number + 1) * PART]
+            seed = _STREAM + loop.seed * 1_000_003 + number * PART * settings.group
+            _write(files[number], _drawn(pipeline, here, settings, loop, size, seed), key)
+    processes.wait()
+    if processes.is_main:
+        _write(path, _joined([_read(file) for file in files]), key)
+        shutil.rmtree(parts)
+    processes.wait()
+    return _read(path)
+
+
+@torch.no_grad()
+def _drawn(
+    pipeline: MicroForgePipeline, prompts: Sequence[Prompt], settings: RewardSettings, loop: LoopSettings,
+    size: tuple[int, int], seed: int,
+) -> Judged:  # fmt: skip
+    """Draw every prompt ``settings.group`` times, decode as a user would see it, and judge."""
+    sampler = pipeline.spec.sampler
+    few = sampler.guidance_folded
+    steps, guidance = (None, None) if few else (settings.drawing_steps, sampler.text_guidance)
+    found = []
+    for start in range(0, len(prompts), AT_ONCE):
+        some = prompts[start : start + AT_ONCE]
+        ids = _ids(pipeline, some)  # (G, L)
+        rows = without_padding(ids).to(loop.device).repeat_interleave(settings.group, 0)
+        first = seed + start * settings.group
+        with torch.autocast(loop.device.split(":")[0], torch.bfloat16, enabled=loop.bfloat16):
+            z = pipeline.latents(rows, *size, steps, guidance, first).float()  # (G * K, C, h, w)
+            images = to_bytes(pipeline.vae.decode(pipeline.vae.denormalize(z)))
+        asked = [prompt for prompt in some for _ in range(settings.group)]
+        right = [judge(prompt, detect(image)).correct for prompt, image in zip(asked, images, strict=True)]
+        shape = (len(some), settings.group)
+        latents = z.half().cpu().reshape(*shape, *z.shape[1:])
+        found.append(Judged(latents, ids.to(torch.int32), torch.tensor(right).reshape(shape)))
+    return _joined(found)
+
+
+def _ids(pipeline: MicroForgePipeline, prompts: Sequence[Prompt]) -> Tensor:
+    tokenizer, length = pipeline.tokenizer, pipeline.spec.text_encoder.max_length
+    assert tokenizer is not None  # `check_teacher` and `stand_on` have seen to it
+    rows = [tokenizer.encode(prompt.text, "generate", length).ids for prompt in prompts]
+    return torch.from_numpy(np.stack(rows))
+
+
+def _joined(pieces: Sequence[Judged]) -> Judged:
+    names = ("latents", "ids", "right")
+    return Judged(*(torch.cat([getattr(one, name) for one in pieces]) for name in names))
+
+
+def _write(path: Path, judged: Judged, key: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    tensors = {"latents": judged.latents, "ids": judged.ids, "right": judged.right}
+    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"key": key})
+    os.replace(temporary, path)
+
+
+def _key(path: Path) -> str | None:
+    """What a file says it was made from; None when it is absent or damaged."""
+    try:
+        with safetensors.safe_open(str(path), "np") as opened:
+            return (opened.metadata() or {}).get("key")
+    except (safetensors.SafetensorError, OSError):
+        return None
+
+
+def _read(path: Path) -> Judged:
+    with safetensors.safe_open(str(path), "pt") as file:
+        return Judged(*(file.get_tensor(name) for name in ("latents", "ids", "right")))
