@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 
-from microforge.checkpoint import CONFIG, PRETRAINED, Checkpoint, read_checkpoint
+from microforge.checkpoint import CONFIG, PRETRAINED, STUDENT, Checkpoint, read_checkpoint
 from microforge.errors import CheckpointError
 from microforge.spec import ModelSpec, check_size
 from microforge.training.kd_stage import check_teacher
 from microforge.training.plan import CHECKPOINT, DECODER, StagePlan, TrainRequest
 
-#: What ``--init`` and ``--teacher`` call the checkpoint that ships with the package.
-SHIPPED = "pretrained"
+#: What ``--init`` and ``--teacher`` call the checkpoint that ships with the package, and its few-step student.
+SHIPPED, SHIPPED_STUDENT = "pretrained", "student"
+_SHIPPED_FOLDERS = {SHIPPED: PRETRAINED, SHIPPED_STUDENT: STUDENT}
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class Ground:
 
 
 def open_checkpoint(name: str | Path) -> Checkpoint:
-    """The checkpoint folder ``name``, or the shipped one for "pretrained".
+    """The checkpoint folder ``name``, or a shipped one for "pretrained" and "student".
 
     Raises:
         CheckpointError: when it is missing or damaged.
     """
-    return read_checkpoint(PRETRAINED if str(name) == SHIPPED else name)
+    return read_checkpoint(_SHIPPED_FOLDERS.get(str(name), name))
 
 
 def latents_id(checkpoint: Checkpoint) -> str:

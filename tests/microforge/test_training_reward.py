@@ -28,6 +28,7 @@ from microforge.training.command import run_stage
 from microforge.training.curriculum import read_curriculum
 from microforge.training.edit_stage import EditStage
 from microforge.training.flow_stage import FlowStage, predict
+from microforge.training.ground import open_checkpoint
 from microforge.training.judged import PART, Judged, advantages, judged_prompts, load_or_draw
 from microforge.training.losses import weighted_velocity
 from microforge.training.processes import ALONE
@@ -219,6 +220,11 @@ def test_reward_refuses_what_it_cannot_learn_from(tmp_path: Path, mini: Any) -> 
     ):
         with pytest.raises(SpecError, match=message):
             RewardSettings(**{**mini.FLOW, **values})
+
+
+def test_the_shipped_student_is_known_by_name() -> None:
+    assert open_checkpoint("student").spec.sampler.guidance_folded
+    assert not open_checkpoint("pretrained").spec.sampler.guidance_folded
 
 
 def test_curriculum_reads_a_reward_phase_with_its_drawer(tmp_path: Path, mini: Any) -> None:
