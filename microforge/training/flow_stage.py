@@ -220,12 +220,18 @@ class FlowStage(WithoutAdversary):
         images = self.pipeline(ema).text2img(list(self.source.prompts(SHEET_PROMPTS)), *self.size)
         return grid(images, min(len(images), 6))
 
-    def write(self, folder: Path, ema: nn.Module, stages: tuple[str, ...] = ("vae", "flow")) -> None:
-        """Write the whole model; ``stages``: what it was trained in."""
+    def write(
+        self,
+        folder: Path,
+        ema: nn.Module,
+        stages: tuple[str, ...] = ("vae", "flow"),
+        tasks: tuple[str, ...] = (),
+    ) -> None:
+        """Write the whole model; ``stages``: what it was trained in; ``tasks``: what it knows, the spec's by default."""
         assert isinstance(ema, FlowNetwork)
         modules = {
             "vae": self.vae, "backbone": ema.denoiser.backbone, "planner": ema.denoiser.planner,
             "text_encoder": ema.text_encoder,
         }  # fmt: skip
-        spec = replace(self.spec, native_size=self.size)
+        spec = replace(self.spec, native_size=self.size, tasks=tasks or self.spec.tasks)
         write_checkpoint(folder, spec, modules, self.tokenizer, stages)

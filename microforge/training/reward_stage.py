@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint
 from microforge.sampling import loss_weight, shifted_time, velocity_target
+from microforge.spec import TASKS
 from microforge.training.edit_stage import EditStage
 from microforge.training.flow_stage import FlowBatch, FlowNetwork, on_device, predict, without_padding
 from microforge.training.judged import Judged, advantages, load_or_draw
@@ -43,6 +44,7 @@ class RewardStage(WithoutAdversary):
         """``before``: the weights that ``edit`` starts from, which judged drawings pull away from."""
         self.edit, self.flow, self.settings = edit, edit.flow, settings
         self.samples_per_step = (settings.batch + settings.judged_captions) * settings.draws
+        self.known = before.spec.tasks
         self.before = FlowNetwork(before.spec).requires_grad_(False).eval()
         self.before.load(before)
         self.before.to(self.flow.loop.device)
@@ -112,6 +114,9 @@ class RewardStage(WithoutAdversary):
         return self.edit.sheet(ema)
 
     def write(self, folder: Path, ema: nn.Module) -> None:
-        """Write the whole model."""
-        earlier = (name for name in self.edit.stages if name not in ("edit", "reward"))
-        self.flow.write(folder, ema, (*earlier, "edit", "reward"))
+        """Write the whole model; it knows the tasks that it knew, and those that this stage has rows of."""
+        taught = [task for task, share in self.settings.shares.items() if share > 0.0]
+        tasks = tuple(task for task in TASKS if task in self.known or task in taught)
+        earlier = tuple(name for name in self.edit.stages if name not in ("edit", "reward"))
+        stages = (*earlier, "edit") if tasks == TASKS else earlier
+        self.flow.write(folder, ema, (*stages, "reward"), tasks)

@@ -151,6 +151,13 @@ def test_a_step_looks_at_different_drawings_of_each_caption(tmp_path: Path, mini
     assert torch.equal(batch.z, again.z) and not torch.equal(batch.z, stage.draw(1, WHOLE)[0].z)
 
 
+def test_the_model_knows_the_tasks_it_knew_and_those_it_was_taught(tmp_path: Path, mini: Any) -> None:
+    stage = _stage(tmp_path, mini, generate=0.5, inpaint=0.5, edit=0.0, super_resolve=0.0)
+    stage.write(tmp_path / "out", stage.network)
+    found = read_checkpoint(tmp_path / "out")
+    assert found.spec.tasks == ("generate", "inpaint") and found.stages == ("vae", "flow", "reward")
+
+
 @pytest.mark.usefixtures("odd_is_right")
 def test_reward_trains_a_flow_and_resumes_on_the_same_drawings(
     tmp_path: Path, mini: Any, monkeypatch: pytest.MonkeyPatch
