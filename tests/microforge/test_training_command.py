@@ -193,7 +193,7 @@ def test_init_of_another_configuration_is_refused_and_both_are_named(tmp_path: P
         ({"optimizer": "muon"}, "muon belongs to the stages flow, kd, edit and reward"),
         ({"init": "nowhere"}, "no such checkpoint folder"),
         ({"stage": "kd"}, "needs --teacher"),
-        ({"stage": "flow", "teacher": "pretrained"}, "--teacher belongs to the stage kd"),
+        ({"stage": "flow", "teacher": "pretrained"}, "--teacher belongs to the stages kd and reward"),
         ({"settings": Path("mine.toml")}, "--settings belongs to the stage all"),
         ({"stage": "paint"}, "allowed: vae, flow, kd"),
     ],
