@@ -113,6 +113,33 @@ def flow_terms(batch: FlowBatch, velocity: Tensor, plan: Tensor, diversity: floa
     return {"loss": flow + diversity * similarity, "flow": flow, "plan_similarity": similarity}
 
 
+def noising(
+    shape: tuple[int, ...], time_shift: float, self_condition: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise of ``shape`` (B, ...), times (B,), and which samples have a previous plan (B,), on the generator's device."""
+    count, device = shape[0], generator.device
+    noise = torch.randn(shape, generator=generator, device=device)
+    # one time per equal slice of [0, 1]: the same distribution with less variance
+    t = torch.randperm(count, generator=generator, device=device).float()
+    t = (t + torch.rand(count, generator=generator, device=device)) / count
+    has_plan = (torch.rand(count, generator=generator, device=device) < self_condition).float()
+    return noise, shifted_time(t, time_shift), has_plan
+
+
+def frozen_network(checkpoint: Checkpoint, loop: LoopSettings) -> FlowNetwork:
+    """The network of ``checkpoint`` to compare with: on the run's device, never trained.
+
+    Raises:
+        CheckpointError: when it lacks weights or they do not fit.
+    """
+    network = FlowNetwork(checkpoint.spec).requires_grad_(False).eval()
+    network.load(checkpoint)
+    network.to(loop.device)
+    if loop.compile:
+        network.compile_denoiser()
+    return network
+
+
 def without_padding(ids: Tensor, multiple: int = LENGTH_STEP) -> Tensor:
     """Ids (B, L) cut to the longest caption, rounded up to a multiple of ``multiple``."""
     longest = int((ids != PAD_ID).sum(1).max())
@@ -179,12 +206,8 @@ class FlowStage(WithoutAdversary):
         latents, ids = self._captioned(step, shard)
         count, draws = settings.batch * settings.draws, settings.draws
         generator = step_generator(self.loop.seed, step, device)
-        noise = torch.randn(count, *latents.shape[1:], generator=generator, device=device)
-        # one time per equal slice of [0, 1]: the same distribution with less variance
-        t = torch.randperm(count, generator=generator, device=device).float()
-        t = (t + torch.rand(count, generator=generator, device=device)) / count
-        t = shifted_time(t, settings.time_shift)
-        has_plan = (torch.rand(count, generator=generator, device=device) < settings.self_condition).float()
+        shape = (count, *latents.shape[1:])
+        noise, t, has_plan = noising(shape, settings.time_shift, settings.self_condition, generator)
         rows = shard.rows(count)
         return FlowBatch(
             ids, latents.repeat_interleave(draws, 0), noise[rows], t[rows], has_plan[rows], draws

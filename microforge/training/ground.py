@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import types
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +16,10 @@ from microforge.spec import ModelSpec, check_size
 from microforge.training.kd_stage import check_teacher
 from microforge.training.plan import CHECKPOINT, DECODER, StagePlan, TrainRequest
 
-#: What ``--init`` and ``--teacher`` call the checkpoint that ships with the package, and its few-step student.
-SHIPPED, SHIPPED_STUDENT = "pretrained", "student"
-_SHIPPED_FOLDERS = {SHIPPED: PRETRAINED, SHIPPED_STUDENT: STUDENT}
+#: What ``--init`` and ``--teacher`` call the checkpoint that ships with the package.
+SHIPPED = "pretrained"
+#: Every checkpoint that ships, by such a name: that one, and its few-step student.
+SHIPPED_FOLDERS: Mapping[str, Path] = types.MappingProxyType({SHIPPED: PRETRAINED, "student": STUDENT})
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: when it is missing or damaged.
     """
-    return read_checkpoint(_SHIPPED_FOLDERS.get(str(name), name))
+    return read_checkpoint(SHIPPED_FOLDERS.get(str(name), name))
 
 
 def latents_id(checkpoint: Checkpoint) -> str:

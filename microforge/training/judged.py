@@ -9,7 +9,6 @@ Letters: G captions, K drawings of each, C h w latent channels, height and width
 
 from __future__ import annotations
 
-import os
 import shutil
 import types
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,6 @@ import safetensors
 import torch
 from rich.console import Console
 from rich.progress import track
-from safetensors.torch import save_file
 from torch import Tensor
 
 from microforge.checkpoint import Checkpoint
@@ -35,6 +33,7 @@ from microforge.evaluation.oracle import detect
 from microforge.evaluation.verdict import judge
 from microforge.pipeline import MicroForgePipeline
 from microforge.training.flow_stage import without_padding
+from microforge.training.latents import metadata, save_whole
 from microforge.training.processes import Processes
 from microforge.training.settings import LoopSettings, RewardSettings
 
@@ -107,12 +106,14 @@ def load_or_draw(
     """
     captions = settings.judged // settings.group
     key = f"{drawer.sha256} {captions} {settings.group} {settings.drawing_steps} {loop.seed} {size}"
-    if _key(path) == key:
+    if metadata(path).get("key") == key:
         return _read(path)
     parts = path.with_name(f".{path.name}.parts")
     files = [parts / f"{number:06d}.safetensors" for number in range(-(-captions // PART))]
     mine = [
-        number for number in range(processes.rank, len(files), processes.count) if _key(files[number]) != key
+        number
+        for number in range(processes.rank, len(files), processes.count)
+        if metadata(files[number]).get("key") != key
     ]
     if mine:
         parts.mkdir(parents=True, exist_ok=True)
@@ -169,19 +170,8 @@ def _joined(pieces: Sequence[Judged]) -> Judged:
 
 
 def _write(path: Path, judged: Judged, key: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     tensors = {"latents": judged.latents, "ids": judged.ids, "right": judged.right}
-    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"key": key})
-    os.replace(temporary, path)
-
-
-def _key(path: Path) -> str | None:
-    """What a file says it was made from; None when it is absent or damaged."""
-    try:
-        with safetensors.safe_open(str(path), "np") as opened:
-            return (opened.metadata() or {}).get("key")
-    except (safetensors.SafetensorError, OSError):
-        return None
+    save_whole(path, {name: value.contiguous() for name, value in tensors.items()}, {"key": key})
 
 
 def _read(path: Path) -> Judged:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint
 from microforge.errors import CheckpointError
-from microforge.training.flow_stage import FlowNetwork, FlowStage, flow_terms, predict
+from microforge.training.flow_stage import FlowStage, flow_terms, frozen_network, predict
 from microforge.training.loop import WithoutAdversary
 from microforge.training.settings import KDSettings
 from microforge.training.shard import WHOLE, Shard
@@ -28,11 +28,7 @@ class KDStage(WithoutAdversary):
         """``teacher``: any size of backbone, planner and text encoder; ``check_teacher`` has passed."""
         self.flow, self.settings = flow, settings
         self.samples_per_step = flow.samples_per_step
-        self.teacher = FlowNetwork(teacher.spec).requires_grad_(False).eval()
-        self.teacher.load(teacher)
-        self.teacher.to(flow.loop.device)
-        if flow.loop.compile:
-            self.teacher.compile_denoiser()
+        self.teacher = frozen_network(teacher, flow.loop)
 
     @property
     def network(self) -> nn.Module:

@@ -71,7 +71,7 @@ def load_or_build(
     files = [parts / f"{part:06d}.safetensors" for part in range(plan.parts)]
     _build_parts(files, key, vae, tokenizer, source, plan, size, max_length, device, console, workers)
     _join(files, path, key)
-    cut = sum(int(_metadata(file)["cut"]) for file in files)
+    cut = sum(int(metadata(file)["cut"]) for file in files)
     if cut:
         console.print(f"{cut} captions are longer than {max_length} tokens and were cut")
     shutil.rmtree(parts)
@@ -86,7 +86,7 @@ def _build_parts(
     plan: ExamplePlan, size: tuple[int, int], max_length: int, device: str, console: Console, workers: int,
 ) -> None:  # fmt: skip
     """Write every part that an earlier, killed build has not left; ``files`` are all of them."""
-    missing_parts = tuple(part for part, file in enumerate(files) if _metadata(file).get("key") != key)
+    missing_parts = tuple(part for part, file in enumerate(files) if metadata(file).get("key") != key)
     made = _Made(missing_parts, source, plan, size, "cpu" if workers else device, tokenizer, max_length)
     encoded: dict[int, list[tuple[dict[str, Tensor], int]]] = {part: [] for part in missing_parts}
     with Progress(console=console) as progress:
@@ -167,13 +167,18 @@ def _ids(
     return torch.from_numpy(np.stack(rows).astype(kind)), cut
 
 
-def _write_part(file: Path, tensors: Sequence[dict[str, Tensor]], metadata: dict[str, str]) -> None:
+def _write_part(file: Path, tensors: Sequence[dict[str, Tensor]], about: dict[str, str]) -> None:
     """One part through a temporary file; a part without a usable image is a file without tensors."""
     joined = (
         {name: torch.cat([part[name] for part in tensors]).contiguous() for name in _NAMES} if tensors else {}
     )
+    save_whole(file, joined, about)
+
+
+def save_whole(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
+    """Write a safetensors file through a temporary one: it is there whole or not at all."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    save_file(joined, temporary, metadata)
+    save_file(tensors, temporary, about)
     os.replace(temporary, file)
 
 
@@ -207,7 +212,7 @@ def _shapes(file: Path) -> dict[str, tuple[str, list[int]]]:
         return {name: (found.get_dtype(), found.get_shape()) for name, found in slices.items()}
 
 
-def _metadata(file: Path) -> dict[str, str]:
+def metadata(file: Path) -> dict[str, str]:
     """What a cache or part says about itself; nothing when it is absent or damaged."""
     try:
         with safetensors.safe_open(str(file), "np") as opened:
@@ -217,7 +222,7 @@ def _metadata(file: Path) -> dict[str, str]:
 
 
 def _read(path: Path, key: str) -> LatentCache | None:
-    if _metadata(path).get("key") != key:
+    if metadata(path).get("key") != key:
         return None
     with safetensors.safe_open(str(path), "pt") as file:
         if not file.keys():

@@ -20,7 +20,7 @@ from microforge.spec import ModelSpec, preset
 from microforge.training.command import DEFAULT_CONFIG, check_folder, clear_run, run_plan
 from microforge.training.curriculum import CURRICULA, Curriculum, Phase, read_curriculum
 from microforge.training.feed import open_data
-from microforge.training.ground import SHIPPED, SHIPPED_STUDENT, Ground, open_checkpoint, stand_on
+from microforge.training.ground import SHIPPED_FOLDERS, Ground, open_checkpoint, stand_on
 from microforge.training.memory import describe
 from microforge.training.plan import (
     DENOISER_STAGES,
@@ -156,8 +156,9 @@ def _check_sources(steps: list[Step]) -> None:
     """Checkpoints that the file names must be there now, not after the phases before them."""
     for step in steps:
         for name in (step.vae, step.init, step.teacher):
-            shipped = name in (SHIPPED, SHIPPED_STUDENT)
-            if isinstance(name, str) and not shipped and not (Path(name) / CONFIG).is_file():
+            if not isinstance(name, str) or name in SHIPPED_FOLDERS:
+                continue
+            if not (Path(name) / CONFIG).is_file():
                 raise CheckpointError(
                     f"phase {step.plan.name} needs the checkpoint {name}, which is not there"
                 )

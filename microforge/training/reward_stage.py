@@ -21,10 +21,17 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint
-from microforge.sampling import loss_weight, shifted_time, velocity_target
+from microforge.sampling import loss_weight, velocity_target
 from microforge.spec import TASKS
 from microforge.training.edit_stage import EditStage
-from microforge.training.flow_stage import FlowBatch, FlowNetwork, on_device, predict, without_padding
+from microforge.training.flow_stage import (
+    FlowBatch,
+    frozen_network,
+    noising,
+    on_device,
+    predict,
+    without_padding,
+)
 from microforge.training.judged import Judged, advantages, load_or_draw
 from microforge.training.loop import WithoutAdversary
 from microforge.training.losses import weighted_velocity
@@ -45,11 +52,7 @@ class RewardStage(WithoutAdversary):
         self.edit, self.flow, self.settings = edit, edit.flow, settings
         self.samples_per_step = (settings.batch + settings.judged_captions) * settings.draws
         self.known = before.spec.tasks
-        self.before = FlowNetwork(before.spec).requires_grad_(False).eval()
-        self.before.load(before)
-        self.before.to(self.flow.loop.device)
-        if self.flow.loop.compile:
-            self.before.compile_denoiser()
+        self.before = frozen_network(before, self.flow.loop)
         self.judged = Judged(torch.empty(0), torch.empty(0), torch.empty(0))
         self.advantage = torch.empty(0)  # (G, K)
 
@@ -98,11 +101,7 @@ class RewardStage(WithoutAdversary):
         generator = step_generator(self.flow.loop.seed, _REWARD_STREAM + step, device)
         count = captions * draws
         z0 = on_device(self.judged.latents[rows[:, None], members].flatten(0, 1).float(), device)
-        noise = torch.randn(z0.shape, generator=generator, device=device)
-        t = torch.randperm(count, generator=generator, device=device).float()
-        t = (t + torch.rand(count, generator=generator, device=device)) / count
-        t = shifted_time(t, settings.judged_shift)
-        has_plan = (torch.rand(count, generator=generator, device=device) < settings.self_condition).float()
+        noise, t, has_plan = noising(z0.shape, settings.judged_shift, settings.self_condition, generator)
         advantage = on_device(self.advantage[rows[:, None], members].flatten(), device)
         few, many = shard.rows(captions), shard.rows(count)
         ids = without_padding(self.judged.ids[rows].long(), self.flow.length_step)[few]
