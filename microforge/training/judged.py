@@ -39,7 +39,7 @@ from microforge.training.settings import LoopSettings, RewardSettings
 
 #: Kind of scene -> its share of the captions: drawings teach most where about half of them are right.
 KINDS: Mapping[str, float] = types.MappingProxyType(
-    {"two": 0.42, "attribute": 0.25, "counting": 0.23, "position": 0.07, "single": 0.03}
+    {"two": 0.50, "attribute": 0.28, "counting": 0.14, "position": 0.05, "single": 0.03}
 )
 #: Captions of a part, and those that are drawn at once.
 PART, AT_ONCE = 64, 8
