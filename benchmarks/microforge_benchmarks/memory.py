@@ -21,7 +21,7 @@ from microforge.bench_rows import Mechanism
 from microforge.errors import SpecError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-#: Under RLIMIT_DATA numpy itself cannot load with less: its BLAS asks for its buffer again and again, for ever.
+#: Python, numpy and an engine have more than this before they draw anything.
 LEAST_LIMIT = 64 * 2**20
 
 
@@ -60,9 +60,12 @@ def scope_words(limit: int) -> list[str]:
 def apply_data_limit(limit: int) -> None:
     """Give this process ``limit`` bytes of private writable memory, for good.
 
-    A thread's stack counts in full, touched or not, so Python's threads get small ones.
+    A thread's stack counts in full, touched or not, so Python's threads get small ones. numpy is loaded before: its BLAS asks
+    for its buffer, whose size depends on the processor, without end where it gets none. What it has counts all the same.
     """
     import resource  # not there on Windows, where no limit can be set
+
+    import numpy  # noqa: F401
 
     threading.stack_size(2**18)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
