@@ -32,7 +32,7 @@ from microforge_benchmarks.worker import Job, Kind, Measured
 
 _ENGINES = {"onnx": "onnxruntime", "executorch": "executorch", "coreml": "coremltools"}
 #: numpy multiplies no matrices here, but its BLAS reserves a buffer for every thread that it might use, which
-#: counts under RLIMIT_DATA and, where it gets none, is asked for again without end.
+#: counts under RLIMIT_DATA.
 _VARIABLES = {"OPENBLAS_NUM_THREADS": "1"}
 
 

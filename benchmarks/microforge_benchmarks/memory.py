@@ -21,7 +21,7 @@ from microforge.bench_rows import Mechanism
 from microforge.errors import SpecError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-#: Python, numpy and an engine have more than this before they draw anything.
+#: Under RLIMIT_DATA less says nothing about a model: Python, numpy and an engine alone may take as much.
 LEAST_LIMIT = 64 * 2**20
 
 
