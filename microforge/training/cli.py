@@ -11,7 +11,7 @@ import typer
 from microforge.cli import command_app, print_json, run
 
 app = command_app(
-    "Train MicroForge, one stage at a time (vae, then flow, then kd, edit and reward if you like) or all of them."
+    "Train MicroForge, one stage at a time (vae, then flow, then kd, edit, reward and rewrite if you like) or all of them."
 )
 
 EXAMPLES = """Examples:
@@ -25,6 +25,8 @@ mf-train kd --config nano --out runs/nano --teacher runs/big/flow/checkpoint   (
 mf-train edit --config nano --out runs/nano --bf16   (optional, after flow: edit, inpaint and super-resolve too)
 
 mf-train reward --init pretrained --teacher student --out runs/mine --bf16   (optional: learn from what the oracle finds right)
+
+mf-train rewrite --init pretrained --teacher student --out runs/mine --bf16   (optional: read a vague prompt as a clear one)
 
 mf-train all --config tiny --out runs/tiny   (the whole curriculum; --settings FILE.toml for your own)
 
@@ -46,6 +48,7 @@ class StageName(StrEnum):
     kd = "kd"
     edit = "edit"
     reward = "reward"
+    rewrite = "rewrite"
     all = "all"
 
 
@@ -78,7 +81,7 @@ def train(
     init: Annotated[str | None, typer.Option(
         help="Start from a checkpoint's weights: a folder, or pretrained.", rich_help_panel=_WHAT)] = None,
     teacher: Annotated[str | None, typer.Option(
-        help="kd: the checkpoint to learn from. reward: the one that draws, best a few-step student of --init (student: the shipped one); --init by default.", rich_help_panel=_WHAT)] = None,
+        help="kd: the checkpoint to learn from. reward, rewrite: the one that draws, best a few-step student of --init (student: the shipped one); --init by default.", rich_help_panel=_WHAT)] = None,
     settings: Annotated[Path | None, typer.Option(
         help="all: a curriculum as TOML instead of the configuration's own.", rich_help_panel=_WHAT)] = None,
     decoder_only: Annotated[bool, typer.Option(

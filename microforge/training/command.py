@@ -25,7 +25,15 @@ from microforge.training.memory import describe
 from microforge.training.plan import StagePlan, TrainRequest, plan_stage, spread_over
 from microforge.training.processes import Processes, end_processes, open_processes
 from microforge.training.reward_stage import RewardStage
-from microforge.training.settings import EditSettings, KDSettings, RewardSettings, VAESettings
+from microforge.training.rewrite_stage import RewriteStage
+from microforge.training.self_taught import SelfTaughtStage
+from microforge.training.settings import (
+    EditSettings,
+    KDSettings,
+    RewardSettings,
+    RewriteSettings,
+    VAESettings,
+)
 from microforge.training.state import STATE, RunIdentity, check_identity
 from microforge.training.vae_stage import VAEStage
 
@@ -79,7 +87,7 @@ def run_plan(
     if force and processes.is_main:
         clear_run(plan.folder)
     processes.wait()
-    if isinstance(stage, RewardStage):
+    if isinstance(stage, RewardStage | RewriteStage):
         drawer = ground.teacher or ground.init
         assert drawer is not None
         stage.prepare(plan.folder / "judged.safetensors", drawer, console, processes)
@@ -93,8 +101,9 @@ def run_plan(
     )  # fmt: skip
     loss = train(run, stage, console, processes)
     if processes.is_main:
-        if isinstance(stage, EditStage):
-            report_skipped(stage.triples, plan.folder, console)
+        edit = stage.edit if isinstance(stage, SelfTaughtStage) else stage
+        if isinstance(edit, EditStage):
+            report_skipped(edit.triples, plan.folder, console)
         report_skipped(source, plan.folder, console)  # what turned out to be broken on the way
     return {"checkpoint": str(plan.checkpoint.absolute()), "steps": settings.steps, "loss": loss}
 
@@ -160,5 +169,7 @@ def build_stage(plan: StagePlan, ground: Ground, source: ImageSource, console: C
         assert ground.init is not None
         triples = SceneTriples() if plan.edits is None else FolderTriples(Path(plan.edits))
         edit = EditStage(flow, settings, triples, ground.init.stages)
+        if isinstance(settings, RewriteSettings):
+            return RewriteStage(edit, settings, ground.init)
         return RewardStage(edit, settings, ground.init) if isinstance(settings, RewardSettings) else edit
     return flow

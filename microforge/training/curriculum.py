@@ -36,7 +36,7 @@ class PhaseHead:
     size: str  # as --size
     decoder_only: bool = False  # vae: its decoder alone, on the latents of the phase before
     init: str = ""  # a checkpoint to start from, instead of the phase before
-    teacher: str = ""  # kd: the checkpoint to learn from; reward: the one that draws
+    teacher: str = ""  # kd: the checkpoint to learn from; reward, rewrite: the one that draws
     accumulate: int = 1
     checkpoint_blocks: bool = False
     compile: bool = True  # all but vae: where --compile asks for it
@@ -104,8 +104,8 @@ def _read_phase(values: object, config: str, index: int, where: str) -> Phase:
         raise SpecError(f"{where}: decoder_only belongs to the stage vae, not {head.stage}")
     if head.stage == "kd" and not head.teacher:
         raise SpecError(f"{where}: the stage kd needs a teacher")
-    if head.teacher and head.stage not in ("kd", "reward"):
-        raise SpecError(f"{where}: teacher belongs to the stages kd and reward, not {head.stage}")
+    if head.teacher and head.stage not in ("kd", "reward", "rewrite"):
+        raise SpecError(f"{where}: teacher belongs to the stages kd, reward and rewrite, not {head.stage}")
     part = "vae-decoder" if head.decoder_only else head.stage
     side = f"{height}" if height == width else f"{height}x{width}"
     return Phase(f"{index + 1}-{part}-{side}", head, (height, width), settings)
@@ -141,7 +141,11 @@ def _check_order(phases: Sequence[Phase], name: str) -> None:
                 f"{name}: phase[{index}] trains the VAE after a flow has learned its latents; put it before"
             )
         lone = phase.head.decoder_only or stage in DENOISER_STAGES
-        if stage in ("edit", "reward") and not phase.head.init and not {"flow", "kd"} & set(stages[:index]):
+        if (
+            stage in ("edit", "reward", "rewrite")
+            and not phase.head.init
+            and not {"flow", "kd"} & set(stages[:index])
+        ):
             raise SpecError(
                 f"{name}: phase[{index}] needs the weights of a flow: put a flow phase before it, or give it an init"
             )

@@ -26,7 +26,7 @@ SHIPPED_FOLDERS: Mapping[str, Path] = types.MappingProxyType({SHIPPED: PRETRAINE
 class Ground:
     """What a run stands on; ``vae`` is None only for a run that trains a whole VAE.
 
-    ``teacher``: whom kd learns from, or who draws for reward.
+    ``teacher``: whom kd learns from, or who draws for reward and rewrite.
     """
 
     vae: Checkpoint | None = None
@@ -67,9 +67,9 @@ def find_ground(request: TrainRequest, plan: StagePlan, init: Checkpoint | None)
     """
     teacher = None if request.teacher is None else open_checkpoint(request.teacher)
     flow = request.out / "flow" / CHECKPOINT
-    if plan.stage in ("kd", "edit", "reward") and init is None and (flow / CONFIG).is_file():
+    if plan.stage in ("kd", "edit", "reward", "rewrite") and init is None and (flow / CONFIG).is_file():
         init = _of_config(flow, plan.spec)
-    if plan.stage in ("edit", "reward") and init is None:
+    if plan.stage in ("edit", "reward", "rewrite") and init is None:
         raise CheckpointError(
             f"{request.out} has no flow yet: run mf-train flow --config {plan.spec.name} --out {request.out} first, "
             "or give --init CHECKPOINT"

@@ -1,4 +1,4 @@
-"""A model's own drawings, judged by the oracle: what the stage reward learns from.
+"""A model's own drawings, judged by the oracle: what the stages reward and rewrite learn from.
 
 Each caption is drawn several times, so that what is right about a drawing can be told from what its caption makes easy.
 Drawings are made in parts, by all processes, each a file of its own: a killed run goes on where it stopped. Only captions
@@ -9,6 +9,7 @@ Letters: G captions, K drawings of each, C h w latent channels, height and width
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import types
 from collections.abc import Mapping, Sequence
@@ -32,17 +33,18 @@ from microforge.evaluation.evaluate import to_bytes
 from microforge.evaluation.oracle import detect
 from microforge.evaluation.verdict import judge
 from microforge.pipeline import MicroForgePipeline
+from microforge.tokenizer import PromptTokenizer
 from microforge.training.flow_stage import without_padding
 from microforge.training.latents import metadata, save_whole
 from microforge.training.processes import Processes
-from microforge.training.settings import LoopSettings, RewardSettings
+from microforge.training.settings import JudgedSettings, LoopSettings
 
 #: Kind of scene -> its share of the captions: drawings teach most where about half of them are right.
 KINDS: Mapping[str, float] = types.MappingProxyType(
     {"two": 0.50, "attribute": 0.28, "counting": 0.14, "position": 0.05, "single": 0.03}
 )
-#: Captions of a part, and those that are drawn at once.
-PART, AT_ONCE = 64, 8
+#: Captions of a part, and the drawings that are made at once.
+PART, AT_ONCE = 64, 64
 #: Keeps captions and noise apart from those of training.
 _STREAM = 8_000_000
 #: A caption that is nearly always right, or nearly always wrong, must not outweigh the others.
@@ -94,22 +96,23 @@ def judged_prompts(count: int, seed: int) -> list[Prompt]:
 
 
 def load_or_draw(
-    path: Path, drawer: Checkpoint, settings: RewardSettings, loop: LoopSettings, size: tuple[int, int],
-    console: Console, processes: Processes,
+    path: Path, prompts: Sequence[Prompt], drawer: Checkpoint, settings: JudgedSettings, loop: LoopSettings,
+    size: tuple[int, int], console: Console, processes: Processes,
 ) -> Judged:  # fmt: skip
-    """The judged drawings at ``path`` when they are of ``drawer`` and these settings, else new ones.
+    """The judged drawings of ``prompts`` at ``path`` when they are of ``drawer`` and these settings, else new ones.
 
     Args:
+        prompts: captions with their facts; each is drawn ``settings.group`` times.
         drawer: the checkpoint that draws: a few-step student in its own steps, another in ``settings.drawing_steps``
             guided ones.
         size: (height, width) in pixels.
     """
-    captions = settings.judged // settings.group
-    key = f"{drawer.sha256} {captions} {settings.group} {settings.drawing_steps} {loop.seed} {size}"
+    words = hashlib.sha256("\n".join(prompt.text for prompt in prompts).encode()).hexdigest()[:16]
+    key = f"{drawer.sha256} {words} {settings.group} {settings.drawing_steps} {loop.seed} {size}"
     if metadata(path).get("key") == key:
         return _read(path)
     parts = path.with_name(f".{path.name}.parts")
-    files = [parts / f"{number:06d}.safetensors" for number in range(-(-captions // PART))]
+    files = [parts / f"{number:06d}.safetensors" for number in range(-(-len(prompts) // PART))]
     mine = [
         number
         for number in range(processes.rank, len(files), processes.count)
@@ -118,7 +121,6 @@ def load_or_draw(
     if mine:
         parts.mkdir(parents=True, exist_ok=True)
         pipeline = MicroForgePipeline.from_checkpoint(drawer).to(loop.device)
-        prompts = judged_prompts(captions, loop.seed)
         for number in track(mine, "drawing and judging", console=console, disable=not processes.is_main):
             here = prompts[number * PART : (number + 1) * PART]
             seed = _STREAM + loop.seed * 1_000_003 + number * PART * settings.group
@@ -133,17 +135,20 @@ def load_or_draw(
 
 @torch.no_grad()
 def _drawn(
-    pipeline: MicroForgePipeline, prompts: Sequence[Prompt], settings: RewardSettings, loop: LoopSettings,
+    pipeline: MicroForgePipeline, prompts: Sequence[Prompt], settings: JudgedSettings, loop: LoopSettings,
     size: tuple[int, int], seed: int,
 ) -> Judged:  # fmt: skip
     """Draw every prompt ``settings.group`` times, decode as a user would see it, and judge."""
+    tokenizer, length = pipeline.tokenizer, pipeline.spec.text_encoder.max_length
+    assert tokenizer is not None  # `check_teacher` and `stand_on` have seen to it
     sampler = pipeline.spec.sampler
     few = sampler.guidance_folded
     steps, guidance = (None, None) if few else (settings.drawing_steps, sampler.text_guidance)
     found = []
-    for start in range(0, len(prompts), AT_ONCE):
-        some = prompts[start : start + AT_ONCE]
-        ids = _ids(pipeline, some)  # (G, L)
+    together = max(1, AT_ONCE // settings.group)
+    for start in range(0, len(prompts), together):
+        some = prompts[start : start + together]
+        ids = prompt_ids(tokenizer, [prompt.text for prompt in some], length)  # (G, L)
         rows = without_padding(ids).to(loop.device).repeat_interleave(settings.group, 0)
         first = seed + start * settings.group
         with torch.autocast(loop.device.split(":")[0], torch.bfloat16, enabled=loop.bfloat16):
@@ -157,11 +162,9 @@ def _drawn(
     return _joined(found)
 
 
-def _ids(pipeline: MicroForgePipeline, prompts: Sequence[Prompt]) -> Tensor:
-    tokenizer, length = pipeline.tokenizer, pipeline.spec.text_encoder.max_length
-    assert tokenizer is not None  # `check_teacher` and `stand_on` have seen to it
-    rows = [tokenizer.encode(prompt.text, "generate", length).ids for prompt in prompts]
-    return torch.from_numpy(np.stack(rows))
+def prompt_ids(tokenizer: PromptTokenizer, texts: Sequence[str], length: int) -> Tensor:
+    """Token ids (G, L) int64 of ``texts``, padded to ``length``."""
+    return torch.from_numpy(np.stack([tokenizer.encode(text, "generate", length).ids for text in texts]))
 
 
 def _joined(pieces: Sequence[Judged]) -> Judged:

@@ -26,7 +26,7 @@ from microforge.tokenizer import PromptTokenizer
 from microforge.training.flow_stage import FlowBatch, FlowNetwork, flow_terms, predict
 from microforge.training.optimizers import group_parameters
 from microforge.training.plan import StagePlan
-from microforge.training.settings import EditSettings, FlowSettings, RewardSettings, VAESettings
+from microforge.training.settings import EditSettings, FlowSettings, JudgedSettings, VAESettings
 from microforge.training.shard import Shard
 from microforge.training.vae_stage import VAEStage
 from microforge.vae import MicroForgeVAE
@@ -86,7 +86,7 @@ def footprint(plan: StagePlan, teacher: ModelSpec | None = None) -> Footprint:
     """The bytes of a run of ``plan`` on one process.
 
     Args:
-        teacher: of the stage kd; reward keeps the weights it starts from beside it in any case.
+        teacher: of the stage kd; reward and rewrite keep the weights they start from beside them in any case.
     """
     settings = plan.settings
     with torch.device("meta"):
@@ -164,14 +164,16 @@ class _VAEStep:
 
 
 class _FlowStep:
-    """One step of flow, kd, edit or reward; a sample is a caption with all its noise draws."""
+    """One step of flow, kd, edit, reward or rewrite; a sample is a caption with all its noise draws."""
 
     def __init__(self, plan: StagePlan, settings: FlowSettings, teacher: ModelSpec | None) -> None:
         self.spec, self.settings = plan.spec, settings
         self.cells = tuple(side // plan.spec.vae.downsample for side in plan.size)
         self.network = FlowNetwork(plan.spec)
         self.network.checkpoint_blocks(plan.loop.checkpoint_blocks)
-        beside = plan.spec if isinstance(settings, RewardSettings) else teacher  # who draws is gone by then
+        beside = (
+            plan.spec if isinstance(settings, JudgedSettings) else teacher
+        )  # who draws for reward is gone by then
         self.other = None if beside is None else FlowNetwork(beside).requires_grad_(False)
 
     def modules(self) -> list[nn.Module]:
@@ -182,14 +184,18 @@ class _FlowStep:
         batch = self._batch(samples, source=isinstance(self.settings, EditSettings))
         velocity, plan = predict(self.network, batch)
         loss = flow_terms(batch, velocity, plan, self.settings.diversity)["loss"]
-        if isinstance(self.settings, RewardSettings):
-            batch = self._batch(samples * self.settings.judged_per_example, source=False)
+        if own := self._own():
+            batch = self._batch(samples * own, source=False)
             velocity, _ = predict(self.network, batch)
         if self.other is not None:
             with torch.no_grad():
                 wanted, _ = predict(self.other, batch)
             loss = loss + (velocity - wanted).square().mean()
         return loss
+
+    def _own(self) -> int:
+        """Captions of the model's own drawings for each example; 0 for other stages than reward and rewrite."""
+        return self.settings.judged_per_example if isinstance(self.settings, JudgedSettings) else 0
 
     def _batch(self, samples: int, source: bool) -> FlowBatch:
         spec, draws = self.spec, self.settings.draws

@@ -18,6 +18,7 @@ from microforge.training.settings import (
     FLOW_SETTINGS,
     KD_SETTINGS,
     REWARD_SETTINGS,
+    REWRITE_SETTINGS,
     VAE_SETTINGS,
     LoopSettings,
     StageSettings,
@@ -25,9 +26,9 @@ from microforge.training.settings import (
     check_steps,
 )
 
-STAGES = ("vae", "flow", "kd", "edit", "reward")
+STAGES = ("vae", "flow", "kd", "edit", "reward", "rewrite")
 #: The stages whose networks have hidden matrices, and are worth compiling.
-DENOISER_STAGES = ("flow", "kd", "edit", "reward")
+DENOISER_STAGES = ("flow", "kd", "edit", "reward", "rewrite")
 DECODER = "vae-decoder"  # the folder of a decoder-only run
 _DENOISER = f"{', '.join(DENOISER_STAGES[:-1])} and {DENOISER_STAGES[-1]}"  # in messages
 CHECKPOINT = "checkpoint"  # a stage's checkpoint, below RUN/STAGE
@@ -100,6 +101,7 @@ def preset_settings(stage: str, config: str) -> StageSettings:
         raise SpecError(f"unknown stage {stage!r}; allowed: {', '.join(STAGES)}")
     presets: Mapping[str, Mapping[str, StageSettings]] = {
         "vae": VAE_SETTINGS, "flow": FLOW_SETTINGS, "kd": KD_SETTINGS, "edit": EDIT_SETTINGS, "reward": REWARD_SETTINGS,
+        "rewrite": REWRITE_SETTINGS,
     }  # fmt: skip
     return presets[stage][config]
 
@@ -155,8 +157,8 @@ def _with_options(settings: StageSettings, request: TrainRequest) -> StageSettin
     check_data(request.stage, request)
     if request.edits is not None and request.stage != "edit":
         raise SpecError(f"--edits belongs to the stage edit, not {request.stage}")
-    if request.teacher is not None and request.stage not in ("kd", "reward"):
-        raise SpecError(f"--teacher belongs to the stages kd and reward, not {request.stage}")
+    if request.teacher is not None and request.stage not in ("kd", "reward", "rewrite"):
+        raise SpecError(f"--teacher belongs to the stages kd, reward and rewrite, not {request.stage}")
     if request.teacher is None and request.stage == "kd" and not request.dry_run:
         raise SpecError("the stage kd needs --teacher CHECKPOINT")
     if request.settings is not None:
@@ -180,10 +182,10 @@ def check_data(stage: str, request: TrainRequest) -> None:
     """Own images are not taught with the built-in world's edits by accident, nor judged by its oracle.
 
     Raises:
-        SpecError: for ``--data`` of one's own in the stage reward, or in the stage edit without ``--edits``.
+        SpecError: for ``--data`` of one's own in the stages reward and rewrite, or in the stage edit without ``--edits``.
     """
-    if stage == "reward" and request.data != "scenes":
-        raise SpecError("the stage reward needs captions that the oracle can judge: --data scenes")
+    if stage in ("reward", "rewrite") and request.data != "scenes":
+        raise SpecError(f"the stage {stage} needs captions that the oracle can judge: --data scenes")
     if stage == "edit" and request.data != "scenes" and request.edits is None:
         raise SpecError(
             "the stage edit with --data of your own needs --edits FOLDER, with source, instruction and target images"

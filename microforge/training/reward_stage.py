@@ -7,8 +7,7 @@ the velocity is pulled from the one before, ``v_before``, by A times what that m
 
 which is least at ``v_before + E[A (v* - v_before)]``: nearer to what right drawings have in common, further from wrong ones,
 and not moved at all where A says nothing. No drawing is differentiated and any sampler may have made it, so a few-step
-student of the same model can draw, sixteen times as fast. The edit stage's own loss stays beside it: it keeps the
-images those of the data, and the tasks with a source trained.
+student of the same model can draw, sixteen times as fast.
 """
 
 from __future__ import annotations
@@ -18,24 +17,16 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from microforge.checkpoint import Checkpoint
 from microforge.sampling import loss_weight, velocity_target
-from microforge.spec import TASKS
 from microforge.training.edit_stage import EditStage
-from microforge.training.flow_stage import (
-    FlowBatch,
-    frozen_network,
-    noising,
-    on_device,
-    predict,
-    without_padding,
-)
-from microforge.training.judged import Judged, advantages, load_or_draw
-from microforge.training.loop import WithoutAdversary
+from microforge.training.flow_stage import FlowBatch, noising, on_device, predict, without_padding
+from microforge.training.judged import Judged, advantages, judged_prompts, load_or_draw
 from microforge.training.losses import weighted_velocity
 from microforge.training.processes import Processes
+from microforge.training.self_taught import SelfTaughtStage
 from microforge.training.settings import RewardSettings
 from microforge.training.shard import WHOLE, Shard
 from microforge.training.state import step_generator, step_rng
@@ -44,15 +35,15 @@ from microforge.training.state import step_generator, step_rng
 _REWARD_STREAM = 77_000_000
 
 
-class RewardStage(WithoutAdversary):
+class RewardStage(SelfTaughtStage):
     """An ``EditStage`` with judged drawings beside its own batch; ``prepare`` makes them."""
+
+    name = "reward"
 
     def __init__(self, edit: EditStage, settings: RewardSettings, before: Checkpoint) -> None:
         """``before``: the weights that ``edit`` starts from, which judged drawings pull away from."""
-        self.edit, self.flow, self.settings = edit, edit.flow, settings
-        self.samples_per_step = (settings.batch + settings.judged_captions) * settings.draws
-        self.known = before.spec.tasks
-        self.before = frozen_network(before, self.flow.loop)
+        super().__init__(edit, before, settings.judged_captions * settings.draws)
+        self.settings = settings
         self.judged = Judged(torch.empty(0), torch.empty(0), torch.empty(0))
         self.advantage = torch.empty(0)  # (G, K)
 
@@ -62,7 +53,9 @@ class RewardStage(WithoutAdversary):
         Raises:
             DataError: when no caption was drawn both rightly and wrongly.
         """
-        found = load_or_draw(path, drawer, self.settings, self.flow.loop, self.flow.size, console, processes)
+        settings, loop = self.settings, self.flow.loop
+        prompts = judged_prompts(settings.judged // settings.group, loop.seed)
+        found = load_or_draw(path, prompts, drawer, settings, loop, self.flow.size, console, processes)
         self.judged = found.telling()
         self.advantage = advantages(self.judged.right)
         if processes.is_main:
@@ -71,10 +64,6 @@ class RewardStage(WithoutAdversary):
                 f"{len(self.judged.ids):,} of {len(found.ids):,} captions have some right and some wrong",
                 highlight=False,
             )
-
-    @property
-    def network(self) -> nn.Module:
-        return self.flow.network
 
     def loss(self, step: int, shard: Shard = WHOLE) -> Mapping[str, Tensor]:
         """The edit stage's terms; ``reward``, and ``reward_gain``: how much less it is than before this run."""
@@ -107,15 +96,3 @@ class RewardStage(WithoutAdversary):
         ids = without_padding(self.judged.ids[rows].long(), self.flow.length_step)[few]
         batch = FlowBatch(on_device(ids, device), z0[many], noise[many], t[many], has_plan[many], draws)
         return batch, advantage[many]
-
-    def sheet(self, ema: nn.Module) -> Tensor:
-        """As the edit stage's."""
-        return self.edit.sheet(ema)
-
-    def write(self, folder: Path, ema: nn.Module) -> None:
-        """Write the whole model; it knows the tasks that it knew, and those that this stage has rows of."""
-        taught = [task for task, share in self.settings.shares.items() if share > 0.0]
-        tasks = tuple(task for task in TASKS if task in self.known or task in taught)
-        earlier = tuple(name for name in self.edit.stages if name not in ("edit", "reward"))
-        stages = (*earlier, "edit") if tasks == TASKS else earlier
-        self.flow.write(folder, ema, (*stages, "reward"), tasks)

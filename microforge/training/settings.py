@@ -71,6 +71,11 @@ class VAESettings:
             raise SpecError(f"adversarial_start is {self.adversarial_start}; allowed: 0 to 1")
 
 
+def _check_positive(name: str, value: float) -> None:
+    if not 0.0 < value < math.inf:
+        raise SpecError(f"{name} is {value}; allowed: above 0")
+
+
 @dataclass(frozen=True)
 class FlowSettings:
     """Stage 2: rectified flow on cached latents.
@@ -91,8 +96,7 @@ class FlowSettings:
     time_shift: float = 1.0  # above 1: more of the drawn times near the noise, where a layout is decided
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.time_shift < math.inf:
-            raise SpecError(f"time_shift is {self.time_shift}; allowed: above 0")
+        _check_positive("time_shift", self.time_shift)
 
 
 @dataclass(frozen=True)
@@ -146,14 +150,13 @@ class EditSettings(FlowSettings):
 
 
 @dataclass(frozen=True)
-class RewardSettings(EditSettings):
-    """Stage 6: the edit stage with the model's own judged drawings beside it (``reward_stage``).
+class JudgedSettings(EditSettings):
+    """The edit stage with the model's own judged drawings beside it: what reward and rewrite share (``judged``).
 
     ``judged`` drawings are made once, ``group`` of each caption. A step takes ``judged_per_example`` captions of
-    them for each example of ``batch``, and ``draws`` drawings of each caption.
+    them for each example of ``batch``.
     """
 
-    reward: float = 1.0  # weight beside the edit stage's own loss
     judged: int = 24_576
     group: int = 8
     judged_per_example: int = 2
@@ -167,19 +170,48 @@ class RewardSettings(EditSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("reward", "judged_shift"):
-            if not 0.0 < (value := getattr(self, name)) < math.inf:
-                raise SpecError(f"{name} is {value}; allowed: above 0")
-        for name in ("judged_per_example", "drawing_steps"):
+        for name in ("judged_per_example", "drawing_steps", "group"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
-        if self.group < max(2, self.draws):
-            raise SpecError(f"group is {self.group}; allowed: {max(2, self.draws)} (draws) or more")
         if self.judged < self.group:
             raise SpecError(f"judged is {self.judged}; allowed: {self.group} (group) or more")
+        _check_positive("judged_shift", self.judged_shift)
 
 
-StageSettings = VAESettings | FlowSettings  # and so KDSettings, EditSettings and RewardSettings
+@dataclass(frozen=True)
+class RewardSettings(JudgedSettings):
+    """Stage 6: drawings that the oracle finds right, against those that it does not (``reward_stage``).
+
+    A step takes ``draws`` drawings of each caption.
+    """
+
+    reward: float = 1.0  # weight beside the edit stage's own loss
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive("reward", self.reward)
+        if self.group < max(2, self.draws):
+            raise SpecError(f"group is {self.group}; allowed: {max(2, self.draws)} (draws) or more")
+
+
+@dataclass(frozen=True)
+class RewriteSettings(JudgedSettings):
+    """Stage 7: a vague prompt is read as a clear one (``rewrite_stage``).
+
+    A step takes one right drawing of each caption, with ``draws`` draws of noise.
+    """
+
+    rewrite: float = 4.0  # weight beside the edit stage's own loss
+    group: int = 1
+    judged: int = 8_192
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive("rewrite", self.rewrite)
+
+
+#: Of any stage: VAESettings or FlowSettings, and so KDSettings, EditSettings, RewardSettings and RewriteSettings.
+StageSettings = VAESettings | FlowSettings
 
 
 @dataclass(frozen=True)
@@ -242,16 +274,28 @@ EDIT_SETTINGS: Mapping[str, EditSettings] = types.MappingProxyType({
 })  # fmt: skip
 
 
+#: Of a short continuation of finished weights. Measured for tiny alone; larger models learn slower.
+_SHORT = OptimizerSettings(2e-4, "muon", warmup_steps=5, decay_fraction=0.9, ema=0.98)
 _REWARD = RewardSettings(
-    OptimizerSettings(2e-4, "muon", warmup_steps=5, decay_fraction=0.9, ema=0.98), steps=300, batch=16,
-    scenes=24_576, captions_per_scene=6, time_shift=2.0, generate=0.875, edit=0.0, inpaint=0.125, super_resolve=0.0,
+    _SHORT, steps=300, batch=16, scenes=24_576, captions_per_scene=6, time_shift=2.0,
+    generate=0.875, edit=0.0, inpaint=0.125, super_resolve=0.0,
 )  # fmt: skip
-#: Measured for tiny alone; larger models learn slower.
 REWARD_SETTINGS: Mapping[str, RewardSettings] = types.MappingProxyType({
     "nano": _REWARD,
     "tiny": _REWARD,
-    "small": replace(_REWARD, optimizer=replace(_REWARD.optimizer, learning_rate=5e-5)),
-    "base": replace(_REWARD, optimizer=replace(_REWARD.optimizer, learning_rate=2e-5)),
+    "small": replace(_REWARD, optimizer=replace(_SHORT, learning_rate=5e-5)),
+    "base": replace(_REWARD, optimizer=replace(_SHORT, learning_rate=2e-5)),
+})  # fmt: skip
+
+_REWRITE = RewriteSettings(
+    _SHORT, steps=600, batch=8, draws=2, judged_per_example=8, scenes=24_576, captions_per_scene=6, time_shift=2.0,
+    generate=0.75, edit=0.0, inpaint=0.25, super_resolve=0.0,
+)  # fmt: skip
+REWRITE_SETTINGS: Mapping[str, RewriteSettings] = types.MappingProxyType({
+    "nano": _REWRITE,
+    "tiny": _REWRITE,
+    "small": replace(_REWRITE, optimizer=replace(_SHORT, learning_rate=5e-5)),
+    "base": replace(_REWRITE, optimizer=replace(_SHORT, learning_rate=2e-5)),
 })  # fmt: skip
 
 

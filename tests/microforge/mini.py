@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from microforge import spec
 from microforge.data.source import SceneSource
-from microforge.spec import BackboneSpec, ModelSpec, PlannerSpec, TextEncoderSpec, VAESpec
+from microforge.pipeline import MicroForgePipeline
+from microforge.spec import BackboneSpec, ModelSpec, PlannerSpec, SamplerSpec, TextEncoderSpec, VAESpec
+from microforge.tokenizer import PromptTokenizer
 from microforge.training import loop, plan
 from microforge.training.plan import TrainRequest
 from microforge.training.settings import (
@@ -19,6 +23,7 @@ from microforge.training.settings import (
     KDSettings,
     OptimizerSettings,
     RewardSettings,
+    RewriteSettings,
     VAESettings,
 )
 
@@ -53,6 +58,7 @@ PATCHES: tuple[tuple[Any, str, Any], ...] = (
     (plan, "KD_SETTINGS", {"mini": KDSettings(**FLOW)}),
     (plan, "EDIT_SETTINGS", {"mini": EditSettings(**FLOW)}),
     (plan, "REWARD_SETTINGS", {"mini": RewardSettings(**FLOW, judged=24, group=3, drawing_steps=2)}),
+    (plan, "REWRITE_SETTINGS", {"mini": RewriteSettings(**FLOW, judged=24, drawing_steps=2)}),
     (SceneSource, "statistics", _few),
     (loop, "plot_losses", lambda log, out: None),  # a plot takes longer than a run
 )
@@ -63,9 +69,21 @@ def request(out: Path, stage: str = "vae", **options: Any) -> TrainRequest:
     return TrainRequest(**{"stage": stage, "out": out, "config": "mini", "save_every": 2, **options})
 
 
-if __name__ == "__main__":
-    import torch
+def random_checkpoint(folder: Path, folded: bool = False) -> Path:
+    """Random weights, none of them zero; ``folded``: of a few-step student."""
+    torch.manual_seed(7)
+    pipeline = MicroForgePipeline.from_spec(MINI, PromptTokenizer.load())
+    for parameter in pipeline.parameters():
+        if not bool(parameter.any()):
+            torch.nn.init.normal_(parameter, std=0.1)
+    if folded:
+        pipeline.spec = replace(MINI, sampler=SamplerSpec((1.0, 0.5, 0.0), guidance_folded=True))
+    pipeline.stages = ("vae", "flow")
+    pipeline.save_pretrained(folder)
+    return folder
 
+
+if __name__ == "__main__":
     from microforge.training.cli import main
 
     torch.set_num_threads(1)

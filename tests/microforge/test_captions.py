@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from microforge.data.caption_reader import read_caption
 from microforge.data.captions import (
     CATEGORIES,
     COLOR_WORDS,
@@ -30,6 +31,8 @@ from microforge.data.scenes import (
     Scene,
     SceneObject,
     place_of,
+    relation_holds,
+    relation_is_held_out,
     sample_scene,
 )
 
@@ -98,6 +101,35 @@ def test_caption_never_gives_a_held_out_relation_away() -> None:
     seen = replace(hidden, objects=(first, replace(second, shape="heart")))
     assert not any(re.search("left|right", caption(hidden, rng)) for _ in range(300))
     assert sum("on the left" in caption(seen, rng) for _ in range(300)) > 30
+
+
+def test_caption_names_two_things_in_reading_order_unless_it_says_how_they_lie() -> None:
+    rng = np.random.default_rng(0)
+    unsaid = 0
+    for _ in range(600):
+        scene = sample_scene(rng, "two")
+        text = caption(scene, rng).lower()
+        found = read_caption(text)
+        if found.relation or re.search("left|right|top|bottom|upper|lower|middle|cent", text):
+            continue
+        unsaid += 1
+        first, second = sorted(scene.objects, key=lambda item: item.x + item.y)
+        names = [item.shape for item in found.objects]
+        relations = [
+            name for name in RELATIONS if relation_holds(name, (first.x, first.y), (second.x, second.y))
+        ]
+        if not any(relation_is_held_out(name, first.shape, second.shape) for name in relations):
+            assert names == [first.shape, second.shape], text
+    assert unsaid > 150
+
+
+def test_caption_does_not_give_a_held_out_relation_away_by_its_order() -> None:
+    first = SceneObject("star", "blue", "small", 0.25, 0.5, 0.12, COLORS["blue"])
+    second = SceneObject("cross", "green", "small", 0.75, 0.5, 0.12, COLORS["green"])
+    rng = np.random.default_rng(0)
+    hidden = Scene("white", COLORS["white"], (first, second), "two", None)
+    order = [read_caption(caption(hidden, rng)).objects[0].shape for _ in range(300)]
+    assert 0.4 < order.count("star") / len(order) < 0.6
 
 
 def test_caption_mentions_other_backgrounds_far_more_often_than_white() -> None:

@@ -19,10 +19,7 @@ from microforge.data.captions import Prompt
 from microforge.data.edit_source import SceneTriples
 from microforge.data.scenes import HELD_OUT
 from microforge.errors import DataError, SpecError
-from microforge.pipeline import MicroForgePipeline
 from microforge.sampling import loss_weight, velocity_target
-from microforge.spec import SamplerSpec
-from microforge.tokenizer import PromptTokenizer
 from microforge.training import judged
 from microforge.training.command import run_stage
 from microforge.training.curriculum import read_curriculum
@@ -37,23 +34,9 @@ from microforge.training.settings import LoopSettings, RewardSettings
 from microforge.training.shard import WHOLE, Shard
 
 
-def _checkpoint(folder: Path, mini: Any, folded: bool = False) -> Path:
-    """Random weights, none of them zero; ``folded``: of a few-step student."""
-    torch.manual_seed(7)
-    pipeline = MicroForgePipeline.from_spec(mini.MINI, PromptTokenizer.load())
-    for parameter in pipeline.parameters():
-        if not bool(parameter.any()):
-            torch.nn.init.normal_(parameter, std=0.1)
-    if folded:
-        pipeline.spec = replace(mini.MINI, sampler=SamplerSpec((1.0, 0.5, 0.0), guidance_folded=True))
-    pipeline.stages = ("vae", "flow")
-    pipeline.save_pretrained(folder)
-    return folder
-
-
 def _stage(tmp_path: Path, mini: Any, **options: Any) -> RewardStage:
     """A stage with judged drawings that are random numbers: of every caption the first is right, the others wrong."""
-    init = read_checkpoint(_checkpoint(tmp_path / "init", mini))
+    init = read_checkpoint(mini.random_checkpoint(tmp_path / "init"))
     settings = RewardSettings(**{**mini.FLOW, "judged": 24, "group": 3, **options})
     flow = FlowStage(
         mini.MINI, init, settings, LoopSettings(), (64, 64), tmp_path / "latents", Console(quiet=True), init
@@ -162,8 +145,8 @@ def test_the_model_knows_the_tasks_it_knew_and_those_it_was_taught(tmp_path: Pat
 def test_reward_trains_a_flow_and_resumes_on_the_same_drawings(
     tmp_path: Path, mini: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    init = _checkpoint(tmp_path / "init", mini)
-    student = _checkpoint(tmp_path / "student", mini, folded=True)
+    init = mini.random_checkpoint(tmp_path / "init")
+    student = mini.random_checkpoint(tmp_path / "student", folded=True)
     request = mini.request(tmp_path / "run", "reward", steps=2, init=str(init), teacher=str(student))
     run_stage(request)
     folder = tmp_path / "run" / "reward"
@@ -184,7 +167,7 @@ def test_reward_trains_a_flow_and_resumes_on_the_same_drawings(
 def test_drawing_goes_on_where_it_was_killed_and_starts_anew_for_another_drawer(
     tmp_path: Path, mini: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawer = read_checkpoint(_checkpoint(tmp_path / "init", mini))
+    drawer = read_checkpoint(mini.random_checkpoint(tmp_path / "init"))
     settings = RewardSettings(**mini.FLOW, judged=2 * (PART + 2), group=2, drawing_steps=1)
     drawn: list[int] = []
     real, kill_at = judged._drawn, [1]
@@ -197,7 +180,9 @@ def test_drawing_goes_on_where_it_was_killed_and_starts_anew_for_another_drawer(
 
     def load(of: Any = drawer) -> Judged:
         path, loop = tmp_path / "judged.safetensors", LoopSettings()
-        return load_or_draw(path, of, settings, loop, (32, 32), Console(quiet=True), ALONE)
+        return load_or_draw(
+            path, judged_prompts(PART + 2, 0), of, settings, loop, (32, 32), Console(quiet=True), ALONE
+        )
 
     monkeypatch.setattr(judged, "_drawn", counting)
     with pytest.raises(RuntimeError, match="killed"):
@@ -212,7 +197,7 @@ def test_drawing_goes_on_where_it_was_killed_and_starts_anew_for_another_drawer(
 
 
 def test_reward_refuses_what_it_cannot_learn_from(tmp_path: Path, mini: Any) -> None:
-    init = str(_checkpoint(tmp_path / "init", mini))
+    init = str(mini.random_checkpoint(tmp_path / "init"))
     for options, message in (
         ({"data": "photos", "init": init}, "needs captions that the oracle can judge: --data scenes"),
         ({}, "has no flow yet"),
@@ -246,5 +231,5 @@ def test_curriculum_reads_a_reward_phase_with_its_drawer(tmp_path: Path, mini: A
     path.write_text(
         'config = "mini"\n[[phase]]\nstage = "edit"\nsize = "64"\ninit = "a"\nteacher = "b"\n', "utf-8"
     )
-    with pytest.raises(SpecError, match="teacher belongs to the stages kd and reward, not edit"):
+    with pytest.raises(SpecError, match="teacher belongs to the stages kd, reward and rewrite, not edit"):
         read_curriculum(path)
