@@ -73,11 +73,8 @@ class RewriteStage(SelfTaughtStage):
             )
         length = found.ids.shape[1]
         asked = prompt_ids(self.flow.tokenizer, [pair.asked for pair in pairs], length)
-        self.latents, self.meant, self.asked = (
-            found.latents[rows, members],
-            found.ids[rows].long(),
-            asked[rows],
-        )
+        self.latents = found.latents[rows, members]
+        self.meant, self.asked = found.ids[rows].long(), asked[rows]
         if processes.is_main:
             vague = sum(pair.asked != pair.meant.text for pair in pairs)
             console.print(
@@ -104,15 +101,14 @@ class RewriteStage(SelfTaughtStage):
         empty = torch.from_numpy(rng.random(count) < settings.text_dropout)[:, None]
         few, many = shard.rows(count), shard.rows(count * draws)
         asked, meant = (
-            on_device(
-                without_padding(torch.where(empty, self.flow.empty[None], ids[rows]), self.flow.length_step)[
-                    few
-                ],
-                device,
-            )
+            self._words(torch.where(empty, self.flow.empty[None], ids[rows]))[few]
             for ids in (self.asked, self.meant)
-        )  # (B, L) each
+        )
         z0 = on_device(self.latents[rows].float(), device).repeat_interleave(draws, 0)  # (B * draws, C, h, w)
         generator = step_generator(self.flow.loop.seed, _REWRITE_STREAM + step, device)
         noise, t, has_plan = noising(z0.shape, settings.judged_shift, settings.self_condition, generator)
         return FlowBatch(asked, z0[many], noise[many], t[many], has_plan[many], draws), meant
+
+    def _words(self, ids: Tensor) -> Tensor:
+        """``ids`` (B, L) without what all of them pad, on the run's device."""
+        return on_device(without_padding(ids, self.flow.length_step), self.flow.loop.device)
