@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from microforge.checkpoint import CONFIG
-from microforge.data.source import ImageSource
+from microforge.data.source import SCENES, ImageSource
 from microforge.errors import CheckpointError, OutputExistsError, SpecError
 from microforge.spec import ModelSpec, preset
 from microforge.training.command import DEFAULT_CONFIG, check_folder, clear_run, run_plan
@@ -73,8 +73,12 @@ def run_all(request: TrainRequest) -> dict[str, object]:
         raise SpecError(
             f"--config is {request.config} and {path.name} is for {curriculum.config}; leave one out"
         )
-    steps = plan_steps(curriculum, request)
     console = Console(stderr=True)
+    if request.settings is None and (fitting := fitting_data(curriculum, request)) != curriculum:
+        curriculum = fitting
+        if speaks():
+            console.print("images of your own without --edits: the phase edit is left out", highlight=False)
+    steps = plan_steps(curriculum, request)
     if speaks():
         _show(steps, console)
     if request.dry_run:
@@ -94,6 +98,13 @@ def run_all(request: TrainRequest) -> dict[str, object]:
     finally:
         end_processes(processes)
     return {"checkpoint": results[-1]["checkpoint"], "phases": results}
+
+
+def fitting_data(curriculum: Curriculum, request: TrainRequest) -> Curriculum:
+    """A curriculum of the package for ``request``'s data: images of one's own are not edited without ``--edits``."""
+    if request.data == SCENES or request.edits is not None:
+        return curriculum
+    return replace(curriculum, phases=tuple(one for one in curriculum.phases if one.head.stage != "edit"))
 
 
 def plan_steps(curriculum: Curriculum, request: TrainRequest) -> list[Step]:

@@ -11,7 +11,9 @@ import torch
 
 from microforge.checkpoint import read_checkpoint
 from microforge.errors import CheckpointError, MicroForgeError, OutputExistsError
-from microforge.training.phases import run_all
+from microforge.training.curriculum import CURRICULA, read_curriculum
+from microforge.training.phases import fitting_data, plan_steps, run_all
+from microforge.training.plan import TrainRequest
 from microforge.training.state import steps_done
 
 CURRICULUM = """config = "mini"
@@ -131,3 +133,16 @@ def test_all_dry_run_describes_every_phase_and_writes_nothing(
     result = run_all(replace(request_, dry_run=True))
     assert [phase["size"] for phase in result["phases"]] == [[64, 64]]  # type: ignore[attr-defined]
     assert "1-vae-64" in capsys.readouterr().err and not request_.out.exists()
+
+
+@pytest.mark.parametrize("config", ["nano", "tiny", "small", "base"])
+def test_the_packages_curricula_take_images_without_edits_and_then_leave_edit_out(
+    config: str, tmp_path: Path
+) -> None:
+    curriculum = read_curriculum(CURRICULA / f"{config}.toml")
+    own = TrainRequest("all", tmp_path / "run", config=config, data=str(tmp_path))
+    assert any(phase.head.stage == "edit" for phase in curriculum.phases)
+    stages = [step.plan.stage for step in plan_steps(fitting_data(curriculum, own), own)]
+    assert stages and "edit" not in stages and stages[-1] == "flow"
+    for whole in (replace(own, edits="mine"), replace(own, data="scenes")):
+        assert fitting_data(curriculum, whole) == curriculum
