@@ -1,6 +1,6 @@
 """Stage 7: a finished model reads a vague prompt as a clear one.
 
-Told "a star left of a ring" a model may draw both nineteen times in twenty, and told "a star and a ring" draw one of
+Told "a star left of a ring" a model may draw both nine times in ten, and told "a star and a ring" draw one of
 them twice as often as not: either may go in either place, and the places do not agree. What it knows about the clear
 prompt it learns for the vague one, from its own velocity on noised drawings of the clear one::
 
