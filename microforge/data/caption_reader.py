@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+import numpy as np
 
 from microforge.data.captions import (
+    CATEGORIES,
     COLOR_WORDS,
     NUMBERS,
     RELATION_WORDS,
@@ -18,9 +21,11 @@ from microforge.data.captions import (
     Prompt,
     PromptObject,
     Words,
+    canonical_prompt,
+    caption,
     plural,
 )
-from microforge.data.scenes import COLORS, PLACES, SHAPES
+from microforge.data.scenes import COLORS, PLACES, SHAPES, sample_scene
 from microforge.errors import PromptError
 
 
@@ -38,16 +43,28 @@ _COUNT = {form: number for number, word in enumerate(NUMBERS) for form in (word,
 _PLACE_WORD = {"upper": "top", "lower": "bottom", "middle": "center", "centre": "center"}
 
 
-def _one_of(words: Mapping[str, object]) -> str:
+def one_of(words: Iterable[str]) -> str:
     """A pattern for any of ``words``, the longest first: "plus sign" before "plus"."""
     return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
 
 
-_BACKGROUND = re.compile(rf"\b(?:on|against|with) an? ({_one_of(_COLOR)}) (?:background|backdrop)\b")
-_OBJECT = re.compile(rf"(?:\b({_one_of(_COLOR)}) )?\b({_one_of(_SHAPE)})\b")
-_BETWEEN = re.compile(rf" (?:is )?({_one_of(_RELATION)}) an? ")
-_COUNTED = re.compile(rf"\b({_one_of(_COUNT)})\b")
+_BACKGROUND = re.compile(rf"\b(?:on|against|with) an? ({one_of(_COLOR)}) (?:background|backdrop)\b")
+_OBJECT = re.compile(rf"(?:\b({one_of(_COLOR)}) )?\b({one_of(_SHAPE)})\b")
+_BETWEEN = re.compile(rf" (?:is )?({one_of(_RELATION)}) an? ")
+_COUNTED = re.compile(rf"\b({one_of(_COUNT)})\b")
 _PLACE = re.compile(r"\b(?:top|bottom|upper|lower|left|right|center|centre|middle)\b")
+
+#: Kind of scene -> the first category about it.
+CATEGORY_OF: Mapping[str, str] = types.MappingProxyType(
+    {kind: category for category, kind in reversed(list(CATEGORIES.items()))}
+)
+
+
+def seen_prompt(kind: str, rng: np.random.Generator) -> Prompt:
+    """A prompt about a scene of ``kind`` that training shows: half as prompts are typed, half as its captions are."""
+    if rng.random() < 0.5:
+        return canonical_prompt(CATEGORY_OF[kind], rng)
+    return read_caption(caption(sample_scene(rng, kind), rng))
 
 
 def read_caption(text: str) -> Prompt:

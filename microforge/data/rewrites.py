@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from microforge.data.caption_reader import read_caption
-from microforge.data.captions import CATEGORIES, JOINTS, RELATION_WORDS, Prompt, canonical_prompt, caption
+from microforge.data.caption_reader import CATEGORY_OF, one_of, read_caption, seen_prompt
+from microforge.data.captions import JOINTS, RELATION_WORDS, Prompt, canonical_prompt, caption
 from microforge.data.order import step_rng
 from microforge.data.scenes import choice, relation_is_held_out, sample_scene
 
@@ -25,9 +25,7 @@ VAGUE = ("two", "attribute")
 _CLEAR = {"counting": 0.45, "position": 0.25, "single": 0.30}
 _STREAM = 9_000_000  # keeps these prompts apart from training's captions
 _SAID = re.compile(
-    r" (?:is )?(?:{}) (?=an? )".format(
-        "|".join(sorted((word for name in READING for word in RELATION_WORDS[name]), key=len, reverse=True))
-    )
+    rf" (?:is )?(?:{one_of(word for name in READING for word in RELATION_WORDS[name])}) (?=an? )"
 )
 
 
@@ -54,7 +52,7 @@ def _vague(rng: np.random.Generator) -> Rewrite:
     """Half in canonical words, half in those of training's captions."""
     kind = choice(rng, VAGUE)
     if rng.random() < 0.5:
-        prompt = canonical_prompt(next(name for name, of in CATEGORIES.items() if of == kind), rng)
+        prompt = canonical_prompt(CATEGORY_OF[kind], rng)
         first, second = (one.shape for one in prompt.objects)
         relation = reading_relation(first, second)
         text = prompt.text.replace(" and ", f" {relation} ", 1)
@@ -69,10 +67,5 @@ def _vague(rng: np.random.Generator) -> Rewrite:
 
 
 def _clear(rng: np.random.Generator) -> Rewrite:
-    kind = str(rng.choice(list(_CLEAR), p=list(_CLEAR.values())))
-    category = next(name for name, of in CATEGORIES.items() if of == kind)
-    if rng.random() < 0.5:
-        prompt = canonical_prompt(category, rng)
-    else:
-        prompt = read_caption(caption(sample_scene(rng, kind), rng))
+    prompt = seen_prompt(str(rng.choice(list(_CLEAR), p=list(_CLEAR.values()))), rng)
     return Rewrite(prompt.text, prompt)

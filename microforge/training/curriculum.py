@@ -21,7 +21,7 @@ from pathlib import Path
 
 from microforge.errors import SpecError
 from microforge.spec import from_dict, parse_size, preset, to_dict
-from microforge.training.plan import DENOISER_STAGES, check_settings, preset_settings
+from microforge.training.plan import DENOISER_STAGES, ON_A_FLOW, TAUGHT, check_settings, preset_settings
 from microforge.training.settings import StageSettings
 
 #: The curricula that ship with the package, CONFIG.toml each.
@@ -104,7 +104,7 @@ def _read_phase(values: object, config: str, index: int, where: str) -> Phase:
         raise SpecError(f"{where}: decoder_only belongs to the stage vae, not {head.stage}")
     if head.stage == "kd" and not head.teacher:
         raise SpecError(f"{where}: the stage kd needs a teacher")
-    if head.teacher and head.stage not in ("kd", "reward", "rewrite"):
+    if head.teacher and head.stage not in TAUGHT:
         raise SpecError(f"{where}: teacher belongs to the stages kd, reward and rewrite, not {head.stage}")
     part = "vae-decoder" if head.decoder_only else head.stage
     side = f"{height}" if height == width else f"{height}x{width}"
@@ -141,11 +141,7 @@ def _check_order(phases: Sequence[Phase], name: str) -> None:
                 f"{name}: phase[{index}] trains the VAE after a flow has learned its latents; put it before"
             )
         lone = phase.head.decoder_only or stage in DENOISER_STAGES
-        if (
-            stage in ("edit", "reward", "rewrite")
-            and not phase.head.init
-            and not {"flow", "kd"} & set(stages[:index])
-        ):
+        if stage in ON_A_FLOW and not phase.head.init and not {"flow", "kd"} & set(stages[:index]):
             raise SpecError(
                 f"{name}: phase[{index}] needs the weights of a flow: put a flow phase before it, or give it an init"
             )

@@ -14,7 +14,7 @@ from microforge.checkpoint import CONFIG, PRETRAINED, STUDENT, Checkpoint, read_
 from microforge.errors import CheckpointError
 from microforge.spec import ModelSpec, check_size
 from microforge.training.kd_stage import check_teacher
-from microforge.training.plan import CHECKPOINT, DECODER, StagePlan, TrainRequest
+from microforge.training.plan import CHECKPOINT, DECODER, ON_A_FLOW, StagePlan, TrainRequest
 
 #: What ``--init`` and ``--teacher`` call the checkpoint that ships with the package.
 SHIPPED = "pretrained"
@@ -67,9 +67,9 @@ def find_ground(request: TrainRequest, plan: StagePlan, init: Checkpoint | None)
     """
     teacher = None if request.teacher is None else open_checkpoint(request.teacher)
     flow = request.out / "flow" / CHECKPOINT
-    if plan.stage in ("kd", "edit", "reward", "rewrite") and init is None and (flow / CONFIG).is_file():
+    if plan.stage in ("kd", *ON_A_FLOW) and init is None and (flow / CONFIG).is_file():
         init = _of_config(flow, plan.spec)
-    if plan.stage in ("edit", "reward", "rewrite") and init is None:
+    if plan.stage in ON_A_FLOW and init is None:
         raise CheckpointError(
             f"{request.out} has no flow yet: run mf-train flow --config {plan.spec.name} --out {request.out} first, "
             "or give --init CHECKPOINT"

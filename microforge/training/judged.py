@@ -24,10 +24,9 @@ from rich.progress import track
 from torch import Tensor
 
 from microforge.checkpoint import Checkpoint
-from microforge.data.caption_reader import read_caption
-from microforge.data.captions import CATEGORIES, Prompt, canonical_prompt, caption
+from microforge.data.caption_reader import seen_prompt
+from microforge.data.captions import Prompt
 from microforge.data.order import step_rng
-from microforge.data.scenes import sample_scene
 from microforge.errors import DataError
 from microforge.evaluation.evaluate import to_bytes
 from microforge.evaluation.oracle import detect
@@ -49,7 +48,6 @@ PART, AT_ONCE = 64, 64
 _STREAM = 8_000_000
 #: A caption that is nearly always right, or nearly always wrong, must not outweigh the others.
 MOST_ADVANTAGE = 2.0
-_CATEGORY = {kind: category for category, kind in reversed(list(CATEGORIES.items()))}
 
 
 @dataclass(frozen=True)
@@ -85,14 +83,7 @@ def judged_prompts(count: int, seed: int) -> list[Prompt]:
     """``count`` captions with their facts: half as prompts are typed, half with all that training's captions say."""
     rng = step_rng(seed, _STREAM)
     kinds, shares = list(KINDS), list(KINDS.values())
-    prompts = []
-    for _ in range(count):
-        kind = str(rng.choice(kinds, p=shares))
-        if rng.random() < 0.5:
-            prompts.append(canonical_prompt(_CATEGORY[kind], rng))
-        else:
-            prompts.append(read_caption(caption(sample_scene(rng, kind), rng)))
-    return prompts
+    return [seen_prompt(str(rng.choice(kinds, p=shares)), rng) for _ in range(count)]
 
 
 def load_or_draw(

@@ -26,9 +26,13 @@ from microforge.training.settings import (
     check_steps,
 )
 
-STAGES = ("vae", "flow", "kd", "edit", "reward", "rewrite")
+#: Stages that learn from the model's own judged drawings, after all others.
+SELF_TAUGHT = ("reward", "rewrite")
+#: Stages that go on from a flow's weights, and those that may be given a teacher.
+ON_A_FLOW, TAUGHT = ("edit", *SELF_TAUGHT), ("kd", *SELF_TAUGHT)
+STAGES = ("vae", "flow", "kd", *ON_A_FLOW)
 #: The stages whose networks have hidden matrices, and are worth compiling.
-DENOISER_STAGES = ("flow", "kd", "edit", "reward", "rewrite")
+DENOISER_STAGES = STAGES[1:]
 DECODER = "vae-decoder"  # the folder of a decoder-only run
 _DENOISER = f"{', '.join(DENOISER_STAGES[:-1])} and {DENOISER_STAGES[-1]}"  # in messages
 CHECKPOINT = "checkpoint"  # a stage's checkpoint, below RUN/STAGE
@@ -157,7 +161,7 @@ def _with_options(settings: StageSettings, request: TrainRequest) -> StageSettin
     check_data(request.stage, request)
     if request.edits is not None and request.stage != "edit":
         raise SpecError(f"--edits belongs to the stage edit, not {request.stage}")
-    if request.teacher is not None and request.stage not in ("kd", "reward", "rewrite"):
+    if request.teacher is not None and request.stage not in TAUGHT:
         raise SpecError(f"--teacher belongs to the stages kd, reward and rewrite, not {request.stage}")
     if request.teacher is None and request.stage == "kd" and not request.dry_run:
         raise SpecError("the stage kd needs --teacher CHECKPOINT")
@@ -184,7 +188,7 @@ def check_data(stage: str, request: TrainRequest) -> None:
     Raises:
         SpecError: for ``--data`` of one's own in the stages reward and rewrite, or in the stage edit without ``--edits``.
     """
-    if stage in ("reward", "rewrite") and request.data != "scenes":
+    if stage in SELF_TAUGHT and request.data != "scenes":
         raise SpecError(f"the stage {stage} needs captions that the oracle can judge: --data scenes")
     if stage == "edit" and request.data != "scenes" and request.edits is None:
         raise SpecError(

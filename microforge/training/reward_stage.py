@@ -42,7 +42,7 @@ class RewardStage(SelfTaughtStage):
 
     def __init__(self, edit: EditStage, settings: RewardSettings, before: Checkpoint) -> None:
         """``before``: the weights that ``edit`` starts from, which judged drawings pull away from."""
-        super().__init__(edit, before, settings.judged_captions * settings.draws)
+        super().__init__(edit, settings, before)
         self.settings = settings
         self.judged = Judged(torch.empty(0), torch.empty(0), torch.empty(0))
         self.advantage = torch.empty(0)  # (G, K)

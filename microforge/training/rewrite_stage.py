@@ -48,7 +48,7 @@ class RewriteStage(SelfTaughtStage):
 
     def __init__(self, edit: EditStage, settings: RewriteSettings, before: Checkpoint) -> None:
         """``before``: the weights that ``edit`` starts from, which read the clear prompts."""
-        super().__init__(edit, before, settings.judged_captions * settings.draws)
+        super().__init__(edit, settings, before)
         self.settings = settings
         self.latents, self.asked, self.meant = torch.empty(0), torch.empty(0), torch.empty(0)
 

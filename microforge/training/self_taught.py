@@ -16,9 +16,8 @@ from microforge.spec import TASKS
 from microforge.training.edit_stage import EditStage
 from microforge.training.flow_stage import frozen_network
 from microforge.training.loop import WithoutAdversary
-
-#: The stages of this kind, which come after all others.
-SELF_TAUGHT = ("reward", "rewrite")
+from microforge.training.plan import SELF_TAUGHT
+from microforge.training.settings import JudgedSettings
 
 
 class SelfTaughtStage(WithoutAdversary):
@@ -26,10 +25,10 @@ class SelfTaughtStage(WithoutAdversary):
 
     name: ClassVar[str]  # of the stage
 
-    def __init__(self, edit: EditStage, before: Checkpoint, own: int) -> None:
-        """``before``: the weights that ``edit`` starts from. ``own``: samples a step beside the edit stage's."""
+    def __init__(self, edit: EditStage, settings: JudgedSettings, before: Checkpoint) -> None:
+        """``before``: the weights that ``edit`` starts from."""
         self.edit, self.flow = edit, edit.flow
-        self.samples_per_step = edit.samples_per_step + own
+        self.samples_per_step = edit.samples_per_step + settings.judged_captions * settings.draws
         self.known = before.spec.tasks
         self.before = frozen_network(before, self.flow.loop)
 
