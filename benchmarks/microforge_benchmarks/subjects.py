@@ -19,6 +19,11 @@ from microforge.errors import CheckpointError, SpecError
 from microforge.evaluation.evaluate import Draw, Images, RoundTrip, to_bytes
 from microforge.evaluation.oracle import MIN_SIDE
 from microforge.evaluation.planner_probe import Drawing, PlannerFigures, probe_planner
+from microforge_runtimes.checkpoint_editor import CheckpointEditor
+from microforge_runtimes.drawer import draw as draw_work
+from microforge_runtimes.picture import Picture
+from microforge_runtimes.retouch import Work
+from microforge_runtimes.sampler import to_pixels
 from microforge_runtimes.source_rules import composited
 
 if TYPE_CHECKING:
@@ -122,6 +127,10 @@ def _open_checkpoint(path: Path, settings: Settings) -> Subject:
         return probe_planner(pipeline, texts, Drawing(height, width, steps, guidance, seed))
 
     def draw_triples(task: str, found: Triples, seed: int) -> torch.Tensor:
+        if task == "super-resolve":
+            editor = CheckpointEditor(path, (height, width), pipeline=pipeline)
+            ones = [enlarged(editor, found[index], seed + index, steps) for index in range(len(found.texts))]
+            return torch.from_numpy(np.concatenate(ones))
         moved = replace(found, sources=found.sources.to(device), targets=found.targets.to(device))
         if found.masks is not None:
             moved = replace(moved, masks=found.masks.to(device))
@@ -185,14 +194,23 @@ def _bundle_draw_triples(editor: Editor, steps: int | None) -> DrawTask:
             return composited(editor.decode(editor.inpaint(whole, mask, words, seed, steps).z), whole, mask)
         if task == "edit":
             return editor.decode(editor.edit(found.sources.numpy(), words, seed, steps).z)
-        small = shrunk(found.targets, found.factors[0]).numpy()
-        return editor.decode(editor.super_resolve(small, found.factors[0], words, seed, steps).z)
+        return enlarged(editor, found, seed, steps)
 
     def draw_triples(task: str, found: Triples, seed: int) -> torch.Tensor:
         count = len(found.texts)
         return torch.from_numpy(np.concatenate([one(task, found[i], seed + i) for i in range(count)]))
 
     return draw_triples
+
+
+def enlarged(
+    editor: Editor | CheckpointEditor, found: Triples, seed: int, steps: int | None
+) -> NDArray[np.float32]:
+    """What ``mf-generate`` makes of the small image of one example, its target's own: (1, 3, H, W)."""
+    small = shrunk(found.targets, found.factors[0]).cpu().numpy()
+    work = Work("super-resolve", Picture(to_pixels(small)), factor=found.factors[0])
+    _, pixels = draw_work(editor, work, found.texts[0], seed, steps)
+    return pixels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255.0)
 
 
 def _bundle_round_trip(generator: Generator) -> RoundTrip:

@@ -20,8 +20,8 @@ from microforge_export.golden import Array, Case
 from microforge_export.program import Component, SourceModel
 from microforge_export.recipe import Draw
 from microforge_export.sources import SUPER_RESOLVE_FACTOR, Given, given
+from microforge_runtimes import resampling, source_rules
 from microforge_runtimes import sampler as rules
-from microforge_runtimes import source_rules
 
 #: Steps of a drawing after the first that is only recorded in part.
 _PARTIAL_STEPS = 2
@@ -128,7 +128,7 @@ class _Artist:
         text, image = rules.text_scale(sampler), rules.image_scale(sampler)
         noise = standard_normal(seed, denoiser.inputs[0].shape)
         larger = denoiser.size is not None and start.source.shape[2] != denoiser.size.height
-        whole = source_rules.upsampled(start.source, SUPER_RESOLVE_FACTOR) if larger else start.source
+        whole = resampling.upsampled(start.source, SUPER_RESOLVE_FACTOR) if larger else start.source
         shown = whole if hole is None else source_rules.with_hole(whole, hole)
         source = self._encode(shown)
         full = _Branch(self.recorder, denoiser, {**self.words, "source": source})

@@ -23,13 +23,16 @@ from microforge.data.captions import caption
 from microforge.data.edits import sample_edit
 from microforge.data.masks import sample_mask, with_hole
 from microforge.data.renderer import render
-from microforge.data.scenes import sample_scene
+from microforge.data.scenes import Scene, sample_scene
 from microforge.errors import DataError
 
 #: The tasks with a source, in the order of ``spec.TASKS``.
 SOURCE_TASKS = ("edit", "inpaint", "super-resolve")
 #: How much larger super-resolution makes an image.
 FACTORS = (2, 4)
+#: How much larger one drawing of it makes its source, for images as large as trained on and for windows of images
+#: twice as large: super-resolution draws at twice the size that is asked for and shrinks.
+MAGNIFICATIONS = {1: (2, 4), 2: (4, 8)}
 #: Share of super-resolution examples that come with a caption: it is optional there.
 CAPTIONED = 0.5
 
@@ -95,13 +98,32 @@ class SceneTriples:
         scenes = [sample_scene(rng) for _ in range(count)]
         texts = tuple(caption(scene, rng) for scene in scenes)
         seeds = rng.integers(0, 2**63, count)  # so that a row's hole costs nothing to those who skip it
-        images = render([scenes[row] for row in rows], *size, device=device)
         rngs = [np.random.default_rng(seeds[row]) for row in rows]
         mine_texts = tuple(texts[row] for row in rows)
-        if task == "inpaint":
-            masks = [sample_mask(own, *size, scene=scenes[row]) for own, row in zip(rngs, rows, strict=True)]
-            return inpainting(images, mine_texts, torch.stack(masks).to(device))
-        return upscaling(images, mine_texts, rngs)
+        if task == "super-resolve":
+            windows = [window(scenes[row], own, size, device) for own, row in zip(rngs, rows, strict=True)]
+            return upscaling(
+                torch.stack([image for image, _ in windows]), mine_texts, rngs, [zoom for _, zoom in windows]
+            )
+        images = render([scenes[row] for row in rows], *size, device=device)
+        masks = [sample_mask(own, *size, scene=scenes[row]) for own, row in zip(rngs, rows, strict=True)]
+        return inpainting(images, mine_texts, torch.stack(masks).to(device))
+
+
+def window(scene: Scene, rng: np.random.Generator, size: tuple[int, int], device: str) -> tuple[Tensor, int]:
+    """The scene whole, or, as often, a window of it drawn twice as large, about one of its objects; and the zoom."""
+    height, width = size
+    if rng.random() < 0.5:
+        return render([scene], height, width, device=device)[0], 1
+    item = scene.objects[int(rng.integers(len(scene.objects)))]
+    reach = 2.0 * item.radius
+    x, y = (centre + rng.uniform(-reach, reach) for centre in (item.x, item.y))
+    left, top = (
+        int(min(max(round(2 * side * place - side / 2), 0), side))
+        for place, side in ((x, width), (y, height))
+    )
+    image = render([scene], 2 * height, 2 * width, device=device)[0]
+    return image[:, top : top + height, left : left + width], 2
 
 
 def task_rng(task: str, seed: int, step: int) -> np.random.Generator:
@@ -121,11 +143,18 @@ def inpainting(images: Tensor, texts: tuple[str | None, ...], masks: Tensor) -> 
     return Triples(with_hole(images, masks), texts, images, masks)
 
 
-def upscaling(images: Tensor, texts: tuple[str | None, ...], rngs: Sequence[np.random.Generator]) -> Triples:
-    """Examples of super-resolution from large ``images`` (B, 3, H, W); each ``rng`` picks factor and text."""
+def upscaling(
+    images: Tensor, texts: tuple[str | None, ...], rngs: Sequence[np.random.Generator], zooms: Sequence[int] | None = None
+) -> Triples:  # fmt: skip
+    """Examples of super-resolution from large ``images`` (B, 3, H, W); each ``rng`` picks factor and text.
+
+    Args:
+        zooms: keys of ``MAGNIFICATIONS``, one for each image; 1 by default.
+    """
     sources, said, factors = [], [], []
-    for image, text, rng in zip(images, texts, rngs, strict=True):
-        factor = FACTORS[int(rng.integers(len(FACTORS)))]
+    for image, text, rng, zoom in zip(images, texts, rngs, zooms or [1] * len(images), strict=True):
+        allowed = MAGNIFICATIONS[zoom]
+        factor = allowed[int(rng.integers(len(allowed)))]
         sources.append(upsampled(shrunk(image[None], factor), factor)[0])
         said.append(text if rng.random() < CAPTIONED else None)
         factors.append(factor)

@@ -168,7 +168,7 @@ def build_stage(plan: StagePlan, ground: Ground, source: ImageSource, console: C
     if isinstance(settings, EditSettings):
         assert ground.init is not None
         triples = SceneTriples() if plan.edits is None else FolderTriples(Path(plan.edits))
-        edit = EditStage(flow, settings, triples, ground.init.stages)
+        edit = EditStage(flow, settings, triples, ground.init, plan.folder / "triples.safetensors", console)
         if isinstance(settings, RewriteSettings):
             return RewriteStage(edit, settings, ground.init)
         return RewardStage(edit, settings, ground.init) if isinstance(settings, RewardSettings) else edit

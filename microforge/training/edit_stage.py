@@ -15,19 +15,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import Tensor, nn
 
+from microforge.checkpoint import Checkpoint
 from microforge.data.edit_source import SOURCE_TASKS, Triples, TripleSource, shrunk
-from microforge.data.pixels import from_bytes, to_bytes
+from microforge.data.pixels import to_bytes
 from microforge.data.source import SHEET_SEED
 from microforge.pipeline import MicroForgePipeline
 from microforge.text_encoder import PAD_ID
 from microforge.training.ahead import made_ahead
+from microforge.training.encoded_triples import EncodedTriples, Encoding, latents_of, load_or_encode, words_of
 from microforge.training.flow_stage import (
     LENGTH_STEP,
     FlowBatch,
     FlowStage,
     flow_terms,
+    frozen_network,
     on_device,
     predict,
     without_padding,
@@ -42,21 +46,37 @@ from microforge.training.state import step_rng
 SHEET_EACH, SHEET_PROMPTS = 2, 6
 #: Keeps which task a row has, and what it drops, apart from the flow's own draws.
 _MIX_STREAM = 9_000_000
+#: Stream of which encoded examples a step takes.
+_POOL_STREAM = 11_000_000
 #: Sources and targets as bytes (B, 3, H, W), and a text of None for no text.
 Sourced = tuple[Tensor, Tensor, Sequence[str | None]]
+#: Latents of sources and targets (B, C, h, w), and token ids (B, L).
+Encoded = tuple[Tensor, Tensor, Tensor]
 
 
 class EditStage(WithoutAdversary):
     """A ``FlowStage`` some of whose rows are of the tasks with a source."""
 
     def __init__(
-        self, flow: FlowStage, settings: EditSettings, triples: TripleSource, stages: tuple[str, ...]
-    ) -> None:
-        """``flow``: made with ``settings`` and the weights to start from, which were trained in ``stages``."""
-        self.flow, self.settings, self.triples, self.stages = flow, settings, triples, stages
+        self, flow: FlowStage, settings: EditSettings, triples: TripleSource, init: Checkpoint,
+        cache: Path, console: Console,
+    ) -> None:  # fmt: skip
+        """Encode examples with a source, once, where the settings ask for it.
+
+        Args:
+            flow: made with ``settings`` and the weights of ``init``.
+            cache: file of the encoded examples.
+        """
+        self.flow, self.settings, self.triples, self.stages = flow, settings, triples, init.stages
         self.samples_per_step = flow.samples_per_step
         make = partial(_sourced, triples, settings, flow.loop.seed, flow.size)
         self.sources = made_ahead(make, triples, flow.loop)
+        self.kept = frozen_network(init, flow.loop) if settings.keep else None
+        self.pool: Mapping[str, EncodedTriples] = {}
+        if settings.triples:
+            length = flow.spec.text_encoder.max_length
+            encoding = Encoding(flow.vae, flow.tokenizer, length, flow.size, flow.loop)
+            self.pool = load_or_encode(cache, triples, settings, encoding, console)
 
     @property
     def network(self) -> nn.Module:
@@ -76,18 +96,27 @@ class EditStage(WithoutAdversary):
             present = {task: parts[task] for task in group if task in parts}
             if not present:
                 continue
-            velocity, plan = predict(self.flow.network, joined(list(present.values()), self.flow.length_step))
+            batch = joined(list(present.values()), self.flow.length_step)
+            velocity, plan = predict(self.flow.network, batch)
+            wanted = self._wanted(batch)
             sizes = [len(part.t) for part in present.values()]
             outputs = zip(torch.split(velocity, sizes), torch.split(plan, sizes), strict=True)
             pieces = zip(present.items(), outputs, strict=True)
             for (task, part), (own_velocity, own_plan) in pieces:
-                found = flow_terms(part, own_velocity, own_plan, self.settings.diversity)
+                found = flow_terms(part, own_velocity, own_plan, self.settings.diversity, wanted)
                 weight = len(part.t) * shard.count / self.samples_per_step
                 for name, value in found.items():
                     terms[name] = terms[name] + weight * value
                 name = task.replace("-", "_")
                 terms[name] = terms[name] + weight / shares[task] * found["flow"]
         return terms
+
+    @torch.no_grad()
+    def _wanted(self, batch: FlowBatch) -> Tensor | None:
+        """What rows that generate are to keep, their velocity from before; None for the data's."""
+        if self.kept is None or batch.source is not None:
+            return None
+        return predict(self.kept, batch)[0].float()
 
     def draw(self, step: int, shard: Shard) -> dict[str, FlowBatch]:
         """The rows ``shard`` of the batch of step ``step``, by task; a task without a row is left out.
@@ -99,48 +128,61 @@ class EditStage(WithoutAdversary):
         shard.rows(batch)  # refuses a batch that does not divide
         whole = self.flow.draw(step, WHOLE)
         dropped = step_rng(self.flow.loop.seed, _MIX_STREAM + step).random(batch + 1)[1:]
-        made = self.sources(step, shard)
+        rows = task_rows(self.settings, self.flow.loop.seed, step, shard)
+        made = self._remembered(step, rows) if self.pool else self._encoded(self.sources(step, shard))
         parts = {}
-        for task, (mine, _) in task_rows(self.settings, self.flow.loop.seed, step, shard).items():
+        for task, (mine, _) in rows.items():
             parts[task] = picked(whole, mine)
             if task in made:
                 parts[task] = self._with_source(parts[task], task, made[task], dropped[mine])
         return parts
 
+    def _encoded(self, made: Mapping[str, Sourced]) -> dict[str, Encoded]:
+        """New examples of each task, encoded."""
+        length = self.flow.spec.text_encoder.max_length
+        return {
+            task: (
+                self._latents(sources),
+                self._latents(targets),
+                words_of(self.flow.tokenizer, texts, task, length),
+            )
+            for task, (sources, targets, texts) in made.items()
+        }
+
+    def _remembered(self, step: int, rows: Mapping[str, tuple[list[int], list[int]]]) -> dict[str, Encoded]:
+        """Examples of each task out of those that were encoded before the first step."""
+        whole = task_rows(self.settings, self.flow.loop.seed, step, WHOLE)
+        device, found = self.flow.loop.device, {}
+        rng = step_rng(self.flow.loop.seed, _POOL_STREAM + step)
+        for task, pool in self.pool.items():
+            places = rng.integers(0, len(pool.ids), len(whole[task][0]) if task in whole else 0)
+            if task in rows:
+                mine = torch.from_numpy(places[rows[task][1]])
+                sources, targets = (
+                    on_device(part[mine].float(), device) for part in (pool.sources, pool.targets)
+                )
+                found[task] = sources, targets, pool.ids[mine].long()
+        return found
+
     def _with_source(
-        self, part: FlowBatch, task: str, found: Sourced, draws: NDArray[np.float64]
+        self, part: FlowBatch, task: str, found: Encoded, draws: NDArray[np.float64]
     ) -> FlowBatch:
         """``part`` with the latents and words of ``found``; ``draws`` (B,) in [0, 1) say which row drops what."""
-        sources, targets, known = found
+        source, z0, known = found
         settings = self.settings
         no_source = draws < settings.drop_source + settings.drop_both
         no_text = (draws >= settings.drop_source) & (
             draws < settings.drop_source + settings.drop_both + settings.drop_text
         )
-        texts = [None if gone else text for text, gone in zip(known, no_text.tolist(), strict=True)]
-        source = self._latents(sources)  # (B, C, h, w)
+        silent = words_of(self.flow.tokenizer, [None], task, known.shape[1])
+        ids = on_device(torch.where(torch.from_numpy(no_text)[:, None], silent, known), self.flow.loop.device)
         kept = on_device(torch.from_numpy(~no_source).float(), self.flow.loop.device)
         source = source * kept.reshape(-1, 1, 1, 1)  # without a source it is zero, as guidance has it
-        ids = on_device(self._ids(texts, task), self.flow.loop.device)
-        z0 = self._latents(targets)
         z0, source = (value.repeat_interleave(part.draws, 0) for value in (z0, source))
         return replace(part, ids=ids, z0=z0, source=source)
 
-    @torch.no_grad()
     def _latents(self, pixels: Tensor) -> Tensor:
-        """Normalised latents (B, C, h, w) of bytes, in float32 whatever the training's precision, as the cached ones."""
-        vae, images = self.flow.vae, from_bytes(pixels.to(self.flow.loop.device, non_blocking=True))
-        with torch.autocast(images.device.type, enabled=False):
-            return vae.normalize(vae.encode(images).mean)
-
-    def _ids(self, texts: Sequence[str | None], task: str) -> Tensor:
-        """Token ids (B, L) with the task's prefix, padded to the model's own length."""
-        tokenizer, length = self.flow.tokenizer, self.flow.spec.text_encoder.max_length
-        rows = [
-            tokenizer.encode_empty(task, length) if text is None else tokenizer.encode(text, task, length)
-            for text in texts
-        ]
-        return torch.from_numpy(np.stack([row.ids for row in rows]))
+        return latents_of(self.flow.vae, pixels, self.flow.loop.device)
 
     def pipeline(self, ema: nn.Module) -> MicroForgePipeline:
         """The reference pipeline around the EMA weights."""
@@ -157,7 +199,12 @@ class EditStage(WithoutAdversary):
                 found = self.triples.triples(
                     task, SHEET_SEED, 0, SHEET_EACH, range(SHEET_EACH), size, self.flow.loop.device
                 )
-                results = drawn(pipeline, task, found)
+                if (
+                    task == "super-resolve"
+                ):  # a drawing of its own, which `MicroForgePipeline.super_resolve` makes several of
+                    results = pipeline.redraw(task, found.sources)
+                else:
+                    results = drawn(pipeline, task, found)
                 for triple in zip(found.sources, results, found.targets, strict=True):
                     images += triple
         return grid(torch.stack(images), 6)

@@ -106,9 +106,16 @@ def predict(network: FlowNetwork, batch: FlowBatch) -> tuple[Tensor, Tensor]:
     return velocity, plan
 
 
-def flow_terms(batch: FlowBatch, velocity: Tensor, plan: Tensor, diversity: float) -> dict[str, Tensor]:
-    """Weighted velocity matching and, with the weight ``diversity``, the plan's similarity: means over samples."""
-    flow = weighted_velocity(velocity, velocity_target(batch.z0, batch.noise), loss_weight(batch.t))
+def flow_terms(
+    batch: FlowBatch, velocity: Tensor, plan: Tensor, diversity: float, wanted: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Weighted velocity matching and, with the weight ``diversity``, the plan's similarity: means over samples.
+
+    Args:
+        wanted: the velocity (B * draws, C, h, w) to match; by default the data's own.
+    """
+    target = velocity_target(batch.z0, batch.noise) if wanted is None else wanted
+    flow = weighted_velocity(velocity, target, loss_weight(batch.t))
     similarity = plan_similarity(plan)
     return {"loss": flow + diversity * similarity, "flow": flow, "plan_similarity": similarity}
 

@@ -117,6 +117,9 @@ class EditSettings(FlowSettings):
 
     ``batch`` counts the examples of all tasks. Of those with a source, ``drop_text`` lose their words,
     ``drop_source`` their source and ``drop_both`` both: what three-way guidance contrasts with.
+
+    ``triples`` examples with a source are made and encoded once, before the first step, and drawn from at every step;
+    0 makes new ones at every step, which costs a step two images to encode for each.
     """
 
     generate: float = 0.40
@@ -126,9 +129,13 @@ class EditSettings(FlowSettings):
     drop_text: float = 0.10
     drop_source: float = 0.05
     drop_both: float = 0.05
+    triples: int = 0
+    keep: bool = False  # rows that generate learn the velocity from before the run instead of the data's
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.triples < 0:
+            raise SpecError(f"triples is {self.triples}; allowed: 0 or more")
         for name, value in (*self.shares.items(), ("drop_text", self.drop_text),
                             ("drop_source", self.drop_source), ("drop_both", self.drop_both)):  # fmt: skip
             if not 0.0 <= value <= 1.0:

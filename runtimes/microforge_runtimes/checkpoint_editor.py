@@ -29,11 +29,14 @@ WEIGHTS = "model.safetensors"
 class CheckpointEditor:
     """Draws with a checkpoint at one size; usable as a context manager."""
 
-    def __init__(self, folder: Path, size: tuple[int, int] | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, size: tuple[int, int] | None = None, threads: int | None = None, pipeline: Any = None
+    ) -> None:  # fmt: skip
         """Load the checkpoint.
 
         Args:
             size: (height, width) in pixels; the trained size when None.
+            pipeline: of ``folder``, where it is loaded already.
 
         Raises:
             CheckpointError: when it is missing, damaged or not trained far enough; SpecError without a tokenizer.
@@ -41,7 +44,8 @@ class CheckpointEditor:
         """
         try:
             self._torch: Any = importlib.import_module("torch")
-            self._pipeline: Any = importlib.import_module("microforge.pipeline").MicroForgePipeline.from_pretrained(folder)  # fmt: skip
+            made: Any = importlib.import_module("microforge.pipeline").MicroForgePipeline
+            self._pipeline: Any = made.from_pretrained(folder) if pipeline is None else pipeline
         except ModuleNotFoundError as error:
             raise missing_extra(error.name or "torch", "train") from None
         if self._pipeline.tokenizer is None:

@@ -110,7 +110,7 @@ def _enlarge(
 
         ready = prepared(work, size, tile)
         own_seed = (seed + index) % 2**64
-        results.append(editor.super_resolve(ready.source, work.factor, prompt, own_seed, steps, told))
+        results.append(editor.super_resolve(ready.source, work.magnification, prompt, own_seed, steps, told))
         drawn.append((tile, ready, results[-1].image))
     return replace(results[-1], seed=seed), enlargement(work, drawn)
 

@@ -16,8 +16,8 @@ from microforge.bundle import Component, Role, Sampler, Task
 from microforge.errors import BundleError, SpecError
 from microforge.noise import check_seed
 from microforge.tokenizer import TokenIds
+from microforge_runtimes import resampling, source_rules
 from microforge_runtimes import sampler as rules
-from microforge_runtimes import source_rules
 from microforge_runtimes.generate import (
     Branch,
     Conditioning,
@@ -82,8 +82,11 @@ class Editor(Generator):
         self, source: Floats, factor: int = 2, prompt: str | None = None, seed: int = 0, steps: int | None = None,
         callback: StepCallback | None = None,
     ) -> Result:  # fmt: skip
-        """Draw ``source`` (1, 3, H / factor, W / factor) at this editor's size. Raises as ``check_redraw``."""
-        larger = source_rules.upsampled(source, factor)
+        """Draw ``source`` (1, 3, H / factor, W / factor) at this editor's size; ``drawer`` enlarges whole pictures by it.
+
+        Raises as ``check_redraw``; SpecError for a factor that is not one of ``resampling.MAGNIFICATIONS``.
+        """
+        larger = resampling.upsampled(source, factor)
         return self.redraw("super-resolve", larger, prompt, None, seed, steps, callback)
 
     def check_redraw(

@@ -27,8 +27,8 @@ from microforge_runtimes.canvas import (
     unscaled,
 )
 from microforge_runtimes.picture import Picture, Pixels, read_mask, read_picture
-from microforge_runtimes.sampler import Floats
-from microforge_runtimes.source_rules import FACTORS
+from microforge_runtimes.resampling import FACTORS, OVERSAMPLING, consistent, shrunk
+from microforge_runtimes.sampler import Floats, to_pixels
 from microforge_runtimes.tiles import Tile, joined, tiles
 
 
@@ -42,10 +42,15 @@ class Work:
     factor: int = 1
     composite: bool = False
 
+    @property
+    def magnification(self) -> int:
+        """How much larger a drawing is than what it shows of the source."""
+        return self.factor * OVERSAMPLING if self.task == "super-resolve" else 1
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """``source`` (1, 3, H, W), divided by the factor for super-resolve, ``mask`` (1, 1, H, W) or None, and their place."""
+    """``source`` (1, 3, H, W), divided by the magnification for super-resolve, ``mask`` (1, 1, H, W) or None, and their place."""
 
     source: Floats
     mask: Floats | None
@@ -103,7 +108,7 @@ def choose_size(work: Work, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]
     if work.task != "super-resolve":
         return best_canvas(work.source.size, sizes)
     by_area = sorted(sizes, key=lambda size: size[0] * size[1])
-    height, width = (side * work.factor for side in work.source.size)
+    height, width = (side * work.magnification for side in work.source.size)
     for size in by_area:
         if height <= size[0] and width <= size[1]:
             return size
@@ -119,13 +124,13 @@ def pieces(work: Work, size: tuple[int, int]) -> tuple[Tile, ...]:
     if work.task != "super-resolve":
         height, width = work.source.size
         return (Tile(slice(0, height), slice(0, width)),)
-    return tiles(work.source.size, (size[0] // work.factor, size[1] // work.factor))
+    return tiles(work.source.size, _window(work, size))
 
 
 def prepared(work: Work, size: tuple[int, int], tile: Tile) -> Prepared:
     """The source, and mask, as a drawing of ``size`` (height, width) takes them; of super-resolve its ``tile``."""
     if work.task == "super-resolve":
-        place = unscaled(tile.size, (size[0] // work.factor, size[1] // work.factor))
+        place = unscaled(tile.size, _window(work, size))
         part = work.source.seen()[tile.rows, tile.columns]
         return Prepared(on_canvas(part, place), None, place)
     place = fitted(work.source.size, size)
@@ -133,9 +138,17 @@ def prepared(work: Work, size: tuple[int, int], tile: Tile) -> Prepared:
     return Prepared(on_canvas(work.source.seen(), place), mask, place)
 
 
+def _window(work: Work, size: tuple[int, int]) -> tuple[int, int]:
+    """How much of the source one drawing of ``size`` shows, (height, width); at least a pixel."""
+    return max(1, size[0] // work.magnification), max(1, size[1] // work.magnification)
+
+
 def enlargement(work: Work, drawn: Iterable[tuple[Tile, Prepared, Pixels]]) -> Pixels:
-    """The user's image, (h, w, 3), or (h, w, 4) with alpha, each ``factor`` times larger, from super-resolved tiles."""
-    factor = work.factor
+    """The user's image, (h, w, 3), or (h, w, 4) with alpha, each ``factor`` times larger, from super-resolved tiles.
+
+    They are larger still by ``OVERSAMPLING``: joined, shrunk, and made to agree with the source.
+    """
+    factor = work.magnification
     parts = (
         (
             tile,
@@ -146,8 +159,15 @@ def enlargement(work: Work, drawn: Iterable[tuple[Tile, Prepared, Pixels]]) -> P
         )
         for tile, ready, image in drawn
     )
-    colors = joined(parts, work.source.size, factor)
-    return _with_alpha(colors, None if work.source.alpha is None else enlarged(work.source.alpha, factor))
+    large = shrunk(_floats(joined(parts, work.source.size, factor)), OVERSAMPLING)
+    colors = to_pixels(consistent(large, _floats(work.source.seen()), work.factor))
+    alpha = work.source.alpha
+    return _with_alpha(colors, None if alpha is None else enlarged(alpha, work.factor))
+
+
+def _floats(pixels: Pixels) -> Floats:
+    """``pixels`` (h, w, 3) as float32 (1, 3, h, w) in [0, 1]."""
+    return (pixels.transpose(2, 0, 1)[None] / np.float32(255.0)).astype(np.float32)
 
 
 def finished(work: Work, ready: Prepared, image: Pixels) -> Pixels:

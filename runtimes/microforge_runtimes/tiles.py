@@ -19,7 +19,7 @@ from microforge_runtimes.picture import Pixels
 #: Share of a tile's side that it has in common with its neighbour, at least.
 OVERLAP = 0.25
 #: A drawing per tile: more of them than this is no use of a small model.
-MOST = 64
+MOST = 256
 
 
 @dataclass(frozen=True)

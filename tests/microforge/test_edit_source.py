@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from microforge.data.edit_source import FACTORS, SOURCE_TASKS, SceneTriples, shrunk, task_rng, upsampled
+from microforge.data.edit_source import (
+    MAGNIFICATIONS,
+    SOURCE_TASKS,
+    SceneTriples,
+    shrunk,
+    task_rng,
+    upsampled,
+    window,
+)
 from microforge.data.edits import OPERATIONS, edited_region, sample_edit
 from microforge.data.renderer import render
+from microforge.data.scenes import sample_scene
 from microforge.errors import DataError
 
 SIZE = (64, 96)
@@ -41,12 +50,31 @@ def test_scene_triples_of_inpainting_are_grey_in_the_hole_alone() -> None:
     assert torch.equal(found.sources[~hole], found.targets[~hole])
 
 
-def test_scene_triples_of_super_resolution_are_upsamples_of_both_factors_some_without_words() -> None:
-    found = SceneTriples().triples("super-resolve", 0, 0, 24, range(24), SIZE, "cpu")
-    assert set(found.factors) == set(FACTORS)
+def test_scene_triples_of_super_resolution_are_upsamples_of_every_factor_some_without_words() -> None:
+    found = SceneTriples().triples("super-resolve", 0, 0, 32, range(32), SIZE, "cpu")
+    assert set(found.factors) == {factor for factors in MAGNIFICATIONS.values() for factor in factors}
     assert None in found.texts and any(found.texts)
     for source, target, factor in zip(found.sources, found.targets, found.factors, strict=True):
         assert torch.equal(source[None], upsampled(shrunk(target[None], factor), factor))
+
+
+def test_scene_windows_of_super_resolution_show_an_edge_and_are_cut_from_a_drawing_twice_as_large() -> None:
+    zooms = []
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        scene = sample_scene(rng)
+        image, zoom = window(scene, np.random.default_rng(seed), SIZE, "cpu")
+        zooms.append(zoom)
+        assert image.shape == (3, *SIZE) and float(image.std((1, 2)).max()) > 0.0
+        whole = render([scene], zoom * SIZE[0], zoom * SIZE[1])[0]
+        places = [
+            (y, x)
+            for y in range(whole.shape[1] - SIZE[0] + 1)
+            for x in range(whole.shape[2] - SIZE[1] + 1)
+            if torch.equal(whole[:, y, x], image[:, 0, 0])
+        ]
+        assert any(torch.equal(whole[:, y : y + SIZE[0], x : x + SIZE[1]], image) for y, x in places)
+    assert set(zooms) == set(MAGNIFICATIONS)
 
 
 def test_task_rng_refuses_an_unknown_task() -> None:

@@ -20,7 +20,7 @@ from microforge.errors import CheckpointError, SpecError
 from microforge.pipeline import MicroForgePipeline
 from microforge.text_encoder import PAD_ID
 from microforge.tokenizer import TASK_IDS, PromptTokenizer
-from microforge.training import edit_stage
+from microforge.training import edit_stage, encoded_triples
 from microforge.training.command import run_stage
 from microforge.training.curriculum import read_curriculum
 from microforge.training.edit_stage import EditStage, joined, picked, task_rows
@@ -45,7 +45,7 @@ def _stage(tmp_path: Path, mini: Any, **options: Any) -> EditStage:
     flow = FlowStage(
         mini.MINI, init, settings, LoopSettings(), (64, 64), tmp_path / "latents", Console(quiet=True), init
     )
-    return EditStage(flow, settings, SceneTriples(), init.stages)
+    return EditStage(flow, settings, SceneTriples(), init, tmp_path / "triples", Console(quiet=True))
 
 
 def test_edit_settings_refuse_shares_that_are_no_mix(mini: Any) -> None:
@@ -121,6 +121,99 @@ def test_edit_loss_of_a_batch_is_the_mean_over_its_pieces(tmp_path: Path, mini: 
     shares = stage.settings.shares
     tasks = sum(share * float(whole[name.replace("-", "_")]) for name, share in shares.items())
     assert float(whole["flow"]) == pytest.approx(tasks, rel=1e-4)
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_edit_with_encoded_triples_draws_from_them_alone(tmp_path: Path, mini: Any, pieces: int) -> None:
+    drops = dict.fromkeys(("drop_text", "drop_source", "drop_both"), 0.0)
+    stage = _stage(tmp_path, mini, triples=9, **EVEN, **drops)
+    assert {task: len(pool.ids) for task, pool in stage.pool.items()} == dict.fromkeys(SOURCE_TASKS, 3)
+    for index in range(pieces):
+        for task, part in stage.draw(5, Shard(index, pieces)).items():
+            if task == "generate":
+                continue
+            pool, length = stage.pool[task], part.ids.shape[1]
+            known = [
+                (pool.targets[row].float(), pool.sources[row].float(), pool.ids[row, :length])
+                for row in range(3)
+            ]
+            assert part.source is not None
+            rows = zip(part.z0[:: part.draws], part.source[:: part.draws], part.ids, strict=True)
+            for row in rows:
+                assert any(all(torch.equal(*pair) for pair in zip(row, one, strict=True)) for one in known)
+
+
+def test_edit_pieces_of_a_batch_out_of_encoded_triples_are_rows_of_the_whole(
+    tmp_path: Path, mini: Any
+) -> None:
+    stage = _stage(tmp_path, mini, triples=30)
+    with torch.no_grad():
+        whole = stage.loss(2, WHOLE)
+        parts = [stage.loss(2, Shard(index, 2)) for index in range(2)]
+    for name, value in whole.items():
+        assert torch.allclose(
+            torch.stack([part[name] for part in parts]).mean(), value, rtol=1e-4, atol=1e-5
+        ), name
+
+
+def test_encoded_triples_are_those_of_the_source_and_are_kept(
+    tmp_path: Path, mini: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoded_triples, "PART", 2)
+    monkeypatch.setattr(encoded_triples, "AT_ONCE", 2)
+    stage = _stage(tmp_path, mini, triples=9)
+    found = SceneTriples().triples(
+        "edit", 0, encoded_triples._STREAM + 1, 2, range(2), (64, 64), "cpu"
+    )  # the second call
+    wanted = encoded_triples.latents_of(stage.flow.vae, to_bytes(found.sources), "cpu")
+    assert torch.allclose(stage.pool["edit"].sources[2:4].float(), wanted, atol=2e-3)
+    written = (tmp_path / "triples").stat().st_mtime_ns
+    again = _stage(tmp_path, mini, triples=9)
+    assert (tmp_path / "triples").stat().st_mtime_ns == written
+    assert torch.equal(again.pool["inpaint"].ids, stage.pool["inpaint"].ids)
+    more = _stage(tmp_path, mini, triples=12)
+    assert (tmp_path / "triples").stat().st_mtime_ns != written and len(more.pool["edit"].ids) > len(
+        stage.pool["edit"].ids
+    )
+
+
+def test_encoded_triples_go_on_with_the_parts_of_a_killed_build(
+    tmp_path: Path, mini: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoded_triples, "PART", 2)
+    whole = _stage(tmp_path, mini, triples=9).pool
+    (tmp_path / "triples").unlink()
+    made: list[int] = []
+    build = encoded_triples.Encoding.part
+
+    def killed(self: Any, *arguments: Any) -> Any:
+        made.append(1)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return build(self, *arguments)
+
+    monkeypatch.setattr(encoded_triples.Encoding, "part", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _stage(tmp_path, mini, triples=9)
+    again = _stage(tmp_path, mini, triples=9).pool
+    assert len(made) == 1 + sum(-(-len(pool.ids) // 2) for pool in whole.values())
+    for task, pool in whole.items():
+        assert torch.equal(pool.sources, again[task].sources) and torch.equal(pool.ids, again[task].ids)
+
+
+def test_edit_that_keeps_generation_has_nothing_to_learn_of_it_at_first(tmp_path: Path, mini: Any) -> None:
+    stage = _stage(tmp_path, mini, keep=True)
+    with torch.no_grad():
+        terms = stage.loss(0)
+        assert float(terms["generate"]) == pytest.approx(0.0, abs=1e-9) and float(terms["edit"]) > 0.01
+        for parameter in stage.network.parameters():
+            parameter.mul_(1.1)
+        assert float(stage.loss(0)["generate"]) > 1e-4
+
+
+def test_edit_refuses_a_negative_number_of_triples(mini: Any) -> None:
+    with pytest.raises(SpecError, match=r"triples is -1; allowed: 0 or more"):
+        EditSettings(**mini.FLOW, triples=-1)
 
 
 def test_edit_refuses_a_batch_that_does_not_divide(tmp_path: Path, mini: Any) -> None:

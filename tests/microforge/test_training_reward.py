@@ -41,7 +41,11 @@ def _stage(tmp_path: Path, mini: Any, **options: Any) -> RewardStage:
     flow = FlowStage(
         mini.MINI, init, settings, LoopSettings(), (64, 64), tmp_path / "latents", Console(quiet=True), init
     )
-    stage = RewardStage(EditStage(flow, settings, SceneTriples(), init.stages), settings, init)
+    stage = RewardStage(
+        EditStage(flow, settings, SceneTriples(), init, tmp_path / "triples", Console(quiet=True)),
+        settings,
+        init,
+    )
     latents = torch.randn(8, 3, *flow.latents.shape[1:]).half()
     right = torch.tensor([[True, False, False]] * 8)
     stage.judged = Judged(latents, flow.data.captions[:8, 0].int(), right)

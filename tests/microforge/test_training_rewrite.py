@@ -43,7 +43,11 @@ def _stage(tmp_path: Path, mini: Any, **options: Any) -> RewriteStage:
     flow = FlowStage(
         mini.MINI, init, settings, LoopSettings(), (64, 64), tmp_path / "latents", Console(quiet=True), init
     )
-    stage = RewriteStage(EditStage(flow, settings, SceneTriples(), init.stages), settings, init)
+    stage = RewriteStage(
+        EditStage(flow, settings, SceneTriples(), init, tmp_path / "triples", Console(quiet=True)),
+        settings,
+        init,
+    )
     stage.prepare(tmp_path / "judged.safetensors", init, Console(quiet=True), ALONE)
     return stage
 

@@ -75,16 +75,16 @@ def test_an_icon_comes_back_at_its_own_size_with_its_alpha(editing_bundle: Path,
     assert (inpainted[~outside][:, 3] == 255).all(), "what was drawn is opaque"
 
 
-@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize(("factor", "canvas"), [(2, [64, 64]), (4, [64, 96])])
 def test_super_resolve_is_larger_by_its_factor(
-    editing_bundle: Path, tmp_path: Path, capsys: Capture, factor: int
+    editing_bundle: Path, tmp_path: Path, capsys: Capture, factor: int, canvas: list[int]
 ) -> None:
     icon = _icon(tmp_path / "icon.png", (13, 9))
     words = ("--task", "super-resolve", "--source", icon, "--factor", factor, "--out", tmp_path / "large.png")
     assert _run(editing_bundle, *words, "--json") == 0
     values = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert values["size"] == [9 * factor, 13 * factor] and values["task"] == "super-resolve"
-    assert values["drawn_size"] == [64, 64], "the smallest size that holds it"
+    assert values["drawn_size"] == canvas, "the smallest size that holds it at twice the factor, or the largest"
     with Image.open(tmp_path / "large.png") as image:
         assert image.size == (13 * factor, 9 * factor) and image.mode == "RGBA"
 
@@ -95,7 +95,7 @@ def test_super_resolve_draws_a_large_source_in_tiles(
     icon = _icon(tmp_path / "icon.png", (40, 30))
     words = ("--task", "super-resolve", "--source", icon, "--factor", 4, "--out", tmp_path / "large.png")
     assert _run(editing_bundle, *words) == 0
-    assert "24/24" in capsys.readouterr().err, "2 x 3 tiles of 16 x 24 pixels in 4 steps each"
+    assert "100/100" in capsys.readouterr().err, "5 x 5 tiles of 8 x 12 pixels in 4 steps each"
     with Image.open(tmp_path / "large.png") as image:
         assert image.size == (160, 120)
 
@@ -134,7 +134,7 @@ def test_composite_keeps_what_did_not_visibly_change(editing_bundle: Path, tmp_p
         (("a", "--source", "ICON", "--mask", "BLACK"), "is all black; paint what is to be drawn white"),
         (("a", "--source", "ICON", "--factor", "2"), "--factor belongs to --task super-resolve, not to edit"),
         (("--task", "super-resolve", "--source", "ICON", "--factor", "3"), "--factor is 3; allowed: 2, 4"),
-        (("--task", "super-resolve", "--source", "LARGE", "--factor", "4"), "makes 9500 drawings, at most 64 are made"),
+        (("--task", "super-resolve", "--source", "LARGE", "--factor", "4"), "makes 37800 drawings, at most 256 are made"),
         (("a", "--composite"), "--composite belongs to --task edit, not to generate"),
         (("a", "--source", "missing.png"), "missing.png cannot be read: No such file"),
         (("a", "--source", "ICON", "--size", "32"), "no size 32x32; it has: 64x64, 64x96"),

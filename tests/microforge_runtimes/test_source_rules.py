@@ -6,26 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from microforge.errors import SpecError
 from microforge.sampling import guided_edit
 from microforge_runtimes.sampler import guided_edit_velocity
-from microforge_runtimes.source_rules import blended, check_mask, composited, hole_cells, upsampled, with_hole
-
-
-@settings(max_examples=25, deadline=None)
-@given(height=st.integers(1, 40), width=st.integers(1, 40), factor=st.sampled_from([2, 4]))
-def test_upsampled_is_torchs_bicubic(height: int, width: int, factor: int) -> None:
-    image = np.random.default_rng(height * 41 + width).random((1, 3, height, width), dtype=np.float32)
-    expected = F.interpolate(torch.from_numpy(image), scale_factor=factor, mode="bicubic", antialias=False)
-    np.testing.assert_allclose(upsampled(image, factor), expected.clamp(0, 1).numpy(), atol=2e-5)
-
-
-def test_upsampled_refuses_other_factors() -> None:
-    with pytest.raises(SpecError, match="factor is 3; allowed: 2, 4"):
-        upsampled(np.zeros((1, 3, 4, 4), np.float32), 3)
+from microforge_runtimes.source_rules import blended, check_mask, composited, hole_cells, with_hole
 
 
 def test_guided_edit_velocity_is_torchs() -> None:

@@ -44,6 +44,6 @@ def test_a_picture_that_fits_is_one_tile_and_a_huge_one_is_refused() -> None:
     [only] = tiles((10, 20), (16, 24))
     assert only.size == (10, 20)
     with pytest.raises(
-        SpecError, match=r"4000x3000 pixels; this model enlarges 80x80 at a time, .* at most 64"
+        SpecError, match=r"4000x3000 pixels; this model enlarges 80x80 at a time, .* at most 256"
     ):
         tiles((3000, 4000), (80, 80))
