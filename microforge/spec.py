@@ -83,6 +83,7 @@ class BackboneSpec:
     use_ssm: bool = True  # False: full attention as the mixer (ablation A2)
     use_shared_attention: bool = True  # ablation A3
     use_conv: bool = True  # ablation A4
+    source_in_place: bool = False  # every token also sees what the source has in its place (decision 0004)
 
     def __post_init__(self) -> None:
         if self.dim % self.head_dim:
@@ -166,7 +167,7 @@ def _preset(
     return ModelSpec(
         name=name,
         vae=VAESpec(channels, latent, enc, dec, mid),
-        backbone=BackboneSpec(depth=depth, dim=dim, attn_every=2 if depth < 6 else 3),
+        backbone=BackboneSpec(depth=depth, dim=dim, attn_every=2 if depth < 6 else 3, source_in_place=True),
         planner=PlannerSpec(depth=planner_depth, dim=dim, num_plan_tokens=16 if depth < 6 else 32),
         text_encoder=text,
         native_size=(size, size),

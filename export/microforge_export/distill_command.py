@@ -61,6 +61,7 @@ class DistillRequest:
     int8_grid: bool = False
     generate: float | None = None
     faithful: bool = False
+    true_targets: bool = False
     size: str | None = None
     data: str = SCENES
     edits: str | None = None
@@ -91,12 +92,13 @@ class DistillPlan:
     size: tuple[int, int]
     tasks: tuple[str, ...]
     faithful: bool = False
+    true_targets: bool = False
 
     def drawing(self) -> DrawingPlan:
         settings = self.settings
         return DrawingPlan(
             rows_of(settings.drawings, self.tasks, settings.generate), self.size, settings.intervals, settings.kept,
-            self.loop.seed, self.loop.bfloat16,
+            self.loop.seed, self.loop.bfloat16, self.true_targets,
         )  # fmt: skip
 
 
@@ -164,9 +166,13 @@ def plan_distill(request: DistillRequest, teacher: Checkpoint) -> DistillPlan:
         raise SpecError("--own-rollout belongs to windows with an exact end, not to --skip")
     if request.faithful and request.data != SCENES:
         raise SpecError("--faithful needs captions that the oracle can judge: --data scenes")
+    if request.true_targets and len(tasks) == 1:
+        raise SpecError("--true-targets belongs to a teacher that edits; this one only generates")
     folder = out.with_name(out.name + ".run")
     cache = folder / TRAJECTORIES if request.cache is None else request.cache
-    return DistillPlan(out, folder, cache, settings, loop, size, tasks, request.faithful)
+    return DistillPlan(
+        out, folder, cache, settings, loop, size, tasks, request.faithful, request.true_targets
+    )
 
 
 def _as_train(request: DistillRequest, out: Path) -> TrainRequest:

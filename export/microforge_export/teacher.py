@@ -97,6 +97,7 @@ class DrawingPlan:
     kept: int  # of new shards
     seed: int
     bfloat16: bool
+    true_targets: bool = False  # of tasks with a source, in the place of the teacher's drawings
 
 
 class Teacher:
@@ -124,8 +125,11 @@ class Teacher:
     def identity(self, plan: DrawingPlan, data: str) -> CacheIdentity:
         """``data``: the fingerprint of images, captions and edits."""
         sampler = self.spec.sampler
+        guidance = f"{sampler.text_guidance:g} {sampler.image_guidance:g}" + (
+            " true targets" if plan.true_targets else ""
+        )
         return CacheIdentity(
-            teacher_id(self.checkpoint), f"{sampler.text_guidance:g} {sampler.image_guidance:g}",
+            teacher_id(self.checkpoint), guidance,
             f"{plan.size[0]}x{plan.size[1]}", hashlib.sha256(data.encode()).hexdigest()[:16], plan.seed,
             "bf16" if plan.bfloat16 else "fp32",
         )  # fmt: skip
@@ -153,6 +157,10 @@ class Teacher:
         stream = _NOISE_STREAM + TASKS.index(task) * 1_000_000 + number
         generator = step_generator(plan.seed, stream)
         noise = torch.randn(truth.shape, generator=generator).to(self.device)
+        if source is not None and plan.true_targets:
+            times = torch.linspace(1.0, 0.0, plan.kept + 1, device=self.device).reshape(1, -1, 1, 1, 1)
+            straight = (1.0 - times) * truth.unsqueeze(1) + times * noise.unsqueeze(1)  # (B, P, C, h, w)
+            return Shard(straight, truth, self.ids(examples.texts, task), source)
         prompts = Prompts(self.ids(examples.texts, task), self.ids([None], task), source)
         blend = None if examples.masks is None else self._blend(truth, noise, examples.masks)
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=plan.bfloat16):

@@ -30,7 +30,7 @@ from microforge.training.settings import (
 MINI = ModelSpec(
     name="mini",
     vae=VAESpec((8, 8, 16, 16), 4, (1, 1, 1, 1), (1, 1, 1, 1), 1),
-    backbone=BackboneSpec(depth=2, dim=64, attn_every=2, attn_heads=2, cross_heads=2),
+    backbone=BackboneSpec(depth=2, dim=64, attn_every=2, attn_heads=2, cross_heads=2, source_in_place=True),
     planner=PlannerSpec(depth=1, dim=64, num_plan_tokens=4, heads=2),
     text_encoder=TextEncoderSpec(embed_dim=32, num_layers=1, heads=2, max_length=16),
     native_size=(64, 64),

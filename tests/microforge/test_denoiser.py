@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from microforge.backbone import MicroForgeBackbone
+from microforge.backbone import MicroForgeBackbone, with_source_in_place
 from microforge.pipeline import MicroForgePipeline
+from microforge.spec import preset
 
 
 def _denoiser_inputs(pipeline: MicroForgePipeline, batch: int = 2) -> dict[str, torch.Tensor]:
@@ -97,3 +98,33 @@ def test_checkpointed_blocks_give_the_same_gradients(pipeline: MicroForgePipelin
     with torch.no_grad():
         denoiser(**inputs)
     assert runs["count"] == 4, "nothing is run twice without gradients"
+
+
+def test_source_in_place_adds_each_source_token_to_its_own_and_no_parameter() -> None:
+    height, width, dim = 3, 2, 8
+    x = torch.randn(2, 2 * height * width, dim)
+    grid = x.reshape(2, height, 2 * width, dim)
+    found = with_source_in_place(x, height, width).reshape(grid.shape)
+    assert torch.equal(found[:, :, width:], grid[:, :, width:])
+    added = found[:, :, :width] - grid[:, :, :width]
+    assert torch.allclose(added, grid[:, :, width:].roll(dim // 2, -1), atol=1e-6)
+
+
+def test_source_in_place_changes_edits_alone() -> None:
+    spec = replace(preset("nano").backbone, source_in_place=False)
+    torch.manual_seed(0)
+    without = MicroForgeBackbone(16, spec, 32).eval()
+    torch.nn.init.normal_(without.head.weight, std=0.1)
+    with_it = MicroForgeBackbone(16, replace(spec, source_in_place=True), 32).eval()
+    with_it.load_state_dict(without.state_dict())  # the same parameters, to the name
+    z, source = torch.randn(2, 1, 16, 4, 4)
+    rest = (
+        torch.tensor([0.5]),
+        torch.randn(1, 3, 32),
+        torch.ones(1, 3),
+        torch.randn(1, 32),
+        torch.randn(1, 2, spec.dim),
+    )
+    with torch.no_grad():
+        assert torch.equal(without(z, *rest), with_it(z, *rest))
+        assert not torch.allclose(without(z, *rest, source), with_it(z, *rest, source), atol=1e-4)

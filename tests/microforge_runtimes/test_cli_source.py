@@ -84,7 +84,9 @@ def test_super_resolve_is_larger_by_its_factor(
     assert _run(editing_bundle, *words, "--json") == 0
     values = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert values["size"] == [9 * factor, 13 * factor] and values["task"] == "super-resolve"
-    assert values["drawn_size"] == canvas, "the smallest size that holds it at twice the factor, or the largest"
+    assert values["drawn_size"] == canvas, (
+        "the smallest size that holds it at twice the factor, or the largest"
+    )
     with Image.open(tmp_path / "large.png") as image:
         assert image.size == (13 * factor, 9 * factor) and image.mode == "RGBA"
 
