@@ -141,7 +141,7 @@ def distill(
     perturb: Annotated[float | None, typer.Option(help="Noise on where windows start, up to this standard deviation, for a student of many updates (0.15); none by default.")] = None,
     int8_grid: Annotated[bool, typer.Option("--int8-grid", help="Round what is written to the grid of INT8 weights, so that quantizing them loses nothing.")] = False,
     generate: Annotated[float | None, typer.Option("--generate-share", help="Share of plain generation among the drawings of a teacher that knows more; the edit stage's mix by default.")] = None,
-    true_targets: Annotated[bool, typer.Option("--true-targets", help="Tasks with a source learn the true results of the data instead of the teacher's drawings, which cost three branches a step; an edit has one right result.")] = False,
+    true_targets: Annotated[str | None, typer.Option(help="Tasks with a source, with commas between them, that learn the true results of the data instead of the teacher's guided drawings: super-resolve has one right result, and the drawings cost three branches a step.")] = None,
     faithful: Annotated[bool, typer.Option("--faithful", help="Learn only from drawings in which the oracle finds what their captions say; of the built-in world alone.")] = False,
     size: Annotated[str | None, typer.Option(help="128 or 128x256 (height x width); the trained size by default.")] = None,
     data: Annotated[str, typer.Option(help="Where captions come from: scenes, a folder, or .tar shards, as in mf-train.")] = "scenes",

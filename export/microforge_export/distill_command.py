@@ -16,7 +16,7 @@ from rich.console import Console
 
 from microforge.bundle_files import atomic_folder, check_output
 from microforge.checkpoint import CONFIG, Checkpoint
-from microforge.data.edit_source import SceneTriples, TripleSource
+from microforge.data.edit_source import SOURCE_TASKS, SceneTriples, TripleSource
 from microforge.data.source import SCENES, ImageSource, open_source
 from microforge.data.triples import FolderTriples
 from microforge.errors import CheckpointError, OutputExistsError, SpecError
@@ -61,7 +61,7 @@ class DistillRequest:
     int8_grid: bool = False
     generate: float | None = None
     faithful: bool = False
-    true_targets: bool = False
+    true_targets: str | None = None
     size: str | None = None
     data: str = SCENES
     edits: str | None = None
@@ -92,7 +92,7 @@ class DistillPlan:
     size: tuple[int, int]
     tasks: tuple[str, ...]
     faithful: bool = False
-    true_targets: bool = False
+    true_targets: tuple[str, ...] = ()
 
     def drawing(self) -> DrawingPlan:
         settings = self.settings
@@ -166,13 +166,16 @@ def plan_distill(request: DistillRequest, teacher: Checkpoint) -> DistillPlan:
         raise SpecError("--own-rollout belongs to windows with an exact end, not to --skip")
     if request.faithful and request.data != SCENES:
         raise SpecError("--faithful needs captions that the oracle can judge: --data scenes")
-    if request.true_targets and len(tasks) == 1:
-        raise SpecError("--true-targets belongs to a teacher that edits; this one only generates")
+    true_targets = tuple((request.true_targets or "").replace(",", " ").split())
+    allowed = [task for task in tasks if task in SOURCE_TASKS]
+    for task in true_targets:
+        if task not in allowed:
+            raise SpecError(
+                f"--true-targets is {task}; allowed for this teacher: {', '.join(allowed) or 'none'}"
+            )
     folder = out.with_name(out.name + ".run")
     cache = folder / TRAJECTORIES if request.cache is None else request.cache
-    return DistillPlan(
-        out, folder, cache, settings, loop, size, tasks, request.faithful, request.true_targets
-    )
+    return DistillPlan(out, folder, cache, settings, loop, size, tasks, request.faithful, true_targets)
 
 
 def _as_train(request: DistillRequest, out: Path) -> TrainRequest:

@@ -97,7 +97,9 @@ class DrawingPlan:
     kept: int  # of new shards
     seed: int
     bfloat16: bool
-    true_targets: bool = False  # of tasks with a source, in the place of the teacher's drawings
+    true_targets: tuple[
+        str, ...
+    ] = ()  # tasks whose true results stand in the place of the teacher's drawings
 
 
 class Teacher:
@@ -125,9 +127,9 @@ class Teacher:
     def identity(self, plan: DrawingPlan, data: str) -> CacheIdentity:
         """``data``: the fingerprint of images, captions and edits."""
         sampler = self.spec.sampler
-        guidance = f"{sampler.text_guidance:g} {sampler.image_guidance:g}" + (
-            " true targets" if plan.true_targets else ""
-        )
+        guidance = f"{sampler.text_guidance:g} {sampler.image_guidance:g}"
+        if plan.true_targets:
+            guidance += f" true {','.join(plan.true_targets)}"
         return CacheIdentity(
             teacher_id(self.checkpoint), guidance,
             f"{plan.size[0]}x{plan.size[1]}", hashlib.sha256(data.encode()).hexdigest()[:16], plan.seed,
@@ -157,7 +159,7 @@ class Teacher:
         stream = _NOISE_STREAM + TASKS.index(task) * 1_000_000 + number
         generator = step_generator(plan.seed, stream)
         noise = torch.randn(truth.shape, generator=generator).to(self.device)
-        if source is not None and plan.true_targets:
+        if source is not None and task in plan.true_targets:
             times = torch.linspace(1.0, 0.0, plan.kept + 1, device=self.device).reshape(1, -1, 1, 1, 1)
             straight = (1.0 - times) * truth.unsqueeze(1) + times * noise.unsqueeze(1)  # (B, P, C, h, w)
             return Shard(straight, truth, self.ids(examples.texts, task), source)

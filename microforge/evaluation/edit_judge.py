@@ -19,7 +19,9 @@ from microforge.evaluation.verdict import in_place
 
 #: A pixel has changed when a channel, averaged over 3 x 3 pixels, has moved by this much ...
 CHANGED = 0.10
-#: ... and so has what lies around it, to this share of the shorter side.
+#: ... and so have all around it, to this share of the shorter side: a redrawn edge that wobbles is thinner than an edit.
+CORE = 0.012
+#: Beyond such a core everything counts as changed to this share of the shorter side.
 AROUND = 0.03
 
 
@@ -87,5 +89,9 @@ def changed_region(images: Tensor, sources: Tensor) -> Tensor:
     It is what a user can composite by: nobody gives the true region with an instruction.
     """
     moved = F.avg_pool2d(images - sources, 3, stride=1, padding=1).abs().amax(1, keepdim=True) > CHANGED
-    reach = max(1, round(AROUND * min(images.shape[2:])))
-    return F.max_pool2d(moved.to(images), 2 * reach + 1, stride=1, padding=reach)
+    side = min(images.shape[2:])
+    core, reach = (max(1, round(share * side)) for share in (CORE, AROUND))
+    padded = F.pad(moved.to(images), (core,) * 4, value=1.0)  # beyond the image's edge nothing contradicts
+    cores = 1.0 - F.max_pool2d(1.0 - padded, 2 * core + 1, stride=1)
+    reach += core
+    return F.max_pool2d(cores, 2 * reach + 1, stride=1, padding=reach)

@@ -20,7 +20,9 @@ from microforge_runtimes.sampler import Floats
 Mask = NDArray[np.bool_]
 #: An edit has changed a pixel when a channel, averaged over 3 x 3 pixels, has moved by this much ...
 CHANGED = 0.10
-#: ... and so has what lies around it, to this share of the shorter side.
+#: ... and so have all around it, to this share of the shorter side: a redrawn edge that wobbles is thinner than an edit.
+CORE = 0.012
+#: Beyond such a core everything counts as changed to this share of the shorter side.
 AROUND = 0.03
 
 
@@ -106,9 +108,11 @@ def changed(image: Pixels, source: Pixels) -> Mask:
     moved = (image.astype(np.float64) - source) / 255.0
     wide = np.pad(moved, ((1, 1), (1, 1), (0, 0)))
     mean = sum(wide[y : y + height, x : x + width] for y in range(3) for x in range(3)) / 9.0
-    seen = Image.fromarray((np.abs(mean).max(2) > CHANGED).astype(np.uint8) * 255)
-    reach = max(1, round(AROUND * min(height, width)))
-    return np.asarray(seen.filter(ImageFilter.MaxFilter(2 * reach + 1))) > 0
+    core, reach = (max(1, round(share * min(height, width))) for share in (CORE, AROUND))
+    seen = np.pad((np.abs(mean).max(2) > CHANGED).astype(np.uint8) * 255, core, constant_values=255)
+    cores = np.asarray(Image.fromarray(seen).filter(ImageFilter.MinFilter(2 * core + 1)))
+    inner = Image.fromarray(np.ascontiguousarray(cores[core:-core, core:-core]))
+    return np.asarray(inner.filter(ImageFilter.MaxFilter(2 * (reach + core) + 1))) > 0
 
 
 def _resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:

@@ -72,13 +72,15 @@ def test_best_canvas_has_the_pictures_shape() -> None:
     assert best_canvas((40, 40), [(64, 64), (160, 160)]) == (160, 160)
 
 
-def test_changed_is_the_evaluations_changed_region() -> None:
+def test_changed_is_the_evaluations_changed_region_and_leaves_out_what_is_thinner_than_a_core() -> None:
     rng = np.random.default_rng(3)
-    source = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    source = rng.integers(0, 60, (128, 160, 3), dtype=np.uint8)
     image = source.copy()
-    image[20:40, 30:50] = 255 - image[20:40, 30:50]
+    image[40:70, 30:60] = 200
+    image[:, 120] = 200  # a line of a pixel, as where an edge was redrawn a little beside
+    image[0:8, 0:8] = 200
     pair = (torch.from_numpy(one.transpose(2, 0, 1).copy()).double()[None] / 255 for one in (image, source))
     expected = changed_region(*pair)[0, 0].numpy() > 0
     found = changed(image, source)
-    assert found.mean() < 0.5 and found[20:40, 30:50].all()
+    assert found[40:70, 30:60].all() and found[0:8, 0:8].all() and not found[:, 110:].any()
     np.testing.assert_array_equal(found, expected)
