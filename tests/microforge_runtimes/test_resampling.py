@@ -22,7 +22,7 @@ from microforge_runtimes.resampling import (
 SIDE = st.integers(1, 40)
 
 
-def _image(*size: int) -> np.ndarray:
+def _image(*size: int) -> Floats:
     return np.random.default_rng(sum(size)).random((1, 3, *size), dtype=np.float32)
 
 
@@ -60,7 +60,7 @@ def test_consistent_images_shrink_to_the_source_and_are_no_further_from_the_trut
 
 
 def test_consistent_leaves_an_image_that_agrees() -> None:
-    image = _image(12, 20) * 0.5 + 0.25
+    image: Floats = (_image(12, 20) * 0.5 + 0.25).astype(np.float32)
     np.testing.assert_allclose(consistent(image, shrunk(image, 2), 2), image, atol=1e-5)
 
 
