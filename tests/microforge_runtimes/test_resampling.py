@@ -18,6 +18,7 @@ from microforge_runtimes.resampling import (
     shrunk,
     upsampled,
 )
+from microforge_runtimes.sampler import Floats
 
 SIDE = st.integers(1, 40)
 
