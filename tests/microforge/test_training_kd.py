@@ -111,5 +111,8 @@ def test_kd_loss_is_the_flow_loss_plus_the_weighted_distance_to_the_teacher(
     assert expected > 0 and torch.allclose(terms["teacher"], expected)
     assert torch.allclose(terms["loss"], plain["loss"] + 2.0 * expected)
     flow.network.load(teacher)
-    assert stage.loss(0)["teacher"] == 0, "a student that is the teacher has nothing to learn from it"
+    # not exactly 0: with gradients some processors' kernels add in another order than without
+    assert float(stage.loss(0)["teacher"].detach()) < 1e-10, (
+        "a student that is the teacher has nothing to learn from it"
+    )
     assert not any(parameter.requires_grad for parameter in stage.teacher.parameters())
