@@ -143,7 +143,7 @@ class MicroForgePipeline(nn.Module):
         image_guidance: float | None = None, seed: int = 0, callback: StepCallback | None = None,
     ) -> Tensor:  # fmt: skip
         """Change ``source`` (B, 3, H, W) as ``instruction`` says; same size out. None is the empty instruction."""
-        return self.redraw(
+        return self._edit_task(
             "edit", source, instruction, num_steps, text_guidance, image_guidance, seed, callback
         )
 
@@ -178,7 +178,7 @@ class MicroForgePipeline(nn.Module):
         def blend(z: Tensor, t: float) -> Tensor:
             return hole * z + (1.0 - hole) * ((1.0 - t) * known + t * noise)
 
-        image = self.redraw(
+        image = self._edit_task(
             "inpaint", grey, prompt, num_steps, text_guidance, image_guidance, seed, callback, blend
         )
         return torch.where(mask > 0, image, source)
@@ -196,22 +196,16 @@ class MicroForgePipeline(nn.Module):
         if factor not in (2, 4, 8):
             raise SpecError(f"the factor of one drawing of super-resolution is {factor}; allowed: 2, 4, 8")
         upsampled = F.interpolate(source, scale_factor=factor, mode="bicubic", antialias=False).clamp(0, 1)
-        return self.redraw(
+        return self._edit_task(
             "super-resolve", upsampled, prompt, num_steps, text_guidance, image_guidance, seed, callback
         )
 
-    @torch.no_grad()
-    def redraw(
-        self, task: str, source: Tensor, prompt: Prompt | None = None, num_steps: int | None = None,
-        text_guidance: float | None = None, image_guidance: float | None = None, seed: int = 0,
-        callback: StepCallback | None = None, blend: Callable[[Tensor, float], Tensor] | None = None,
+    def _edit_task(
+        self, task: str, source: Tensor, prompt: Prompt | None, num_steps: int | None, text_guidance: float | None,
+        image_guidance: float | None, seed: int, callback: StepCallback | None,
+        blend: Callable[[Tensor, float], Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
-        """What ``edit``, ``inpaint`` and ``super_resolve`` share: one drawing of ``task`` beside ``source`` as it is.
-
-        Args:
-            source: (B, 3, H, W): the image, the image with its hole grey, or a bicubic upsample.
-            blend: replaces the latent after each step.
-        """
+        """Shared by the three tasks with a source: its latent stands to the right of z."""
         batch, _, height, width = source.shape
         size = self._size(height, width)
         encoded = self.vae.normalize(self.vae.encode(source).mean)

@@ -23,7 +23,7 @@ from microforge_runtimes.checkpoint_editor import CheckpointEditor
 from microforge_runtimes.drawer import draw as draw_work
 from microforge_runtimes.picture import Picture
 from microforge_runtimes.retouch import Work
-from microforge_runtimes.sampler import to_pixels
+from microforge_runtimes.sampler import from_pixels, to_pixels
 from microforge_runtimes.source_rules import composited
 
 if TYPE_CHECKING:
@@ -128,7 +128,6 @@ def _open_checkpoint(path: Path, settings: Settings) -> Subject:
 
     def draw_triples(task: str, found: Triples, seed: int) -> torch.Tensor:
         if task == "super-resolve":
-            editor = CheckpointEditor(path, (height, width), pipeline=pipeline)
             ones = [enlarged(editor, found[index], seed + index, steps) for index in range(len(found.texts))]
             return torch.from_numpy(np.concatenate(ones))
         moved = replace(found, sources=found.sources.to(device), targets=found.targets.to(device))
@@ -140,6 +139,7 @@ def _open_checkpoint(path: Path, settings: Settings) -> Subject:
         own = replace(sampler, timesteps=pipeline.grid(steps), text_guidance=guidance)
         pipeline.spec = replace(pipeline.spec, sampler=own)
     tasks = pipeline.spec.tasks
+    editor = CheckpointEditor(path, (height, width), pipeline=pipeline)
     return Subject(
         "checkpoint", identity, height, width, steps, guidance, draw, round_trip, planner, tasks,
         draw_triples if set(tasks) & set(SOURCE_TASKS) else None,
@@ -210,7 +210,7 @@ def enlarged(
     small = shrunk(found.targets, found.factors[0]).cpu().numpy()
     work = Work("super-resolve", Picture(to_pixels(small)), factor=found.factors[0])
     _, pixels = draw_work(editor, work, found.texts[0], seed, steps)
-    return pixels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255.0)
+    return from_pixels(pixels)
 
 
 def _bundle_round_trip(generator: Generator) -> RoundTrip:

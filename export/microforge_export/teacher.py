@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -29,9 +28,10 @@ from microforge.data.edit_source import SOURCE_TASKS, Triples, TripleSource
 from microforge.data.order import PART
 from microforge.data.source import SCENES, ImageSource
 from microforge.errors import CheckpointError, DataError
-from microforge.sampling import interpolate, uniform_grid
+from microforge.sampling import batch_time, interpolate, uniform_grid
 from microforge.spec import TASKS, to_dict
 from microforge.tokenizer import PromptTokenizer
+from microforge.training.encoded_triples import words_of
 from microforge.training.flow_stage import FlowNetwork
 from microforge.training.processes import ALONE, Processes
 from microforge.training.state import step_generator
@@ -97,9 +97,8 @@ class DrawingPlan:
     kept: int  # of new shards
     seed: int
     bfloat16: bool
-    true_targets: tuple[
-        str, ...
-    ] = ()  # tasks whose true results stand in the place of the teacher's drawings
+    #: Tasks whose true results stand in the place of the teacher's drawings.
+    true_targets: tuple[str, ...] = ()
 
 
 class Teacher:
@@ -139,13 +138,7 @@ class Teacher:
     def ids(self, texts: Sequence[str | None], task: str) -> Tensor:
         """Token ids (B, L); a text of None is the empty one of its task."""
         length = self.spec.text_encoder.max_length
-        rows = [
-            self.tokenizer.encode_empty(task, length)
-            if text is None
-            else self.tokenizer.encode(text, task, length)
-            for text in texts
-        ]
-        return torch.from_numpy(np.stack([row.ids for row in rows])).to(self.device)
+        return words_of(self.tokenizer, texts, task, length).to(self.device)
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
@@ -160,8 +153,8 @@ class Teacher:
         generator = step_generator(plan.seed, stream)
         noise = torch.randn(truth.shape, generator=generator).to(self.device)
         if source is not None and task in plan.true_targets:
-            times = torch.linspace(1.0, 0.0, plan.kept + 1, device=self.device).reshape(1, -1, 1, 1, 1)
-            straight = (1.0 - times) * truth.unsqueeze(1) + times * noise.unsqueeze(1)  # (B, P, C, h, w)
+            times = (batch_time(t, len(truth), truth.device) for t in uniform_grid(plan.kept))
+            straight = torch.stack([interpolate(truth, noise, t) for t in times], 1)  # (B, P, C, h, w)
             return Shard(straight, truth, self.ids(examples.texts, task), source)
         prompts = Prompts(self.ids(examples.texts, task), self.ids([None], task), source)
         blend = None if examples.masks is None else self._blend(truth, noise, examples.masks)

@@ -9,7 +9,8 @@ Letters: B triples, H W image height and width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,11 +29,9 @@ from microforge.errors import DataError
 
 #: The tasks with a source, in the order of ``spec.TASKS``.
 SOURCE_TASKS = ("edit", "inpaint", "super-resolve")
-#: How much larger super-resolution makes an image.
-FACTORS = (2, 4)
-#: How much larger one drawing of it makes its source, for images as large as trained on and for windows of images
+#: How much larger one drawing of super-resolution makes its source, for images as large as trained on and for windows of images
 #: twice as large: super-resolution draws at twice the size that is asked for and shrinks.
-MAGNIFICATIONS = {1: (2, 4), 2: (4, 8)}
+FACTORS_OF_ZOOM: Mapping[int, tuple[int, ...]] = types.MappingProxyType({1: (2, 4), 2: (4, 8)})
 #: Share of super-resolution examples that come with a caption: it is optional there.
 CAPTIONED = 0.5
 
@@ -149,11 +148,11 @@ def upscaling(
     """Examples of super-resolution from large ``images`` (B, 3, H, W); each ``rng`` picks factor and text.
 
     Args:
-        zooms: keys of ``MAGNIFICATIONS``, one for each image; 1 by default.
+        zooms: keys of ``FACTORS_OF_ZOOM``, one for each image; 1 by default.
     """
     sources, said, factors = [], [], []
     for image, text, rng, zoom in zip(images, texts, rngs, zooms or [1] * len(images), strict=True):
-        allowed = MAGNIFICATIONS[zoom]
+        allowed = FACTORS_OF_ZOOM[zoom]
         factor = allowed[int(rng.integers(len(allowed)))]
         sources.append(upsampled(shrunk(image[None], factor), factor)[0])
         said.append(text if rng.random() < CAPTIONED else None)

@@ -139,15 +139,12 @@ class EditStage(WithoutAdversary):
 
     def _encoded(self, made: Mapping[str, Sourced]) -> dict[str, Encoded]:
         """New examples of each task, encoded."""
-        length = self.flow.spec.text_encoder.max_length
-        return {
-            task: (
-                self._latents(sources),
-                self._latents(targets),
-                words_of(self.flow.tokenizer, texts, task, length),
-            )
-            for task, (sources, targets, texts) in made.items()
-        }
+        flow, length = self.flow, self.flow.spec.text_encoder.max_length
+        found = {}
+        for task, (sources, targets, texts) in made.items():
+            source, target = (latents_of(flow.vae, pixels, flow.loop.device) for pixels in (sources, targets))
+            found[task] = source, target, words_of(flow.tokenizer, texts, task, length)
+        return found
 
     def _remembered(self, step: int, rows: Mapping[str, tuple[list[int], list[int]]]) -> dict[str, Encoded]:
         """Examples of each task out of those that were encoded before the first step."""
@@ -181,9 +178,6 @@ class EditStage(WithoutAdversary):
         z0, source = (value.repeat_interleave(part.draws, 0) for value in (z0, source))
         return replace(part, ids=ids, z0=z0, source=source)
 
-    def _latents(self, pixels: Tensor) -> Tensor:
-        return latents_of(self.flow.vae, pixels, self.flow.loop.device)
-
     def pipeline(self, ema: nn.Module) -> MicroForgePipeline:
         """The reference pipeline around the EMA weights."""
         return self.flow.pipeline(ema)
@@ -199,12 +193,7 @@ class EditStage(WithoutAdversary):
                 found = self.triples.triples(
                     task, SHEET_SEED, 0, SHEET_EACH, range(SHEET_EACH), size, self.flow.loop.device
                 )
-                if (
-                    task == "super-resolve"
-                ):  # a drawing of its own, which `MicroForgePipeline.super_resolve` makes several of
-                    results = pipeline.redraw(task, found.sources)
-                else:
-                    results = drawn(pipeline, task, found)
+                results = drawn(pipeline, task, found)
                 for triple in zip(found.sources, results, found.targets, strict=True):
                     images += triple
         return grid(torch.stack(images), 6)

@@ -59,9 +59,8 @@ class Encoding:
         pieces = []
         for start in range(0, count, AT_ONCE):
             own = min(AT_ONCE, count - start)
-            stream = (
-                _STREAM + (number * PART + start) // AT_ONCE
-            )  # so that no call draws what another one keeps
+            # a stream of its own, so that no call draws what another one keeps
+            stream = _STREAM + (number * PART + start) // AT_ONCE
             found = triples.triples(
                 task, self.loop.seed, stream, own, range(own), self.size, self.loop.device
             )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from microforge_runtimes.picture import Pixels
-from microforge_runtimes.sampler import Floats
+from microforge_runtimes.sampler import Floats, from_pixels
 
 Mask = NDArray[np.bool_]
 #: An edit has changed a pixel when a channel, averaged over 3 x 3 pixels, has moved by this much ...
@@ -83,7 +83,7 @@ def on_canvas(pixels: Pixels, place: Place) -> Floats:
     """``pixels`` (h, w, 3) as the float32 (1, 3, H, W) in [0, 1] that the networks take."""
     shown = _resized(pixels, place.size)
     wide = np.pad(shown, (*place.padding, (0, 0)), mode="edge")
-    return (wide.transpose(2, 0, 1)[None].astype(np.float32)) / np.float32(255.0)
+    return from_pixels(wide)
 
 
 def mask_on_canvas(mask: Mask, place: Place) -> Floats:

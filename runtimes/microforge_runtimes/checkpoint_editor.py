@@ -135,7 +135,8 @@ class CheckpointEditor:
         ))  # fmt: skip
 
     def _tensor(self, values: Floats) -> Any:
-        return self._torch.from_numpy(np.ascontiguousarray(values))
+        device = next(self._pipeline.parameters()).device
+        return self._torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
     def _result(
         self, task: Task, prompt: str | None, seed: int, steps: int | None, callback: StepCallback | None, draw: Any

@@ -28,7 +28,7 @@ from microforge_runtimes.canvas import (
 )
 from microforge_runtimes.picture import Picture, Pixels, read_mask, read_picture
 from microforge_runtimes.resampling import FACTORS, OVERSAMPLING, consistent, shrunk
-from microforge_runtimes.sampler import Floats, to_pixels
+from microforge_runtimes.sampler import Floats, from_pixels, to_pixels
 from microforge_runtimes.tiles import Tile, joined, tiles
 
 
@@ -159,15 +159,10 @@ def enlargement(work: Work, drawn: Iterable[tuple[Tile, Prepared, Pixels]]) -> P
         )
         for tile, ready, image in drawn
     )
-    large = shrunk(_floats(joined(parts, work.source.size, factor)), OVERSAMPLING)
-    colors = to_pixels(consistent(large, _floats(work.source.seen()), work.factor))
+    large = shrunk(from_pixels(joined(parts, work.source.size, factor)), OVERSAMPLING)
+    colors = to_pixels(consistent(large, from_pixels(work.source.seen()), work.factor))
     alpha = work.source.alpha
     return _with_alpha(colors, None if alpha is None else enlarged(alpha, work.factor))
-
-
-def _floats(pixels: Pixels) -> Floats:
-    """``pixels`` (h, w, 3) as float32 (1, 3, h, w) in [0, 1]."""
-    return (pixels.transpose(2, 0, 1)[None] / np.float32(255.0)).astype(np.float32)
 
 
 def finished(work: Work, ready: Prepared, image: Pixels) -> Pixels:

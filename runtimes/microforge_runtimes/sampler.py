@@ -106,3 +106,9 @@ def to_pixels(image: Floats) -> NDArray[np.uint8]:
     """(1, 3, H, W) in [0, 1] to (H, W, 3) bytes, rounded to the nearest."""
     pixels: NDArray[np.uint8] = np.rint(np.clip(image[0], 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)
     return pixels.transpose(1, 2, 0)
+
+
+def from_pixels(pixels: NDArray[np.uint8]) -> Floats:
+    """(H, W, 3) bytes as float32 (1, 3, H, W) in [0, 1]."""
+    image: Floats = pixels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255.0)
+    return image
