@@ -141,8 +141,16 @@ class MicroForgePipeline(nn.Module):
     def edit(
         self, source: Tensor, instruction: Prompt | None, num_steps: int | None = None, text_guidance: float | None = None,
         image_guidance: float | None = None, seed: int = 0, callback: StepCallback | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Change ``source`` (B, 3, H, W) as ``instruction`` says; same size out. None is the empty instruction."""
+        """Change ``source`` (B, 3, H, W) as ``instruction`` says; same size out. None is the empty instruction.
+
+        With a ``mask`` (B, 1, H, W) only where it is 1: the rest is blended back as in ``inpaint``, whose errors it has.
+        """
+        if mask is not None:
+            return self._masked(
+                "edit", source, mask, instruction, num_steps, text_guidance, image_guidance, seed, callback
+            )
         return self._edit_task(
             "edit", source, instruction, num_steps, text_guidance, image_guidance, seed, callback
         )
@@ -161,16 +169,25 @@ class MicroForgePipeline(nn.Module):
         Raises:
             SpecError: for a mask of another size or without a pixel to fill, or a size that is not allowed.
         """
+        return self._masked(
+            "inpaint", source, mask, prompt, num_steps, text_guidance, image_guidance, seed, callback
+        )
+
+    def _masked(
+        self, task: str, source: Tensor, mask: Tensor, prompt: Prompt | None, num_steps: int | None,
+        text_guidance: float | None, image_guidance: float | None, seed: int, callback: StepCallback | None,
+    ) -> Tensor:  # fmt: skip
+        """Draw where ``mask`` is 1, which inpaint does not see of its source; everything else stays as it is."""
         batch, _, height, width = source.shape
         size = self._size(height, width)
         if mask.shape not in ((batch, 1, *size), (1, 1, *size)):
             raise SpecError(
-                f"the inpainting mask is {tuple(mask.shape)}; it must be ({batch}, 1, {height}, {width}), as the source"
+                f"the mask is {tuple(mask.shape)}; it must be ({batch}, 1, {height}, {width}), as the source"
             )
         mask = (mask > 0.5).to(source)
         if not bool(mask.any()):
-            raise SpecError("the inpainting mask is all zero; mark the pixels to fill with 1")
-        grey = torch.where(mask > 0, torch.full_like(source, 0.5), source)
+            raise SpecError("the mask is all zero; mark the pixels to draw with 1")
+        shown = torch.where(mask > 0, torch.full_like(source, 0.5), source) if task == "inpaint" else source
         known = self.vae.normalize(self.vae.encode(source).mean)
         hole = F.max_pool2d(mask, self.vae.spec.downsample)  # a cell with any masked pixel is redrawn
         noise = self._noise(size, batch, seed)
@@ -179,7 +196,7 @@ class MicroForgePipeline(nn.Module):
             return hole * z + (1.0 - hole) * ((1.0 - t) * known + t * noise)
 
         image = self._edit_task(
-            "inpaint", grey, prompt, num_steps, text_guidance, image_guidance, seed, callback, blend
+            task, shown, prompt, num_steps, text_guidance, image_guidance, seed, callback, blend
         )
         return torch.where(mask > 0, image, source)
 

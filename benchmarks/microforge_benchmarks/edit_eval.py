@@ -23,7 +23,7 @@ from microforge_benchmarks.subjects import Subject
 BATCH = 8
 
 
-def check_task(task: str, single_object: bool) -> None:
+def check_task(task: str, single_object: bool, masked: bool) -> None:
     """Refuse an unknown task, and options that belong to generate.
 
     Raises:
@@ -33,14 +33,16 @@ def check_task(task: str, single_object: bool) -> None:
         raise SpecError(f"--task is {task!r}; allowed: generate, {', '.join(SOURCE_TASKS)}")
     if single_object:
         raise SpecError(f"--single-object belongs to --task generate, not to {task}")
+    if masked and task != "edit":
+        raise SpecError(f"--masked belongs to --task edit, not to {task}")
 
 
 def evaluate_source_task(
-    subject: Subject, task: str, count: int, seed: int
+    subject: Subject, task: str, count: int, seed: int, masked: bool = False
 ) -> tuple[dict[str, Any], Image.Image]:
     """The report of ``count`` examples of ``task``, and their contact sheet; prints a table on stderr.
 
-    ``ceilings`` has the same figures of true targets and, where there is an encoder, of true targets after the
+    ``masked``: each edit is told where it may draw. ``ceilings`` has the same figures of true targets and, where there is an encoder, of true targets after the
     VAE: what is missing there is the oracle's or the VAE's.
 
     Raises:
@@ -49,7 +51,8 @@ def evaluate_source_task(
     draw_task = subject.draw_triples
     if task not in subject.tasks or draw_task is None:
         raise BundleError(f"this {subject.kind} cannot {task}; its tasks: {', '.join(subject.tasks)}")
-    run, collector = EditRun(count, (subject.height, subject.width), seed, BATCH), Collector(count)
+    run = EditRun(count, (subject.height, subject.width), seed, BATCH, masked=masked)
+    collector = Collector(count)
     with _progress(count) as (progress, bar):
 
         def draw(found: Triples, first: int) -> Tensor:
@@ -63,7 +66,7 @@ def evaluate_source_task(
     report = {
         "kind": subject.kind, "identity": subject.identity, "task": task, "size": [subject.height, subject.width],
         "steps": subject.steps, "guidance": subject.guidance, "seed": seed, "examples": count,
-        "scores": scores, "ceilings": ceilings,
+        **({"masked": True} if masked else {}), "scores": scores, "ceilings": ceilings,
     }  # fmt: skip
     _print_table(report)
     return report, triple_sheet(collector.examples)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microforge.cli import command_app, print_json, run
-from microforge.errors import OutputError, missing_extra
+from microforge.errors import OutputError, SpecError, missing_extra
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -57,6 +57,12 @@ def evaluate(
     task: Annotated[
         str, typer.Option(help="generate, edit, inpaint or super-resolve; --prompts counts its examples.")
     ] = "generate",
+    masked: Annotated[
+        bool,
+        typer.Option(
+            "--masked", help="edit: say where each may draw, a little wider than what truly changes."
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print the scores as the last line of stdout.")
@@ -71,12 +77,14 @@ def evaluate(
     from microforge_benchmarks.subjects import Settings, open_subject
 
     settings = Settings(size, steps, guidance, target)
+    if masked and task == "generate":
+        raise SpecError("--masked belongs to --task edit, not to generate")
     if task != "generate":
         from microforge_benchmarks.edit_eval import check_task, evaluate_source_task
 
-        check_task(task, single_object)
+        check_task(task, single_object, masked)
         subject = open_subject(model, settings)
-        report, sheet = evaluate_source_task(subject, task, prompts, seed)
+        report, sheet = evaluate_source_task(subject, task, prompts, seed, masked)
         report = {"format": FORMAT, "model": str(model), **report}
         atomic_bytes(sheet_path, png_bytes(sheet), force)
         atomic_bytes(out, (json_module.dumps(report, indent=1) + "\n").encode(), force)

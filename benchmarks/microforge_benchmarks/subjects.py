@@ -188,13 +188,15 @@ def _bundle_draw_triples(editor: Editor, steps: int | None) -> DrawTask:
 
     def one(task: str, found: Triples, seed: int) -> NDArray[np.float32]:
         words = found.texts[0]
-        if task == "inpaint":
-            assert found.masks is not None
-            whole, mask = found.targets.numpy(), found.masks.numpy()
-            return composited(editor.decode(editor.inpaint(whole, mask, words, seed, steps).z), whole, mask)
-        if task == "edit":
-            return editor.decode(editor.edit(found.sources.numpy(), words, seed, steps).z)
-        return enlarged(editor, found, seed, steps)
+        if task == "super-resolve":
+            return enlarged(editor, found, seed, steps)
+        whole = (found.targets if task == "inpaint" else found.sources).numpy()
+        mask = None if found.masks is None else found.masks.numpy()
+        if task == "inpaint" and mask is not None:
+            z = editor.inpaint(whole, mask, words, seed, steps).z
+        else:
+            z = editor.edit(whole, words, seed, steps, mask=mask).z
+        return editor.decode(z) if mask is None else composited(editor.decode(z), whole, mask)
 
     def draw_triples(task: str, found: Triples, seed: int) -> torch.Tensor:
         count = len(found.texts)

@@ -142,7 +142,7 @@ def distill(
     int8_grid: Annotated[bool, typer.Option("--int8-grid", help="Round what is written to the grid of INT8 weights, so that quantizing them loses nothing.")] = False,
     generate: Annotated[float | None, typer.Option("--generate-share", help="Share of plain generation among the drawings of a teacher that knows more; the edit stage's mix by default.")] = None,
     true_targets: Annotated[str | None, typer.Option(help="Tasks with a source, with commas between them, that learn the true results of the data instead of the teacher's guided drawings: super-resolve has one right result, and the drawings cost three branches a step.")] = None,
-    faithful: Annotated[bool, typer.Option("--faithful", help="Learn only from drawings in which the oracle finds what their captions say; of the built-in world alone.")] = False,
+    faithful: Annotated[bool, typer.Option("--faithful", help="Learn only from drawings in which the oracle finds what their captions, or the true results of edits, say; of the built-in world alone.")] = False,
     size: Annotated[str | None, typer.Option(help="128 or 128x256 (height x width); the trained size by default.")] = None,
     data: Annotated[str, typer.Option(help="Where captions come from: scenes, a folder, or .tar shards, as in mf-train.")] = "scenes",
     edits: Annotated[str | None, typer.Option(help="A teacher that edits, with --data of your own: folder of edit triples.")] = None,

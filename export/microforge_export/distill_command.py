@@ -293,10 +293,15 @@ def _run(
         teacher, source, triples, plan.drawing(), plan.cache, fingerprint, console, processes, request.force
     )
     if plan.faithful:
+        # results of the data need no judge, and edits of one's own have none
+        judged = [
+            task
+            for task in JUDGED
+            if task not in plan.true_targets and not (request.edits and task in SOURCE_TASKS)
+        ]
         here = console if processes.is_main else Console(quiet=True)
-        kept = keep_faithful(teacher, cache[JUDGED], plan.cache, here, processes)
-        here.print(
-            f"faithful: {kept:,} of {cache[JUDGED].rows:,} drawings show their captions", highlight=False
+        keep_faithful(
+            teacher, {task: cache[task] for task in judged if task in cache}, plan.cache, here, processes
         )
     stage = DistillStage(
         teacher, cache, plan.settings, plan.loop, plan.size, source.prompts(12), triples, start

@@ -1,9 +1,9 @@
-"""Which of the teacher's drawings show what their captions say, so that a student learns from those alone.
+"""Which of the teacher's drawings show what their words say, so that a student learns from those alone.
 
 A teacher draws some captions wrongly; a student of all its drawings learns its mistakes and adds its own. The oracle
 reads each drawing, as ``mf-eval`` reads an image, and one that fails is replaced by one that doesn't, of the same kind
-of caption, so that hard kinds keep their share (rejection sampling, as in RAFT, arXiv 2304.06767). Only captions of the
-built-in world can be judged.
+of caption, so that hard kinds keep their share (rejection sampling, as in RAFT, arXiv 2304.06767). An edit, or a filled
+hole, is right when the oracle finds in it what it finds in the true result. Only the built-in world can be judged.
 
 A shard's verdicts lie beside it, so that they are made once.
 """
@@ -11,8 +11,9 @@ A shard's verdicts lie beside it, so that they are made once.
 from __future__ import annotations
 
 import io
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,38 +28,56 @@ from microforge.data.caption_reader import read_caption
 from microforge.data.captions import Prompt
 from microforge.errors import DataError, PromptError
 from microforge.evaluation.evaluate import to_bytes
-from microforge.evaluation.oracle import detect
+from microforge.evaluation.oracle import DetectedObject, Detection, detect
 from microforge.evaluation.verdict import judge
 from microforge.training.processes import ALONE, Processes
 from microforge_export.teacher import Teacher
 from microforge_export.trajectories import CHUNK, Drawings, Shard, shard_path, verdicts_path
 
-#: Of the cache's tasks, the one whose captions the oracle can judge.
-JUDGED = "generate"
+#: The tasks whose drawings the oracle can judge.
+JUDGED = ("generate", "edit", "inpaint")
+#: How far beside its true place, in shares of the image's side, a thing may lie: "to the left" leaves about so much open.
+NEAR = 0.08
 
 
 def keep_faithful(
-    teacher: Teacher, drawings: Drawings, folder: Path, console: Console, processes: Processes = ALONE
-) -> int:
-    """Let other ``drawings`` (of generation) stand in for those that fail; how many do not fail.
+    teacher: Teacher, cache: Mapping[str, Drawings], folder: Path, console: Console, processes: Processes = ALONE
+) -> dict[str, int]:  # fmt: skip
+    """Let other drawings of a task stand in for those that fail; how many do not fail.
+
+    Args:
+        cache: task, one of ``JUDGED``, -> its drawings, which lie in ``folder``.
 
     Raises:
-        DataError: when not one drawing shows its caption.
+        DataError: when not one drawing of a task shows what its words say.
     """
-    paths = [shard_path(folder, JUDGED, number) for number in range(-(-drawings.rows // CHUNK))]
+    kept = {}
+    for task, drawings in cache.items():
+        faithful = _judged(teacher, task, drawings, folder, console, processes)
+        drawings.stand_ins = stand_ins(faithful, kinds(teacher, task, drawings.ids()))
+        kept[task] = int(faithful.sum())
+        console.print(
+            f"faithful: {kept[task]:,} of {drawings.rows:,} drawings of {task} show what they should",
+            highlight=False,
+        )
+    return kept
+
+
+def _judged(
+    teacher: Teacher, task: str, drawings: Drawings, folder: Path, console: Console, processes: Processes
+) -> NDArray[np.bool_]:  # fmt: skip
+    """(S,) the verdicts of all drawings, those that are missing made first; each process judges its part."""
+    paths = [shard_path(folder, task, number) for number in range(-(-drawings.rows // CHUNK))]
     missing = [
         (number, path)
         for number, path in enumerate(paths)
         if number % processes.count == processes.rank and not verdicts_path(path).is_file()
     ]
-    for number, path in track(missing, "judging drawings", console=console, disable=not processes.is_main):
+    for number, path in track(missing, f"judging {task}", console=console, disable=not processes.is_main):
         shard = drawings.take(range(number * CHUNK, (number + 1) * CHUNK))
-        _write(verdicts_path(path), verdicts(teacher, shard))
+        _write(verdicts_path(path), verdicts(teacher, task, shard))
     processes.wait()
-    faithful = np.concatenate([np.load(verdicts_path(path)) for path in paths])[: drawings.rows]
-    kinds = [kind(prompt) for prompt in facts(teacher, drawings.ids())]
-    drawings.stand_ins = stand_ins(faithful, kinds)
-    return int(faithful.sum())
+    return np.concatenate([np.load(verdicts_path(path)) for path in paths])[: drawings.rows]
 
 
 def facts(teacher: Teacher, ids: Tensor) -> list[Prompt | None]:
@@ -74,13 +93,52 @@ def _read(text: str) -> Prompt | None:
 
 
 @torch.no_grad()
-def verdicts(teacher: Teacher, shard: Shard) -> NDArray[np.bool_]:
-    """(S,) whether each drawing shows its caption, after the VAE's decoder, as a user would see it."""
-    final = shard.points[:, -1].to(teacher.device)
-    images = to_bytes(teacher.vae.decode(teacher.vae.denormalize(final)))
-    pairs = zip(facts(teacher, shard.ids), images, strict=True)
-    found = [prompt is not None and judge(prompt, detect(image)).correct for prompt, image in pairs]
+def verdicts(teacher: Teacher, task: str, shard: Shard) -> NDArray[np.bool_]:
+    """(S,) whether each drawing shows what it was to show, after the VAE's decoder, as a user would see it."""
+
+    def seen(latents: Tensor) -> list[Detection]:
+        images = teacher.vae.decode(teacher.vae.denormalize(latents.to(teacher.device)))
+        return [detect(image) for image in to_bytes(images)]
+
+    drawn = seen(shard.points[:, -1])
+    if task == "generate":
+        pairs = zip(facts(teacher, shard.ids), drawn, strict=True)
+        found = [prompt is not None and judge(prompt, one).correct for prompt, one in pairs]
+    else:
+        wanted = seen(shard.truth)
+        before = wanted if task == "inpaint" or shard.source is None else seen(shard.source)
+        found = [agrees(*three) for three in zip(drawn, wanted, before, strict=True)]
     return np.array(found, dtype=np.bool_)
+
+
+def agrees(drawn: Detection, wanted: Detection, before: Detection) -> bool:
+    """Whether a drawing has the objects and the background of the true result.
+
+    What was there ``before``, by shape and colour, has one place to be: that of the true result, to ``NEAR``. What is
+    new may be anywhere, as words leave it open.
+    """
+    names, old = Counter(map(_name, wanted.objects)), set(map(_name, before.objects))
+    if Counter(map(_name, drawn.objects)) != names or drawn.background != wanted.background:
+        return False
+    return all(
+        any(
+            _name(one) == _name(item) and math.hypot(one.x - item.x, one.y - item.y) <= NEAR
+            for one in drawn.objects
+        )
+        for item in wanted.objects
+        if _name(item) in old
+    )
+
+
+def _name(one: DetectedObject) -> tuple[str, str]:
+    return one.shape, one.color
+
+
+def kinds(teacher: Teacher, task: str, ids: Tensor) -> list[Hashable]:
+    """What makes a drawing hard: for an edit its verb, elsewhere what ``kind`` says of the caption."""
+    if task == "edit":
+        return [teacher.tokenizer.decode(row).partition(" ")[0].lower() for row in ids.tolist()]
+    return [kind(prompt) for prompt in facts(teacher, ids)]
 
 
 def kind(prompt: Prompt | None) -> Hashable:

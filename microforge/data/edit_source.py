@@ -40,8 +40,8 @@ CAPTIONED = 0.5
 class Triples:
     """B examples of one task; a text of None is no text at all.
 
-    ``sources`` and ``targets`` are float32 (B, 3, H, W) in [0, 1]; ``masks`` (B, 1, H, W) are 1 in the hole,
-    ``factors`` (B,) say how much larger super-resolution made an image; each belongs to one task.
+    ``sources`` and ``targets`` are float32 (B, 3, H, W) in [0, 1]; ``masks`` (B, 1, H, W) are 1 in the hole, or
+    where an edit may draw, ``factors`` (B,) say how much larger super-resolution made an image; each belongs to one task.
     """
 
     sources: Tensor

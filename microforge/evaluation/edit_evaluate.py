@@ -18,7 +18,7 @@ from torch import Tensor
 from microforge.data.captions import caption
 from microforge.data.edit_source import Triples, inpainting, shrunk, upsampled
 from microforge.data.edits import OPERATIONS, Edit, edited_region, sample_edit
-from microforge.data.masks import sample_mask
+from microforge.data.masks import grown, sample_mask
 from microforge.data.renderer import object_mask, render
 from microforge.data.scenes import Scene, SceneObject, sample_scene
 from microforge.errors import DataError
@@ -37,6 +37,8 @@ from microforge.evaluation.oracle import Detection, detect
 DrawTriples = Callable[[Triples, int], Tensor]
 #: A perfect copy has no finite PSNR; it counts as this many dB in a mean.
 CAP_DB = 100.0
+#: A mask drawn by hand is wider than what changes by about this share of the image's shorter side.
+BY_HAND = 0.015
 #: How much larger super-resolution is asked to draw.
 FACTOR = 4
 
@@ -59,13 +61,17 @@ def _unwatched(found: Triples, images: Tensor, marks: Sequence[Mark]) -> None:
 
 @dataclass(frozen=True)
 class EditRun:
-    """How many examples are drawn, at which (height, width), from which seed; ``watch`` sees them, judged."""
+    """How many examples are drawn, at which (height, width), from which seed; ``watch`` sees them, judged.
+
+    ``masked``: each edit is told where it may draw: what truly changes, widened by ``BY_HAND``.
+    """
 
     count: int
     size: tuple[int, int]
     seed: int = 0
     batch: int = BATCH
     watch: Watch = _unwatched
+    masked: bool = False
 
 
 def evaluate_task(task: str, draw: DrawTriples, run: EditRun) -> dict[str, Any]:
@@ -85,7 +91,7 @@ def evaluate_edit(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
     """Success of the instruction, overall and by operation; mean PSNR in dB inside and outside the true region.
 
     Inside is against the true target, outside against the source, both as drawn and once what did not change
-    visibly (``changed_region``) is the source's own again.
+    visibly (``changed_region``), or lies outside the mask, is the source's own again.
     """
     rng = np.random.default_rng(run.seed)
     edits = [sample_edit(rng, name) for name in islice(cycle(OPERATIONS), run.count)]
@@ -95,7 +101,7 @@ def evaluate_edit(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
         group = edits[start : start + run.batch]
         found = Triples(
             render([one.source for one in group], *run.size), tuple(one.instruction for one in group),
-            render([one.target for one in group], *run.size),
+            render([one.target for one in group], *run.size), _masks(group, run.size) if run.masked else None,
         )  # fmt: skip
         images = draw(found, run.seed + start).cpu()
         seen = [detect(image) for image in to_bytes(images)]
@@ -114,10 +120,17 @@ def evaluate_edit(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _masks(group: list[Edit], size: tuple[int, int]) -> Tensor:
+    """(B, 1, H, W): where each edit may draw."""
+    wider = max(1, round(BY_HAND * min(size)))
+    return torch.stack([grown(edited_region(one, *size)[0], wider)[None] for one in group])
+
+
 def _edit_levels(group: list[Edit], images: Tensor, found: Triples) -> dict[str, Tensor]:
     """PSNR (B,) inside and outside the edited region, as drawn and composited."""
     regions = torch.stack([edited_region(one, *images.shape[2:]) for one in group])
-    final = composited(images, found.sources, changed_region(images, found.sources))
+    redrawn = changed_region(images, found.sources) if found.masks is None else found.masks
+    final = composited(images, found.sources, redrawn)
     return {
         "inside": region_psnr(images, found.targets, regions),
         "outside": region_psnr(images, found.targets, 1.0 - regions),

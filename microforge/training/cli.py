@@ -81,7 +81,7 @@ def train(
     init: Annotated[str | None, typer.Option(
         help="Start from a checkpoint's weights: a folder, or pretrained.", rich_help_panel=_WHAT)] = None,
     teacher: Annotated[str | None, typer.Option(
-        help="kd: the checkpoint to learn from. reward, rewrite: the one that draws, best a few-step student of --init (student: the shipped one); --init by default.", rich_help_panel=_WHAT)] = None,
+        help="kd: the checkpoint to learn from. edit: the one whose generation is kept. reward, rewrite: the one that draws, best a few-step student of --init (student: the shipped one); --init by default.", rich_help_panel=_WHAT)] = None,
     settings: Annotated[Path | None, typer.Option(
         help="all: a curriculum as TOML instead of the configuration's own.", rich_help_panel=_WHAT)] = None,
     decoder_only: Annotated[bool, typer.Option(

@@ -36,7 +36,7 @@ class PhaseHead:
     size: str  # as --size
     decoder_only: bool = False  # vae: its decoder alone, on the latents of the phase before
     init: str = ""  # a checkpoint to start from, instead of the phase before
-    teacher: str = ""  # kd: the checkpoint to learn from; reward, rewrite: the one that draws
+    teacher: str = ""  # kd: the checkpoint to learn from; edit: whose generation is kept; reward, rewrite: the one that draws
     accumulate: int = 1
     checkpoint_blocks: bool = False
     compile: bool = True  # all but vae: where --compile asks for it
@@ -105,7 +105,9 @@ def _read_phase(values: object, config: str, index: int, where: str) -> Phase:
     if head.stage == "kd" and not head.teacher:
         raise SpecError(f"{where}: the stage kd needs a teacher")
     if head.teacher and head.stage not in TAUGHT:
-        raise SpecError(f"{where}: teacher belongs to the stages kd, reward and rewrite, not {head.stage}")
+        raise SpecError(
+            f"{where}: teacher belongs to the stages kd, edit, reward and rewrite, not {head.stage}"
+        )
     part = "vae-decoder" if head.decoder_only else head.stage
     side = f"{height}" if height == width else f"{height}x{width}"
     return Phase(f"{index + 1}-{part}-{side}", head, (height, width), settings)

@@ -59,19 +59,20 @@ class EditStage(WithoutAdversary):
 
     def __init__(
         self, flow: FlowStage, settings: EditSettings, triples: TripleSource, init: Checkpoint,
-        cache: Path, console: Console,
+        cache: Path, console: Console, kept: Checkpoint | None = None,
     ) -> None:  # fmt: skip
         """Encode examples with a source, once, where the settings ask for it.
 
         Args:
             flow: made with ``settings`` and the weights of ``init``.
             cache: file of the encoded examples.
+            kept: whose velocity the rows that generate learn instead of the data's; it has passed ``check_teacher``.
         """
         self.flow, self.settings, self.triples, self.stages = flow, settings, triples, init.stages
         self.samples_per_step = flow.samples_per_step
         make = partial(_sourced, triples, settings, flow.loop.seed, flow.size)
         self.sources = made_ahead(make, triples, flow.loop)
-        self.kept = frozen_network(init, flow.loop) if settings.keep else None
+        self.kept = None if kept is None else frozen_network(kept, flow.loop)
         self.pool: Mapping[str, EncodedTriples] = {}
         if settings.triples:
             length = flow.spec.text_encoder.max_length
@@ -253,7 +254,7 @@ def drawn(pipeline: MicroForgePipeline, task: str, found: Triples, seed: int = 0
         assert found.masks is not None
         return pipeline.inpaint(found.targets, found.masks, prompt, seed=seed)
     if task == "edit":
-        return pipeline.edit(found.sources, prompt, seed=seed)
+        return pipeline.edit(found.sources, prompt, seed=seed, mask=found.masks)
     factor = found.factors[0]
     return pipeline.super_resolve(shrunk(found.targets, factor), factor, prompt, seed=seed)
 

@@ -26,7 +26,7 @@ SHIPPED_FOLDERS: Mapping[str, Path] = types.MappingProxyType({SHIPPED: PRETRAINE
 class Ground:
     """What a run stands on; ``vae`` is None only for a run that trains a whole VAE.
 
-    ``teacher``: whom kd learns from, or who draws for reward and rewrite.
+    ``teacher``: whom kd learns from, whose generation edit keeps, or who draws for reward and rewrite.
     """
 
     vae: Checkpoint | None = None

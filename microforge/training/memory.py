@@ -86,7 +86,7 @@ def footprint(plan: StagePlan, teacher: ModelSpec | None = None) -> Footprint:
     """The bytes of a run of ``plan`` on one process.
 
     Args:
-        teacher: of the stage kd; reward and rewrite keep the weights they start from beside them in any case.
+        teacher: of the stages kd and edit; reward and rewrite keep the weights they start from beside them in any case, edit where it keeps their generation.
     """
     settings = plan.settings
     with torch.device("meta"):
@@ -171,9 +171,11 @@ class _FlowStep:
         self.cells = tuple(side // plan.spec.vae.downsample for side in plan.size)
         self.network = FlowNetwork(plan.spec)
         self.network.checkpoint_blocks(plan.loop.checkpoint_blocks)
-        beside = (
-            plan.spec if isinstance(settings, JudgedSettings) else teacher
-        )  # who draws for reward is gone by then
+        beside = teacher
+        if isinstance(settings, JudgedSettings):  # who draws for reward is gone by then
+            beside = plan.spec
+        elif beside is None and isinstance(settings, EditSettings) and settings.keep:
+            beside = plan.spec
         self.other = None if beside is None else FlowNetwork(beside).requires_grad_(False)
 
     def modules(self) -> list[nn.Module]:

@@ -29,7 +29,7 @@ from microforge.training.settings import (
 #: Stages that learn from the model's own judged drawings, after all others.
 SELF_TAUGHT = ("reward", "rewrite")
 #: Stages that go on from a flow's weights, and those that may be given a teacher.
-ON_A_FLOW, TAUGHT = ("edit", *SELF_TAUGHT), ("kd", *SELF_TAUGHT)
+ON_A_FLOW, TAUGHT = ("edit", *SELF_TAUGHT), ("kd", "edit", *SELF_TAUGHT)
 STAGES = ("vae", "flow", "kd", *ON_A_FLOW)
 #: The stages whose networks have hidden matrices, and are worth compiling.
 DENOISER_STAGES = STAGES[1:]
@@ -162,7 +162,7 @@ def _with_options(settings: StageSettings, request: TrainRequest) -> StageSettin
     if request.edits is not None and request.stage != "edit":
         raise SpecError(f"--edits belongs to the stage edit, not {request.stage}")
     if request.teacher is not None and request.stage not in TAUGHT:
-        raise SpecError(f"--teacher belongs to the stages kd, reward and rewrite, not {request.stage}")
+        raise SpecError(f"--teacher belongs to the stages kd, edit, reward and rewrite, not {request.stage}")
     if request.teacher is None and request.stage == "kd" and not request.dry_run:
         raise SpecError("the stage kd needs --teacher CHECKPOINT")
     if request.settings is not None:

@@ -30,7 +30,7 @@ class SelfTaughtStage(WithoutAdversary):
         self.edit, self.flow = edit, edit.flow
         self.samples_per_step = edit.samples_per_step + settings.judged_captions * settings.draws
         self.known = before.spec.tasks
-        self.before = frozen_network(before, self.flow.loop)
+        self.before = frozen_network(before, self.flow.loop) if edit.kept is None else edit.kept
 
     @property
     def network(self) -> nn.Module:

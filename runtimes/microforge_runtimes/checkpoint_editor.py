@@ -109,11 +109,12 @@ class CheckpointEditor:
 
     def edit(
         self, source: Floats, instruction: str | None, seed: int = 0, steps: int | None = None,
-        callback: StepCallback | None = None,
+        callback: StepCallback | None = None, mask: Floats | None = None,
     ) -> Result:  # fmt: skip
         """As ``Editor.edit``."""
+        part = None if mask is None else self._tensor(mask)
         return self._result("edit", instruction, seed, steps, callback, lambda told: self._pipeline.edit(
-            self._tensor(source), instruction, steps, seed=seed, callback=told
+            self._tensor(source), instruction, steps, seed=seed, callback=told, mask=part
         ))  # fmt: skip
 
     def inpaint(

@@ -23,7 +23,8 @@ app = command_app("Draw an image with a bundle or a checkpoint, from words or fr
 
 EXAMPLE = (
     'Example: mf-generate model.mfb "a red circle left of a blue square" --out image.png --seed 3; '
-    'mf-generate model.mfb "make the circle green" --source photo.jpg --out edited.png'
+    'mf-generate model.mfb "make the circle green" --source photo.jpg --out edited.png; '
+    'mf-generate model.mfb "make the circle green" --task edit --source photo.jpg --mask part.png --out edited.png'
 )
 
 
@@ -42,10 +43,10 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Step count, one that the bundle allows.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads of the engine.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="generate, edit, inpaint or super-resolve; --mask says inpaint, --source alone edit.")
+        str | None, typer.Option(help="generate, edit, inpaint or super-resolve; --mask without it says inpaint, --source alone edit.")
     ] = None,
     source: Annotated[Path | None, typer.Option(help="Image of any size to start from, for edit, inpaint, super-resolve.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="Image of the source's size that is white where inpaint draws.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Image of the source's size, white where inpaint or edit may draw; all else stays.")] = None,
     factor: Annotated[int | None, typer.Option(help="How much larger super-resolve draws: 2 (the default) or 4.")] = None,
     composite: Annotated[
         bool, typer.Option("--composite", help="For edit: keep the source's own pixels where nothing visibly changed.")

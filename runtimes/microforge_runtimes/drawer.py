@@ -87,10 +87,10 @@ def draw(
     if work.task == "super-resolve":
         return _enlarge(editor, work, size, prompt, seed, steps, callback)
     ready = prepared(work, size, pieces(work, size)[0])
-    if ready.mask is not None:
+    if work.task == "inpaint" and ready.mask is not None:
         result = editor.inpaint(ready.source, ready.mask, prompt, seed, steps, callback)
     else:
-        result = editor.edit(ready.source, prompt, seed, steps, callback)
+        result = editor.edit(ready.source, prompt, seed, steps, callback, ready.mask)
     return result, finished(work, ready, result.image)
 
 

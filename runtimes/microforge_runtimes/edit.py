@@ -63,10 +63,13 @@ class Editor(Generator):
 
     def edit(
         self, source: Floats, instruction: str | None, seed: int = 0, steps: int | None = None,
-        callback: StepCallback | None = None,
+        callback: StepCallback | None = None, mask: Floats | None = None,
     ) -> Result:  # fmt: skip
-        """Change ``source`` as ``instruction`` says; None is the empty instruction. Raises as ``check_redraw``."""
-        return self.redraw("edit", source, instruction, None, seed, steps, callback)
+        """Change ``source`` as ``instruction`` says; None is the empty instruction. Raises as ``check_redraw``.
+
+        With a ``mask`` (1, 1, H, W) only where it is 1; other pixels stay, bit for bit.
+        """
+        return self.redraw("edit", source, instruction, mask, seed, steps, callback)
 
     def inpaint(
         self, source: Floats, mask: Floats, prompt: str | None = None, seed: int = 0, steps: int | None = None,
@@ -117,7 +120,7 @@ class Editor(Generator):
 
         Args:
             source: what the right half shows: the image, for super-resolve its upsample.
-            mask: of inpaint alone.
+            mask: of inpaint, and of an edit of a part.
 
         Raises:
             as ``check_redraw``; SpecError for a source or mask of another size, or an empty mask.
@@ -156,7 +159,7 @@ class Editor(Generator):
         """Integrate from noise to the final normalised latent (1, C, h, w), guided three ways.
 
         Args:
-            known, hole: of inpaint: the whole source's latent, and the mask (1, 1, H, W).
+            known, hole: where a mask was given: the whole source's latent, and the mask (1, 1, H, W).
 
         Raises:
             BundleError: for a step count that the bundle does not allow.
@@ -193,12 +196,14 @@ class Editor(Generator):
             raise SpecError(
                 f"the source is {source.dtype}{list(source.shape)}; it must be float32[1, 3, {height}, {width}]"
             )
-        if (mask is not None) != (task == "inpaint"):
-            raise SpecError("inpaint needs a mask" if mask is None else f"{task} takes no mask")
         if mask is None:
+            if task == "inpaint":
+                raise SpecError("inpaint needs a mask")
             return source, None
+        if task == "super-resolve":
+            raise SpecError("super-resolve takes no mask")
         hole = source_rules.check_mask(mask, height, width)
-        return source_rules.with_hole(source, hole), hole
+        return source_rules.with_hole(source, hole) if task == "inpaint" else source, hole
 
 
 def _steered(session: Session, component: Component, guides: Guides, sampler: Sampler) -> Velocity:

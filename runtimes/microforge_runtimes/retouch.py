@@ -1,7 +1,7 @@
 """From a user's files to a drawing's source, and from the drawing back to an image of the user's own size.
 
-What stays as it was: for ``inpaint`` every pixel outside the mask, bit for bit; for ``edit`` with ``composite``
-every pixel without a visible change; alpha always, but where ``inpaint`` drew, which is opaque.
+What stays as it was: every pixel outside a mask, bit for bit; for ``edit`` with ``composite`` every pixel without a
+visible change; alpha always, but where ``inpaint`` drew, which is opaque.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from microforge_runtimes.tiles import Tile, joined, tiles
 
 @dataclass(frozen=True)
 class Work:
-    """What a user wants drawn from a source: ``mask`` (h, w) of inpaint, ``factor`` of super-resolve."""
+    """What a user wants drawn from a source: ``mask`` (h, w) of inpaint or edit, ``factor`` of super-resolve."""
 
     task: Task
     source: Picture
@@ -76,14 +76,16 @@ def check_words(
         raise SpecError(what)
     if task == "inpaint" and mask is None:
         raise SpecError("--task inpaint needs --mask FILE, white where it is to draw")
-    if task != "inpaint" and mask is not None:
-        raise SpecError(f"--mask belongs to --task inpaint, not to {task}")
+    if mask is not None and task == "super-resolve":
+        raise SpecError("--mask belongs to --task inpaint and edit, not to super-resolve")
     if factor is not None and task != "super-resolve":
         raise SpecError(f"--factor belongs to --task super-resolve, not to {task}")
     if factor is not None and factor not in FACTORS:
         raise SpecError(f"--factor is {factor}; allowed: {', '.join(map(str, FACTORS))}")
     if composite and task != "edit":
         raise SpecError(f"--composite belongs to --task edit, not to {task}")
+    if composite and mask is not None:
+        raise SpecError("--composite finds by itself what --mask says; give one of them")
     if prompt is None and task in ("generate", "edit"):
         raise SpecError(f"Missing argument PROMPT: --task {task} needs words")
 
@@ -171,7 +173,8 @@ def finished(work: Work, ready: Prepared, image: Pixels) -> Pixels:
     result, alpha = restored(image, place), source.alpha
     if work.mask is not None:
         result = np.where(work.mask[..., None], result, source.stored)
-        alpha = None if alpha is None else np.where(work.mask, np.uint8(255), alpha)
+        if work.task == "inpaint" and alpha is not None:
+            alpha = np.where(work.mask, np.uint8(255), alpha)
     elif work.composite:
         before = np.rint(ready.source[0] * 255.0).astype(np.uint8).transpose(1, 2, 0)
         moved = changed(image, before).astype(np.uint8) * 255

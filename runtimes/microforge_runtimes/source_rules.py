@@ -20,15 +20,13 @@ def check_mask(mask: Floats, height: int, width: int) -> Floats:
     """``mask`` as zeros and ones.
 
     Raises:
-        SpecError: for another size than (1, 1, ``height``, ``width``), or without a pixel to fill.
+        SpecError: for another size than (1, 1, ``height``, ``width``), or without a pixel to draw.
     """
     if mask.shape != (1, 1, height, width):
-        raise SpecError(
-            f"the inpainting mask is {mask.shape}; it must be (1, 1, {height}, {width}), as the source"
-        )
+        raise SpecError(f"the mask is {mask.shape}; it must be (1, 1, {height}, {width}), as the source")
     hole = (mask > 0.5).astype(np.float32)
     if not hole.any():
-        raise SpecError("the inpainting mask is all zero; mark the pixels to fill with 1")
+        raise SpecError("the mask is all zero; mark the pixels to draw with 1")
     return hole
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -40,6 +42,21 @@ def test_evaluate_edit_composites_away_a_faint_error_outside() -> None:
     found = evaluate_task("edit", lambda one, seed: (one.targets + 0.03).clamp(0, 1), RUN)
     levels = found["psnr_db"]
     assert levels["outside"] + 3.0 < levels["outside_composited"], levels
+
+
+def test_evaluate_edit_with_masks_gives_them_and_composites_by_them() -> None:
+    shares: list[float] = []
+
+    def draw(found: Triples, seed: int) -> Tensor:
+        assert found.masks is not None and found.masks.shape[1:] == (1, 128, 128)
+        changed = (found.sources != found.targets).any(1, keepdim=True)
+        assert bool((found.masks[changed] == 1).all())
+        shares.append(float(found.masks.mean()))
+        return (found.targets + 0.03).clamp(0, 1)
+
+    levels = evaluate_task("edit", draw, replace(RUN, masked=True))["psnr_db"]
+    assert max(shares) < 0.7, "a mask is no larger than it must be"
+    assert levels["outside_composited"] > levels["outside"] + 8.0, levels
 
 
 def test_evaluate_inpaint_sees_a_completed_object_and_touched_pixels() -> None:

@@ -91,6 +91,18 @@ def test_inpaint_leaves_every_pixel_outside_the_mask(pipeline: MicroForgePipelin
     assert not torch.equal(filled, source)
 
 
+def test_edit_with_a_mask_leaves_every_pixel_outside_it_and_sees_what_lies_in_it(
+    pipeline: MicroForgePipeline,
+) -> None:
+    source, mask = torch.rand(1, 3, 64, 64), torch.zeros(1, 1, 64, 64)
+    mask[..., 10:50, 20:40] = 1.0
+    edited = pipeline.edit(source, "make it red", mask=mask)
+    outside = mask.expand_as(source) == 0
+    assert torch.equal(edited[outside], source[outside]) and not torch.equal(edited, source)
+    other = torch.where(mask > 0, 1.0 - source, source)
+    assert not torch.allclose(edited, pipeline.edit(other, "make it red", mask=mask), atol=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 64, 32), (1, 3, 64, 64), (2, 1, 64, 64), (64, 64)])
 def test_inpaint_refuses_a_mask_of_another_size(pipeline: MicroForgePipeline, shape: tuple[int, ...]) -> None:
     with pytest.raises(SpecError, match=r"mask is .*; it must be \(1, 1, 64, 64\), as the source"):

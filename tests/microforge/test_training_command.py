@@ -195,7 +195,7 @@ def test_init_of_another_configuration_is_refused_and_both_are_named(tmp_path: P
         ({"stage": "kd"}, "needs --teacher"),
         (
             {"stage": "flow", "teacher": "pretrained"},
-            "--teacher belongs to the stages kd, reward and rewrite",
+            "--teacher belongs to the stages kd, edit, reward and rewrite",
         ),
         ({"settings": Path("mine.toml")}, "--settings belongs to the stage all"),
         ({"stage": "paint"}, "allowed: vae, flow, kd"),

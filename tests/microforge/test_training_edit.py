@@ -16,23 +16,27 @@ from rich.console import Console
 from microforge.checkpoint import read_checkpoint
 from microforge.data.edit_source import SOURCE_TASKS, SceneTriples
 from microforge.data.pixels import from_bytes, to_bytes
+from microforge.data.source import SceneSource
 from microforge.errors import CheckpointError, SpecError
 from microforge.pipeline import MicroForgePipeline
 from microforge.text_encoder import PAD_ID
 from microforge.tokenizer import TASK_IDS, PromptTokenizer
 from microforge.training import edit_stage, encoded_triples
-from microforge.training.command import run_stage
+from microforge.training.command import build_stage, run_stage
 from microforge.training.curriculum import read_curriculum
 from microforge.training.edit_stage import EditStage, joined, picked, task_rows
 from microforge.training.flow_stage import FlowStage
+from microforge.training.ground import Ground
+from microforge.training.memory import footprint
+from microforge.training.plan import StagePlan
 from microforge.training.settings import EditSettings, LoopSettings
 from microforge.training.shard import WHOLE, Shard
 
 EVEN = {"generate": 0.25, "edit": 0.25, "inpaint": 0.25, "super_resolve": 0.25}
 
 
-def _stage(tmp_path: Path, mini: Any, **options: Any) -> EditStage:
-    """A stage on random weights, none of them zero."""
+def _stage(tmp_path: Path, mini: Any, keeps: bool = False, **options: Any) -> EditStage:
+    """A stage on random weights, none of them zero; ``keeps`` the generation of those very weights."""
     torch.manual_seed(7)
     pipeline = MicroForgePipeline.from_spec(mini.MINI, PromptTokenizer.load())
     for parameter in pipeline.parameters():
@@ -45,7 +49,8 @@ def _stage(tmp_path: Path, mini: Any, **options: Any) -> EditStage:
     flow = FlowStage(
         mini.MINI, init, settings, LoopSettings(), (64, 64), tmp_path / "latents", Console(quiet=True), init
     )
-    return EditStage(flow, settings, SceneTriples(), init, tmp_path / "triples", Console(quiet=True))
+    kept = init if keeps else None
+    return EditStage(flow, settings, SceneTriples(), init, tmp_path / "triples", Console(quiet=True), kept)
 
 
 def test_edit_settings_refuse_shares_that_are_no_mix(mini: Any) -> None:
@@ -202,13 +207,38 @@ def test_encoded_triples_go_on_with_the_parts_of_a_killed_build(
 
 
 def test_edit_that_keeps_generation_has_nothing_to_learn_of_it_at_first(tmp_path: Path, mini: Any) -> None:
-    stage = _stage(tmp_path, mini, keep=True)
+    stage = _stage(tmp_path, mini, keeps=True)
     with torch.no_grad():
         terms = stage.loss(0)
         assert float(terms["generate"]) == pytest.approx(0.0, abs=1e-9) and float(terms["edit"]) > 0.01
         for parameter in stage.network.parameters():
             parameter.mul_(1.1)
         assert float(stage.loss(0)["generate"]) > 1e-4
+
+
+def test_edit_with_a_teacher_keeps_the_teachers_generation(tmp_path: Path, mini: Any) -> None:
+    _stage(tmp_path, mini)
+    init = read_checkpoint(tmp_path / "init")
+    other = replace(init, tensors={name: 1.1 * value for name, value in init.tensors.items()})
+    settings = EditSettings(**{**mini.FLOW, "batch": 8})
+    plan = StagePlan(
+        "edit", "edit", tmp_path / "run", mini.MINI, settings, LoopSettings(), (64, 64), "scenes"
+    )
+    found = {}
+    for name, teacher in (("data", None), ("own", init), ("other", other)):
+        stage = build_stage(plan, Ground(init, init, teacher), SceneSource(), Console(quiet=True))
+        with torch.no_grad():
+            found[name] = float(stage.loss(0)["generate"])
+    assert found["own"] == pytest.approx(0.0, abs=1e-9) and found["data"] > found["other"] > 1e-4
+
+
+def test_edit_dry_run_counts_the_weights_that_keep_generation(mini: Any) -> None:
+    bytes_of = []
+    for keep in (False, True):
+        settings = EditSettings(**{**mini.FLOW, "batch": 8}, keep=keep)
+        plan = StagePlan("edit", "edit", Path("run"), mini.MINI, settings, LoopSettings(), (64, 64), "scenes")
+        bytes_of.append(footprint(plan).state)
+    assert bytes_of[1] > bytes_of[0]
 
 
 def test_edit_refuses_a_negative_number_of_triples(mini: Any) -> None:

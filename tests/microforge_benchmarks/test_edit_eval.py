@@ -76,6 +76,17 @@ def test_a_bundle_is_scored_through_its_runtime(editing_bundle: Path, tmp_path: 
     assert json.loads((tmp_path / "inpaint.json").read_text())["scores"]["kept_bit_for_bit"]
 
 
+@pytest.mark.parametrize("kind", ["checkpoint", "editing_bundle"])
+def test_masked_edits_keep_all_but_the_rim_of_the_mask(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    out, model = tmp_path / "edit.json", request.getfixturevalue(kind)
+    assert _run(model, "--task", "edit", "--prompts", 6, "--masked", "--out", out) == 0
+    written = json.loads(out.read_text())
+    levels = written["scores"]["psnr_db"]
+    assert written["masked"] and levels["outside"] == levels["outside_composited"] > 15.0, "drawn so already"
+
+
 def test_a_checkpoint_draws_what_the_training_stage_draws(checkpoint: Path) -> None:
     subject = open_subject(checkpoint, Settings(size="64"))
     found = SceneTriples().triples("edit", 0, 0, 2, range(2), (64, 64), "cpu")
@@ -93,6 +104,8 @@ def test_a_checkpoint_draws_what_the_training_stage_draws(checkpoint: Path) -> N
     [
         (("--task", "paint"), "--task is 'paint'; allowed: generate, edit, inpaint, super-resolve"),
         (("--task", "edit", "--single-object"), "--single-object belongs to --task generate"),
+        (("--task", "inpaint", "--masked"), "--masked belongs to --task edit, not to inpaint"),
+        (("--masked",), "--masked belongs to --task edit, not to generate"),
         (("--task", "edit"), "this bundle cannot edit; its tasks: generate"),
     ],
 )

@@ -70,7 +70,7 @@ def test_every_task_is_within_its_threshold_and_recorded(editing_bundle: Path) -
     assert target.parity["denoiser_edit"].psnr_db > 90 and target.parity["vae_encoder"].psnr_db > 90
 
 
-def test_edit_inpaint_and_super_resolve_equal_the_torch_pipeline(
+def test_edit_whole_or_in_part_inpaint_and_super_resolve_equal_the_torch_pipeline(
     editing_bundle: Path, editing_checkpoint: Path
 ) -> None:
     pipeline, seed = _pipeline(editing_checkpoint), 2**33 + 1
@@ -86,6 +86,10 @@ def test_edit_inpaint_and_super_resolve_equal_the_torch_pipeline(
                 pipeline.inpaint(source, mask, "a blue square", seed=seed),
                 editor.inpaint(source.numpy(), mask.numpy(), "a blue square", seed),
             ),
+            "edit of a part": (
+                pipeline.edit(source, "a red circle", seed=seed, mask=mask),
+                editor.edit(source.numpy(), "a red circle", seed, mask=mask.numpy()),
+            ),
             "4x": (pipeline.super_resolve(small, 4, seed=seed), editor.super_resolve(small.numpy(), 4, None, seed)),
             "2 steps": (
                 pipeline.edit(source, "a red circle", 2, seed=seed), editor.edit(source.numpy(), "a red circle", seed, 2),
@@ -100,7 +104,8 @@ def test_edit_inpaint_and_super_resolve_equal_the_torch_pipeline(
     assert all(np.abs(one - images[0]).max() > 5 for one in images[1:]), "words, holes and steps matter"
     outside = mask[0, 0].numpy() == 0
     kept = np.rint(source[0].permute(1, 2, 0).numpy() * 255)[outside]
-    assert np.array_equal(pairs["inpaint"][1].image[outside], kept)
+    for name in ("inpaint", "edit of a part"):
+        assert np.array_equal(pairs[name][1].image[outside], kept)
 
 
 def test_golden_trajectories_hold_what_a_device_needs_to_replay_every_task(editing_bundle: Path) -> None:

@@ -75,6 +75,24 @@ def test_an_icon_comes_back_at_its_own_size_with_its_alpha(editing_bundle: Path,
     assert (inpainted[~outside][:, 3] == 255).all(), "what was drawn is opaque"
 
 
+def test_an_edit_with_a_mask_keeps_every_pixel_outside_it_and_the_alpha(
+    editing_bundle: Path, tmp_path: Path
+) -> None:
+    icon, mask = _icon(tmp_path / "icon.png"), _mask(tmp_path / "mask.png", (40, 40))
+    out = tmp_path / "edit.png"
+    words = ("a red circle", "--task", "edit", "--source", icon, "--mask", mask)
+    assert _run(editing_bundle, *words, "--out", out) == 0
+    before, edited, outside = (
+        np.asarray(Image.open(icon)),
+        np.asarray(Image.open(out)),
+        np.asarray(Image.open(mask)) == 0,
+    )
+    assert edited.shape == (40, 40, 4) and Image.open(out).info["task"] == "edit"
+    np.testing.assert_array_equal(edited[outside], before[outside])
+    np.testing.assert_array_equal(edited[..., 3], before[..., 3])
+    assert (edited[~outside][:, :3] != before[~outside][:, :3]).any()
+
+
 @pytest.mark.parametrize(("factor", "canvas"), [(2, [64, 64]), (4, [64, 96])])
 def test_super_resolve_is_larger_by_its_factor(
     editing_bundle: Path, tmp_path: Path, capsys: Capture, factor: int, canvas: list[int]
@@ -128,7 +146,8 @@ def test_composite_keeps_what_did_not_visibly_change(editing_bundle: Path, tmp_p
         (("a", "--mask", "MASK"), "--mask needs --source"),
         (("a", "--task", "inpaint", "--source", "ICON"), "--task inpaint needs --mask FILE"),
         (("a", "--task", "edit"), "--task edit needs --source FILE"),
-        (("a", "--task", "edit", "--source", "ICON", "--mask", "MASK"), "--mask belongs to --task inpaint, not to edit"),
+        (("--task", "super-resolve", "--source", "ICON", "--mask", "MASK"), "--mask belongs to --task inpaint and edit, not to super-resolve"),
+        (("a", "--task", "edit", "--source", "ICON", "--mask", "MASK", "--composite"), "--composite finds by itself what --mask says; give one of them"),
         (("a", "--task", "generate", "--source", "ICON"), "do not belong to --task generate"),
         (("--source", "ICON"), "Missing argument PROMPT: --task edit needs words"),
         ((" ", "--source", "ICON"), "the prompt is empty"),

@@ -106,6 +106,24 @@ def test_inpaint_blends_the_known_cells_back_and_keeps_every_other_pixel(editing
     assert (result.image[~outside] != original[~outside]).any()
 
 
+def test_edit_with_a_mask_sees_the_whole_source_and_keeps_every_other_pixel(editing_bundle: Path) -> None:
+    editor, source, mask = Editor(editing_bundle, size=SIZE), _source(), _mask()
+    pooled, empty = _pooled(editor, "edit", "a red circle")
+    noise, known = editor.noise(7), _latent(source)
+    hole = np.array([[[[1.0, 0.0], [0.0, 0.0]]]])
+
+    def blend(z: np.ndarray, t: float) -> np.ndarray:
+        mixed: np.ndarray = hole * z + (1 - hole) * ((1 - t) * known + t * noise)
+        return mixed
+
+    result = editor.edit(source, "a red circle", 7, mask=mask)
+    np.testing.assert_allclose(result.z, _expected(noise, known, pooled, empty, blend), atol=2e-5)
+    outside = mask[0, 0] == 0
+    original = np.rint(source[0] * 255).astype(np.uint8).transpose(1, 2, 0)
+    np.testing.assert_array_equal(result.image[outside], original[outside])
+    assert (result.image[~outside] != original[~outside]).any()
+
+
 def test_super_resolve_shows_the_bicubic_upsample(editing_bundle: Path) -> None:
     editor = Editor(editing_bundle, size=SIZE)
     small = np.full((1, 3, 16, 16), 0.25, np.float32)
@@ -183,8 +201,8 @@ def test_bad_input_is_refused_before_an_engine_loads(
         editor.inpaint(_source(), 0 * _mask())
     with pytest.raises(SpecError, match=r"mask is \(1, 1, 32, 32\)"):
         editor.inpaint(_source(), _mask()[..., ::2, ::2])
-    with pytest.raises(SpecError, match="edit takes no mask"):
-        editor.redraw("edit", _source(), "a", _mask())
+    with pytest.raises(SpecError, match="super-resolve takes no mask"):
+        editor.redraw("super-resolve", _source(), "a", _mask())
     with pytest.raises(SpecError, match="inpaint needs a mask"):
         editor.redraw("inpaint", _source())
     with pytest.raises(SpecError, match="generate has no source"):
