@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,7 +152,7 @@ def write_checkpoint(
     dtype: torch.dtype = torch.float32,
     base: str | None = None,
 ) -> None:
-    """Write a checkpoint folder atomically; an older checkpoint at the same place is replaced.
+    """Write a checkpoint folder atomically; an older checkpoint at the same place is replaced, what else lies there stays.
 
     Args:
         base: path, from ``folder``, of a checkpoint; the modules and the tokenizer that are the same there are left out.
@@ -181,6 +182,18 @@ def write_checkpoint(
             tokenizer.save(target / TOKENIZER)
             if (target / TOKENIZER).read_bytes() == shared:
                 (target / TOKENIZER).unlink()
+        _keep_others(Path(folder), target)
+
+
+def _keep_others(folder: Path, target: Path) -> None:
+    """Copy what is no checkpoint's own, a model card or a student's folder, from ``folder`` to what takes its place."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.name in (CONFIG, WEIGHTS, TOKENIZER):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, target / entry.name, symlinks=True)
+        else:
+            shutil.copy2(entry, target / entry.name, follow_symlinks=False)
 
 
 def _unlike(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:

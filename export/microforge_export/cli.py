@@ -130,7 +130,7 @@ def distill(
     init_teacher: Annotated[Path | None, typer.Option(help="The teacher that --init was distilled from: what the new one has learned since is added to the student's weights first.")] = None,
     steps: Annotated[int, typer.Option(help="Steps of the student: 1, 2, 4 or 8.")] = 4,
     skip: Annotated[int | None, typer.Option(help="Segment-CD: the target lies so many teacher steps on; a whole window when omitted.")] = None,
-    updates: Annotated[int | None, typer.Option(help="Optimizer updates; the configuration's own by default.")] = None,
+    updates: Annotated[int | None, typer.Option(help="Optimizer updates; the configuration's own by default. 0, with --init-teacher: move the student after its teacher and train nothing.")] = None,
     batch: Annotated[int | None, typer.Option(help="Drawings per update, for each process; each gives STEPS samples.")] = None,
     drawings: Annotated[int | None, typer.Option(help="Teacher drawings to learn from, of all tasks.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The configuration's own by default.")] = None,

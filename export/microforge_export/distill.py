@@ -170,10 +170,7 @@ class DistillStage(WithoutAdversary):
         return self._pipeline(ema, self.spec)
 
     def _pipeline(self, network: FlowNetwork, spec: ModelSpec) -> MicroForgePipeline:
-        denoiser, vae = network.denoiser, self.teacher.vae
-        return MicroForgePipeline(
-            vae, denoiser.backbone, network.text_encoder, denoiser.planner, self.teacher.tokenizer, spec
-        )
+        return with_vae(network, self.teacher, spec)
 
     def sheet(self, ema: nn.Module) -> Tensor:
         """Rows of the teacher's images above the student's, same prompts and noise; then those of edits."""
@@ -201,11 +198,24 @@ class DistillStage(WithoutAdversary):
 
     def write(self, folder: Path, ema: nn.Module) -> None:
         """The student as a checkpoint of its own: its grid and folded guidance are in config.json."""
-        modules = self.pipeline(ema).modules_by_name()
-        if self.settings.int8_grid:  # the VAE is the teacher's, to the bit
-            modules = {name: part if name == "vae" else on_int8_grid(part) for name, part in modules.items()}
-        stages = (*self.teacher.checkpoint.stages, "distill")
-        write_checkpoint(folder, self.spec, modules, self.teacher.tokenizer, stages)
+        write_student(folder, self.pipeline(ema), self.teacher, self.settings.int8_grid)
+
+
+def with_vae(network: FlowNetwork, teacher: Teacher, spec: ModelSpec) -> MicroForgePipeline:
+    """``network`` and the VAE and tokenizer of its teacher."""
+    denoiser = network.denoiser
+    return MicroForgePipeline(
+        teacher.vae, denoiser.backbone, network.text_encoder, denoiser.planner, teacher.tokenizer, spec
+    )
+
+
+def write_student(folder: Path, student: MicroForgePipeline, teacher: Teacher, int8_grid: bool) -> None:
+    """Write a student of ``teacher`` as a checkpoint; ``int8_grid``: its weights as INT8 stores them."""
+    modules = student.modules_by_name()
+    if int8_grid:  # the VAE is the teacher's, to the bit
+        modules = {name: part if name == "vae" else on_int8_grid(part) for name, part in modules.items()}
+    stages = (*teacher.checkpoint.stages, "distill")
+    write_checkpoint(folder, student.spec, modules, teacher.tokenizer, stages)
 
 
 def joined(parts: list[Drawn], device: str) -> Drawn:

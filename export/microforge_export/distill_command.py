@@ -32,6 +32,7 @@ from microforge.training.state import STATE, RunIdentity, check_identity
 from microforge_export.distill import DistillStage
 from microforge_export.distill_settings import DistillSettings, distill_settings
 from microforge_export.faithful import JUDGED, keep_faithful
+from microforge_export.student_start import Moved, move_student, starting_student
 from microforge_export.teacher import DrawingPlan, Teacher, build_cache, known_tasks, rows_of, teacher_id
 from microforge_export.trajectories import check_room, megabytes, predict_size
 
@@ -113,6 +114,11 @@ def run_distill(request: DistillRequest, console: Console | None = None) -> dict
     checkpoint = open_checkpoint(request.checkpoint or SHIPPED)
     plan = plan_distill(request, checkpoint)
     start = starting_student(request.init, request.init_teacher, checkpoint)
+    if plan.settings.updates == 0:
+        moved = Moved(plan.out, plan.settings.steps, plan.size, plan.tasks, plan.settings.int8_grid)
+        return move_student(
+            moved, checkpoint, start if request.init_teacher else None, request.force, request.dry_run
+        )
     here = _show_size(plan, checkpoint, console)
     if request.dry_run:
         return {**here, **describe(_as_stage(plan, checkpoint), _slow(plan, checkpoint), console)}
@@ -231,48 +237,6 @@ def _check_folders(plan: DistillPlan, teacher: Checkpoint, request: DistillReque
         check_identity(plan.folder, identity(plan, teacher, request.data))
     elif exists and not request.force:
         raise OutputExistsError(f"{plan.folder} holds a run; --resume goes on with it, --force starts over")
-
-
-def starting_student(init: Path | None, before: Path | None, teacher: Checkpoint) -> Checkpoint | None:
-    """What a student starts from instead of ``teacher``: another one, of another teacher or run; None without ``init``.
-
-    Args:
-        before: the teacher that ``init`` was distilled from. What ``teacher`` has learned since is then added to the
-            weights of ``init``, as the difference of the two teachers (task arithmetic, arXiv 2212.04089).
-
-    Raises:
-        CheckpointError: when one is no student or no teacher, of another configuration, or knows other latents.
-        SpecError: for ``before`` alone.
-    """
-    if init is None:
-        if before is not None:
-            raise SpecError(
-                "--init-teacher says what the student of --init was distilled from; give --init too"
-            )
-        return None
-    start = _alike("--init", init, teacher)
-    if not start.spec.sampler.guidance_folded:
-        raise CheckpointError(f"--init {init} is no student: without --init one starts as its teacher")
-    if before is None:
-        return start
-    old = _alike("--init-teacher", before, teacher)
-    if old.spec.sampler.guidance_folded:
-        raise CheckpointError(f"--init-teacher {before} is a student, not the teacher of one")
-    moved = {
-        name: value if name.startswith("vae.") else value + teacher.tensors[name] - old.tensors[name]
-        for name, value in start.tensors.items()
-    }
-    return replace(start, tensors=moved)
-
-
-def _alike(option: str, folder: Path, teacher: Checkpoint) -> Checkpoint:
-    """The checkpoint that ``option`` names: of the teacher's configuration, on its latents."""
-    found = open_checkpoint(folder)
-    if found.spec.name != teacher.spec.name:
-        raise CheckpointError(f"{option} {folder} is {found.spec.name}, and the teacher {teacher.spec.name}")
-    if latents_id(found) != latents_id(teacher):
-        raise CheckpointError(f"{option} {folder} knows the latents of another VAE than the teacher's")
-    return found
 
 
 def _run(

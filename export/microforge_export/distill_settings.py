@@ -59,9 +59,9 @@ class DistillSettings:
                 f"skip is {self.skip}; a window of {self.steps} steps holds {self.window} of the teacher's: "
                 f"allowed: {allowed or 'none'}"
             )
-        for name in ("updates", "batch", "drawings"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
+        for name, least in (("updates", 0), ("batch", 1), ("drawings", 1)):
+            if getattr(self, name) < least:
+                raise SpecError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
         for name in ("anchor", "target_ema"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise SpecError(f"{name} is {getattr(self, name)}; allowed: 0 up to 1")

@@ -60,3 +60,14 @@ def test_a_changed_base_changes_what_the_student_is(teacher: Path) -> None:
     other.save_pretrained(teacher, torch.float16)
     (teacher.parent / "kept").rename(student)
     assert read_checkpoint(student).sha256 != before
+
+
+def test_writing_over_a_checkpoint_keeps_what_is_not_its_own(teacher: Path) -> None:
+    (teacher / "README.md").write_text("mine", "utf-8")
+    own = (teacher / "student" / WEIGHTS).read_bytes()
+    again = MicroForgePipeline.from_pretrained(teacher)
+    again.stages = ("vae",)
+    again.save_pretrained(teacher, torch.float16)
+    assert (teacher / "README.md").read_text("utf-8") == "mine"
+    assert (teacher / "student" / WEIGHTS).read_bytes() == own
+    assert read_checkpoint(teacher).stages == ("vae",)

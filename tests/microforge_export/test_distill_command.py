@@ -16,12 +16,14 @@ from rich.console import Console
 from microforge.checkpoint import read_checkpoint
 from microforge.cli import BAD_INPUT, exit_code
 from microforge.errors import BundleError, CheckpointError, DataError, OutputExistsError, SpecError
+from microforge.pipeline import MicroForgePipeline
 from microforge.training import loop
 from microforge_export import distill, distill_settings, faithful, teacher, trajectories
 from microforge_export.cli import app
-from microforge_export.distill_command import DistillRequest, run_distill, starting_student
+from microforge_export.distill_command import DistillRequest, run_distill
 from microforge_export.distill_settings import DistillSettings
 from microforge_export.microforge_provider import read_model
+from microforge_export.student_start import starting_student
 from microforge_runtimes.sampler import timesteps
 
 
@@ -155,6 +157,27 @@ def test_distill_starts_only_from_a_student_of_the_same_latents(checkpoint: Path
         )
     with pytest.raises(SpecError, match="give --init too"):
         run(request(checkpoint, tmp_path / "again", init_teacher=checkpoint))
+
+
+def test_distill_without_updates_moves_a_student_after_its_teacher_and_draws_nothing(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    run(request(checkpoint, tmp_path, updates=1))
+    new = MicroForgePipeline.from_pretrained(checkpoint)
+    new.backbone.head.weight.data += 0.5
+    new.save_pretrained(tmp_path / "new")
+    asked = {"init": tmp_path / "student", "init_teacher": checkpoint, "updates": 0}
+    run(request(tmp_path / "new", tmp_path / "after", **asked))
+    before, after = (read_checkpoint(tmp_path / name) for name in ("student", "after/student"))
+    for name, value in after.tensors.items():
+        wanted = before.tensors[name] + (0.5 if name == "backbone.head.weight" else 0.0)
+        assert torch.allclose(value, wanted, atol=1e-6), name
+    assert after.spec.sampler == before.spec.sampler and after.stages[-1] == "distill"
+    assert [entry.name for entry in (tmp_path / "after").iterdir()] == ["student"]
+    with pytest.raises(SpecError, match="give --init and --init-teacher"):
+        run(request(checkpoint, tmp_path / "none", updates=0))
+    with pytest.raises(SpecError, match=r"--init has \d steps, --steps is 8"):
+        run(request(tmp_path / "new", tmp_path / "none", **asked, steps=8))
 
 
 def test_starting_student_adds_what_the_new_teacher_has_learned_since(

@@ -1,0 +1,94 @@
+"""Where a student starts that is not its teacher's own weights, and a student that is only moved after its teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from microforge.bundle_files import atomic_folder, check_output
+from microforge.checkpoint import CONFIG, Checkpoint
+from microforge.errors import CheckpointError, SpecError
+from microforge.training.flow_stage import FlowNetwork
+from microforge.training.ground import latents_id, open_checkpoint
+from microforge_export.distill import student_spec, with_vae, write_student
+from microforge_export.teacher import Teacher
+
+
+def starting_student(init: Path | None, before: Path | None, teacher: Checkpoint) -> Checkpoint | None:
+    """What a student starts from instead of ``teacher``: another one, of another teacher or run; None without ``init``.
+
+    Args:
+        before: the teacher that ``init`` was distilled from. What ``teacher`` has learned since is then added to the
+            weights of ``init``, as the difference of the two teachers (task arithmetic, arXiv 2212.04089).
+
+    Raises:
+        CheckpointError: when one is no student or no teacher, of another configuration, or knows other latents.
+        SpecError: for ``before`` alone.
+    """
+    if init is None:
+        if before is not None:
+            raise SpecError(
+                "--init-teacher says what the student of --init was distilled from; give --init too"
+            )
+        return None
+    start = _alike("--init", init, teacher)
+    if not start.spec.sampler.guidance_folded:
+        raise CheckpointError(f"--init {init} is no student: without --init one starts as its teacher")
+    if before is None:
+        return start
+    old = _alike("--init-teacher", before, teacher)
+    if old.spec.sampler.guidance_folded:
+        raise CheckpointError(f"--init-teacher {before} is a student, not the teacher of one")
+    moved = {
+        name: value if name.startswith("vae.") else value + teacher.tensors[name] - old.tensors[name]
+        for name, value in start.tensors.items()
+    }
+    return replace(start, tensors=moved)
+
+
+def _alike(option: str, folder: Path, teacher: Checkpoint) -> Checkpoint:
+    """The checkpoint that ``option`` names: of the teacher's configuration, on its latents."""
+    found = open_checkpoint(folder)
+    if found.spec.name != teacher.spec.name:
+        raise CheckpointError(f"{option} {folder} is {found.spec.name}, and the teacher {teacher.spec.name}")
+    if latents_id(found) != latents_id(teacher):
+        raise CheckpointError(f"{option} {folder} knows the latents of another VAE than the teacher's")
+    return found
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A student to be written without training: where, its steps, its size (height, width), its tasks, its weights' grid."""
+
+    out: Path
+    steps: int
+    size: tuple[int, int]
+    tasks: tuple[str, ...]
+    int8_grid: bool
+
+
+def move_student(
+    moved: Moved, teacher: Checkpoint, start: Checkpoint | None, force: bool, dry_run: bool
+) -> dict[str, object]:
+    """Write the student that ``starting_student`` moved as it is: nothing is drawn, nothing trained.
+
+    Raises:
+        SpecError: without such a student, or one of other steps. OutputError: when it cannot be written.
+    """
+    if start is None:
+        raise SpecError(
+            "--updates 0 only moves a student after its teacher: give --init and --init-teacher, or more updates"
+        )
+    has = len(start.spec.sampler.timesteps) - 1
+    if has != moved.steps:
+        raise SpecError(f"--init has {has} steps, --steps is {moved.steps}")
+    found: dict[str, object] = {"steps": moved.steps, "updates": 0, "loss": None}
+    if dry_run:
+        return found
+    check_output(moved.out, force)
+    holder, network = Teacher(teacher, "cpu"), FlowNetwork(teacher.spec)
+    network.load(start)
+    student = with_vae(network, holder, student_spec(teacher.spec, moved.steps, moved.size, moved.tasks))
+    with atomic_folder(moved.out, force=force, marker=CONFIG) as target:
+        write_student(target, student, holder, moved.int8_grid)
+    return {"checkpoint": str(moved.out.absolute()), **found}
