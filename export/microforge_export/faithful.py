@@ -77,7 +77,8 @@ def _judged(
         shard = drawings.take(range(number * CHUNK, (number + 1) * CHUNK))
         _write(verdicts_path(path), verdicts(teacher, task, shard))
     processes.wait()
-    return np.concatenate([np.load(verdicts_path(path)) for path in paths])[: drawings.rows]
+    whole: NDArray[np.bool_] = np.concatenate([np.load(verdicts_path(path)) for path in paths])
+    return whole[: drawings.rows]
 
 
 def facts(teacher: Teacher, ids: Tensor) -> list[Prompt | None]:

@@ -35,7 +35,7 @@ from microforge.training.shard import WHOLE, Shard
 EVEN = {"generate": 0.25, "edit": 0.25, "inpaint": 0.25, "super_resolve": 0.25}
 
 
-def _stage(tmp_path: Path, mini: Any, keeps: bool = False, **options: Any) -> EditStage:
+def _stage(tmp_path: Path, mini: Any, *, keeps: Any = False, **options: Any) -> EditStage:
     """A stage on random weights, none of them zero; ``keeps`` the generation of those very weights."""
     torch.manual_seed(7)
     pipeline = MicroForgePipeline.from_spec(mini.MINI, PromptTokenizer.load())
@@ -228,7 +228,7 @@ def test_edit_with_a_teacher_keeps_the_teachers_generation(tmp_path: Path, mini:
     for name, teacher in (("data", None), ("own", init), ("other", other)):
         stage = build_stage(plan, Ground(init, init, teacher), SceneSource(), Console(quiet=True))
         with torch.no_grad():
-            found[name] = float(stage.loss(0)["generate"])
+            found[name] = float(stage.loss(0, WHOLE)["generate"])
     assert found["own"] == pytest.approx(0.0, abs=1e-9) and found["data"] > found["other"] > 1e-4
 
 
