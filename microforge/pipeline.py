@@ -147,12 +147,8 @@ class MicroForgePipeline(nn.Module):
 
         With a ``mask`` (B, 1, H, W) only where it is 1: the rest is blended back as in ``inpaint``, whose errors it has.
         """
-        if mask is not None:
-            return self._masked(
-                "edit", source, mask, instruction, num_steps, text_guidance, image_guidance, seed, callback
-            )
         return self._edit_task(
-            "edit", source, instruction, num_steps, text_guidance, image_guidance, seed, callback
+            "edit", source, instruction, num_steps, text_guidance, image_guidance, seed, callback, mask
         )
 
     @torch.no_grad()
@@ -169,36 +165,9 @@ class MicroForgePipeline(nn.Module):
         Raises:
             SpecError: for a mask of another size or without a pixel to fill, or a size that is not allowed.
         """
-        return self._masked(
-            "inpaint", source, mask, prompt, num_steps, text_guidance, image_guidance, seed, callback
+        return self._edit_task(
+            "inpaint", source, prompt, num_steps, text_guidance, image_guidance, seed, callback, mask
         )
-
-    def _masked(
-        self, task: str, source: Tensor, mask: Tensor, prompt: Prompt | None, num_steps: int | None,
-        text_guidance: float | None, image_guidance: float | None, seed: int, callback: StepCallback | None,
-    ) -> Tensor:  # fmt: skip
-        """Draw where ``mask`` is 1, which inpaint does not see of its source; everything else stays as it is."""
-        batch, _, height, width = source.shape
-        size = self._size(height, width)
-        if mask.shape not in ((batch, 1, *size), (1, 1, *size)):
-            raise SpecError(
-                f"the mask is {tuple(mask.shape)}; it must be ({batch}, 1, {height}, {width}), as the source"
-            )
-        mask = (mask > 0.5).to(source)
-        if not bool(mask.any()):
-            raise SpecError("the mask is all zero; mark the pixels to draw with 1")
-        shown = torch.where(mask > 0, torch.full_like(source, 0.5), source) if task == "inpaint" else source
-        known = self.vae.normalize(self.vae.encode(source).mean)
-        hole = F.max_pool2d(mask, self.vae.spec.downsample)  # a cell with any masked pixel is redrawn
-        noise = self._noise(size, batch, seed)
-
-        def blend(z: Tensor, t: float) -> Tensor:
-            return hole * z + (1.0 - hole) * ((1.0 - t) * known + t * noise)
-
-        image = self._edit_task(
-            task, shown, prompt, num_steps, text_guidance, image_guidance, seed, callback, blend
-        )
-        return torch.where(mask > 0, image, source)
 
     @torch.no_grad()
     def super_resolve(
@@ -219,13 +188,17 @@ class MicroForgePipeline(nn.Module):
 
     def _edit_task(
         self, task: str, source: Tensor, prompt: Prompt | None, num_steps: int | None, text_guidance: float | None,
-        image_guidance: float | None, seed: int, callback: StepCallback | None,
-        blend: Callable[[Tensor, float], Tensor] | None = None,
+        image_guidance: float | None, seed: int, callback: StepCallback | None, mask: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Shared by the three tasks with a source: its latent stands to the right of z."""
+        """Shared by the three tasks with a source: its latent stands to the right of z.
+
+        With a ``mask`` everything outside it stays, and inpaint does not see what lies in it.
+        """
         batch, _, height, width = source.shape
         size = self._size(height, width)
-        encoded = self.vae.normalize(self.vae.encode(source).mean)
+        mask = None if mask is None else checked_mask(mask, source)
+        shown = source if mask is None or task != "inpaint" else torch.where(mask > 0, 0.5, source)
+        encoded = self.vae.normalize(self.vae.encode(shown).mean)
         with_text = self._empty(task, batch) if prompt is None else self._encode(prompt, task, batch)
         self._refuse_guidance(text_guidance, image_guidance)
         sampler = self.spec.sampler
@@ -245,8 +218,16 @@ class MicroForgePipeline(nn.Module):
                 branches = (full(z, t), source_only(z, t), nothing(z, t))
                 return guided_edit(*branches, text_scale, image_scale)
 
-        z = integrate(velocity, self._noise(size, batch, seed), self.grid(num_steps), callback, blend)
-        return self._decode(z)
+        noise = self._noise(size, batch, seed)
+        blend = None if mask is None else self._blend(source, mask, noise)
+        image = self._decode(integrate(velocity, noise, self.grid(num_steps), callback, blend))
+        return image if mask is None else torch.where(mask > 0, image, source)
+
+    def _blend(self, source: Tensor, mask: Tensor, noise: Tensor) -> Callable[[Tensor, float], Tensor]:
+        """What puts the known cells of ``source`` back at the noise level of a time."""
+        known = self.vae.normalize(self.vae.encode(source).mean)
+        hole = F.max_pool2d(mask, self.vae.spec.downsample)  # a cell with any masked pixel is redrawn
+        return lambda z, t: hole * z + (1.0 - hole) * ((1.0 - t) * known + t * noise)
 
     def _guided_velocity(
         self, conditional: Conditioning, empty: Conditioning | None, scale: float
@@ -344,20 +325,24 @@ class MicroForgePipeline(nn.Module):
         return self.vae.decode(self.vae.denormalize(z)).clamp(0.0, 1.0)
 
 
+def checked_mask(mask: Tensor, source: Tensor) -> Tensor:
+    """``mask`` (B or 1, 1, H, W) as zeros and ones in the type of ``source`` (B, 3, H, W); SpecError when it does not fit."""
+    batch, _, height, width = source.shape
+    if mask.shape not in ((batch, 1, height, width), (1, 1, height, width)):
+        raise SpecError(
+            f"the mask is {tuple(mask.shape)}; it must be ({batch}, 1, {height}, {width}), as the source"
+        )
+    mask = (mask > 0.5).to(source)
+    if not bool(mask.any()):
+        raise SpecError("the mask is all zero; mark the pixels to draw with 1")
+    return mask
+
+
 def _describe(
-    vae: MicroForgeVAE,
-    backbone: MicroForgeBackbone,
-    text_encoder: TextEncoder,
-    planner: RecurrentLatentPlanner,
-) -> ModelSpec:
+    vae: MicroForgeVAE, backbone: MicroForgeBackbone, text_encoder: TextEncoder, planner: RecurrentLatentPlanner
+) -> ModelSpec:  # fmt: skip
     """The ModelSpec of modules that were built one by one, as in the Quick Start."""
     text_spec = getattr(text_encoder, "spec", None)
     if not isinstance(text_spec, TextEncoderSpec):
         raise SpecError("pass spec=... with a text encoder that has no TextEncoderSpec as its spec")
-    return ModelSpec(
-        name="custom",
-        vae=vae.spec,
-        backbone=backbone.spec,
-        planner=planner.spec,
-        text_encoder=text_spec,
-    )
+    return ModelSpec("custom", vae.spec, backbone.spec, planner.spec, text_spec)
