@@ -233,7 +233,9 @@ def test_curriculum_reads_a_reward_phase_with_its_drawer(tmp_path: Path, mini: A
     assert phase.head.teacher == "b" and isinstance(phase.settings, RewardSettings)
     assert phase.settings.judged == 48 and phase.name == "1-reward-64"
     path.write_text(
-        'config = "mini"\n[[phase]]\nstage = "edit"\nsize = "64"\ninit = "a"\nteacher = "b"\n', "utf-8"
+        'config = "mini"\n[[phase]]\nstage = "flow"\nsize = "64"\ninit = "a"\nteacher = "b"\n', "utf-8"
     )
-    with pytest.raises(SpecError, match="teacher belongs to the stages kd, reward and rewrite, not edit"):
+    with pytest.raises(
+        SpecError, match="teacher belongs to the stages kd, edit, reward and rewrite, not flow"
+    ):
         read_curriculum(path)
