@@ -219,13 +219,15 @@ class MicroForgePipeline(nn.Module):
                 return guided_edit(*branches, text_scale, image_scale)
 
         noise = self._noise(size, batch, seed)
-        blend = None if mask is None else self._blend(source, mask, noise)
+        blend = None
+        if mask is not None:
+            known = encoded if shown is source else self.vae.normalize(self.vae.encode(source).mean)
+            blend = self._blend(known, mask, noise)
         image = self._decode(integrate(velocity, noise, self.grid(num_steps), callback, blend))
         return image if mask is None else torch.where(mask > 0, image, source)
 
-    def _blend(self, source: Tensor, mask: Tensor, noise: Tensor) -> Callable[[Tensor, float], Tensor]:
-        """What puts the known cells of ``source`` back at the noise level of a time."""
-        known = self.vae.normalize(self.vae.encode(source).mean)
+    def _blend(self, known: Tensor, mask: Tensor, noise: Tensor) -> Callable[[Tensor, float], Tensor]:
+        """What puts the cells of the latent ``known`` outside the mask back at the noise level of a time."""
         hole = F.max_pool2d(mask, self.vae.spec.downsample)  # a cell with any masked pixel is redrawn
         return lambda z, t: hole * z + (1.0 - hole) * ((1.0 - t) * known + t * noise)
 

@@ -24,14 +24,14 @@ BATCH = 8
 
 
 def check_task(task: str, single_object: bool, masked: bool) -> None:
-    """Refuse an unknown task, and options that belong to generate.
+    """Refuse an unknown task, and options that belong to another one.
 
     Raises:
         SpecError: names what is allowed.
     """
-    if task not in SOURCE_TASKS:
+    if task not in ("generate", *SOURCE_TASKS):
         raise SpecError(f"--task is {task!r}; allowed: generate, {', '.join(SOURCE_TASKS)}")
-    if single_object:
+    if single_object and task != "generate":
         raise SpecError(f"--single-object belongs to --task generate, not to {task}")
     if masked and task != "edit":
         raise SpecError(f"--masked belongs to --task edit, not to {task}")
@@ -42,8 +42,8 @@ def evaluate_source_task(
 ) -> tuple[dict[str, Any], Image.Image]:
     """The report of ``count`` examples of ``task``, and their contact sheet; prints a table on stderr.
 
-    ``masked``: each edit is told where it may draw. ``ceilings`` has the same figures of true targets and, where there is an encoder, of true targets after the
-    VAE: what is missing there is the oracle's or the VAE's.
+    ``masked``: each edit is told where it may draw. ``ceilings`` has the same figures of true targets and, where there
+    is an encoder, of true targets after the VAE: what is missing there is the oracle's or the VAE's.
 
     Raises:
         BundleError: for a model without this task.

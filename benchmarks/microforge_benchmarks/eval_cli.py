@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microforge.cli import command_app, print_json, run
-from microforge.errors import OutputError, SpecError, missing_extra
+from microforge.errors import OutputError, missing_extra
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -74,15 +74,12 @@ def evaluate(
     from microforge.bundle_files import atomic_bytes
     from microforge.data.captions import evaluation_prompts, single_object_prompts
     from microforge.evaluation.sheet import contact_sheet, png_bytes
+    from microforge_benchmarks.edit_eval import check_task, evaluate_source_task
     from microforge_benchmarks.subjects import Settings, open_subject
 
     settings = Settings(size, steps, guidance, target)
-    if masked and task == "generate":
-        raise SpecError("--masked belongs to --task edit, not to generate")
+    check_task(task, single_object, masked)
     if task != "generate":
-        from microforge_benchmarks.edit_eval import check_task, evaluate_source_task
-
-        check_task(task, single_object, masked)
         subject = open_subject(model, settings)
         report, sheet = evaluate_source_task(subject, task, prompts, seed, masked)
         report = {"format": FORMAT, "model": str(model), **report}

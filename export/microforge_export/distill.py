@@ -167,15 +167,14 @@ class DistillStage(WithoutAdversary):
     def pipeline(self, ema: nn.Module) -> MicroForgePipeline:
         """The reference pipeline around the EMA weights, with the student's grid."""
         assert isinstance(ema, FlowNetwork)
-        return self._pipeline(ema, self.spec)
-
-    def _pipeline(self, network: FlowNetwork, spec: ModelSpec) -> MicroForgePipeline:
-        return with_vae(network, self.teacher, spec)
+        return with_vae(ema, self.teacher, self.spec)
 
     def sheet(self, ema: nn.Module) -> Tensor:
         """Rows of the teacher's images above the student's, same prompts and noise; then those of edits."""
         if not self._teacher_images:
-            self._teacher_images = self._images(self._pipeline(self.teacher.network, self.teacher.spec))
+            self._teacher_images = self._images(
+                with_vae(self.teacher.network, self.teacher, self.teacher.spec)
+            )
         student = self._images(self.pipeline(ema))
         images = []
         for task, theirs in self._teacher_images.items():

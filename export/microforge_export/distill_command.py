@@ -29,10 +29,10 @@ from microforge.training.plan import CHECKPOINT, StagePlan, TrainRequest, loop_s
 from microforge.training.processes import Processes, end_processes, open_processes, speaks
 from microforge.training.settings import EditSettings, FlowSettings, LoopSettings
 from microforge.training.state import STATE, RunIdentity, check_identity
-from microforge_export.distill import DistillStage
+from microforge_export.distill import DistillStage, student_spec
 from microforge_export.distill_settings import DistillSettings, distill_settings
 from microforge_export.faithful import JUDGED, keep_faithful
-from microforge_export.student_start import Moved, move_student, starting_student
+from microforge_export.student_start import move_student, starting_student
 from microforge_export.teacher import DrawingPlan, Teacher, build_cache, known_tasks, rows_of, teacher_id
 from microforge_export.trajectories import check_room, megabytes, predict_size
 
@@ -115,9 +115,10 @@ def run_distill(request: DistillRequest, console: Console | None = None) -> dict
     plan = plan_distill(request, checkpoint)
     start = starting_student(request.init, request.init_teacher, checkpoint)
     if plan.settings.updates == 0:
-        moved = Moved(plan.out, plan.settings.steps, plan.size, plan.tasks, plan.settings.int8_grid)
+        spec = student_spec(checkpoint.spec, plan.settings.steps, plan.size, plan.tasks)
+        moved = start if request.init_teacher else None
         return move_student(
-            moved, checkpoint, start if request.init_teacher else None, request.force, request.dry_run
+            plan.out, spec, checkpoint, moved, plan.settings.int8_grid, request.force, request.dry_run
         )
     here = _show_size(plan, checkpoint, console)
     if request.dry_run:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from microforge.bundle_files import atomic_folder, check_output
 from microforge.checkpoint import CONFIG, Checkpoint
 from microforge.errors import CheckpointError, SpecError
+from microforge.spec import ModelSpec
 from microforge.training.flow_stage import FlowNetwork
 from microforge.training.ground import latents_id, open_checkpoint
-from microforge_export.distill import student_spec, with_vae, write_student
+from microforge_export.distill import with_vae, write_student
 from microforge_export.teacher import Teacher
 
 
@@ -56,21 +57,14 @@ def _alike(option: str, folder: Path, teacher: Checkpoint) -> Checkpoint:
     return found
 
 
-@dataclass(frozen=True)
-class Moved:
-    """A student to be written without training: where, its steps, its size (height, width), its tasks, its weights' grid."""
-
-    out: Path
-    steps: int
-    size: tuple[int, int]
-    tasks: tuple[str, ...]
-    int8_grid: bool
-
-
 def move_student(
-    moved: Moved, teacher: Checkpoint, start: Checkpoint | None, force: bool, dry_run: bool
-) -> dict[str, object]:
+    out: Path, spec: ModelSpec, teacher: Checkpoint, start: Checkpoint | None, int8_grid: bool, force: bool,
+    dry_run: bool,
+) -> dict[str, object]:  # fmt: skip
     """Write the student that ``starting_student`` moved as it is: nothing is drawn, nothing trained.
+
+    Args:
+        spec: the student's. int8_grid: write its weights as INT8 stores them.
 
     Raises:
         SpecError: without such a student, or one of other steps. OutputError: when it cannot be written.
@@ -79,16 +73,15 @@ def move_student(
         raise SpecError(
             "--updates 0 only moves a student after its teacher: give --init and --init-teacher, or more updates"
         )
-    has = len(start.spec.sampler.timesteps) - 1
-    if has != moved.steps:
-        raise SpecError(f"--init has {has} steps, --steps is {moved.steps}")
-    found: dict[str, object] = {"steps": moved.steps, "updates": 0, "loss": None}
+    has, steps = (len(one.sampler.timesteps) - 1 for one in (start.spec, spec))
+    if has != steps:
+        raise SpecError(f"--init has {has} steps, --steps is {steps}")
+    found: dict[str, object] = {"steps": steps, "updates": 0, "loss": None}
     if dry_run:
         return found
-    check_output(moved.out, force)
+    check_output(out, force)
     holder, network = Teacher(teacher, "cpu"), FlowNetwork(teacher.spec)
     network.load(start)
-    student = with_vae(network, holder, student_spec(teacher.spec, moved.steps, moved.size, moved.tasks))
-    with atomic_folder(moved.out, force=force, marker=CONFIG) as target:
-        write_student(target, student, holder, moved.int8_grid)
-    return {"checkpoint": str(moved.out.absolute()), **found}
+    with atomic_folder(out, force=force, marker=CONFIG) as target:
+        write_student(target, with_vae(network, holder, spec), holder, int8_grid)
+    return {"checkpoint": str(out.absolute()), **found}

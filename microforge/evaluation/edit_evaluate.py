@@ -17,7 +17,7 @@ from torch import Tensor
 
 from microforge.data.captions import caption
 from microforge.data.edit_source import Triples, inpainting, shrunk, upsampled
-from microforge.data.edits import OPERATIONS, Edit, edited_region, sample_edit
+from microforge.data.edits import OPERATIONS, edited_region, sample_edit
 from microforge.data.masks import grown, sample_mask
 from microforge.data.renderer import object_mask, render
 from microforge.data.scenes import Scene, SceneObject, sample_scene
@@ -99,16 +99,17 @@ def evaluate_edit(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
     levels: dict[str, list[Tensor]] = {}
     for start in range(0, run.count, run.batch):
         group = edits[start : start + run.batch]
+        regions = torch.stack([edited_region(one, *run.size) for one in group])
         found = Triples(
             render([one.source for one in group], *run.size), tuple(one.instruction for one in group),
-            render([one.target for one in group], *run.size), _masks(group, run.size) if run.masked else None,
+            render([one.target for one in group], *run.size), _by_hand(regions) if run.masked else None,
         )  # fmt: skip
         images = draw(found, run.seed + start).cpu()
         seen = [detect(image) for image in to_bytes(images)]
         right = [instruction_followed(one, detection) for one, detection in zip(group, seen, strict=True)]
         followed += right
         run.watch(found, images, [Mark(*pair) for pair in zip(right, map(_in_words, seen), strict=True)])
-        for name, value in _edit_levels(group, images, found).items():
+        for name, value in _edit_levels(regions, images, found).items():
             levels.setdefault(name, []).append(value)
     return {
         "followed": rate(followed),
@@ -120,15 +121,14 @@ def evaluate_edit(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _masks(group: list[Edit], size: tuple[int, int]) -> Tensor:
-    """(B, 1, H, W): where each edit may draw."""
-    wider = max(1, round(BY_HAND * min(size)))
-    return torch.stack([grown(edited_region(one, *size)[0], wider)[None] for one in group])
+def _by_hand(regions: Tensor) -> Tensor:
+    """Masks (B, 1, H, W) a little wider than ``regions``."""
+    wider = max(1, round(BY_HAND * min(regions.shape[2:])))
+    return torch.stack([grown(region[0], wider)[None] for region in regions])
 
 
-def _edit_levels(group: list[Edit], images: Tensor, found: Triples) -> dict[str, Tensor]:
-    """PSNR (B,) inside and outside the edited region, as drawn and composited."""
-    regions = torch.stack([edited_region(one, *images.shape[2:]) for one in group])
+def _edit_levels(regions: Tensor, images: Tensor, found: Triples) -> dict[str, Tensor]:
+    """PSNR (B,) inside and outside the edited regions (B, 1, H, W), as drawn and composited."""
     redrawn = changed_region(images, found.sources) if found.masks is None else found.masks
     final = composited(images, found.sources, redrawn)
     return {

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from microforge.checkpoint import Checkpoint
 from microforge.data.corpus import build_tokenizer
 from microforge.data.edit_source import SceneTriples
 from microforge.data.source import SCENES, ImageSource
@@ -169,23 +168,12 @@ def build_stage(plan: StagePlan, ground: Ground, source: ImageSource, console: C
     if isinstance(settings, EditSettings):
         assert ground.init is not None
         triples = SceneTriples() if plan.edits is None else FolderTriples(Path(plan.edits))
-        edit = EditStage(
-            flow,
-            settings,
-            triples,
-            ground.init,
-            plan.folder / "triples.safetensors",
-            console,
-            _kept(plan, ground),
-        )
+        kept = ground.init if settings.keep else None
+        if plan.stage == "edit" and ground.teacher is not None:
+            kept = ground.teacher
+        cache = plan.folder / "triples.safetensors"
+        edit = EditStage(flow, settings, triples, ground.init, cache, console, kept)
         if isinstance(settings, RewriteSettings):
             return RewriteStage(edit, settings, ground.init)
         return RewardStage(edit, settings, ground.init) if isinstance(settings, RewardSettings) else edit
     return flow
-
-
-def _kept(plan: StagePlan, ground: Ground) -> Checkpoint | None:
-    """Whose velocity the rows of the edit stage that generate learn; None for the data's."""
-    if plan.stage == "edit" and ground.teacher is not None:
-        return ground.teacher
-    return ground.init if isinstance(plan.settings, EditSettings) and plan.settings.keep else None

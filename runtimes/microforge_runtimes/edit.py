@@ -131,7 +131,9 @@ class Editor(Generator):
         words, empty = self._words(task, tokens, prompt)
         clock.append(time.perf_counter())
         guides = Guides(words, empty, self.encode_image(shown))
-        known = None if hole is None else self.encode_image(source)
+        known = None
+        if hole is not None:
+            known = guides.source if shown is source else self.encode_image(source)
         clock.append(time.perf_counter())
         z = self.sample_redraw(guides, self.noise(seed), steps, callback, known, hole)
         clock.append(time.perf_counter())
