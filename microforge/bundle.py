@@ -129,6 +129,14 @@ class Sampler(Entry):
     timesteps: Annotated[tuple[float, ...], Field(min_length=2)]
     guidance: Literal["folded"] | Guidance
     prediction: Literal["velocity"]
+    #: Of an edit: see step E in docs/bundle.md; null leaves it out.
+    unchanged: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _unchanged_rises(self) -> Sampler:
+        if self.unchanged is not None and not 0.0 <= self.unchanged[0] < self.unchanged[1]:
+            raise ValueError("unchanged must be two rising distances from 0")
+        return self
 
     @model_validator(mode="after")
     def _falls_from_one_to_zero(self) -> Sampler:

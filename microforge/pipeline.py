@@ -18,6 +18,7 @@ from microforge.backbone import MicroForgeBackbone
 from microforge.checkpoint import STUDENT, Checkpoint, read_checkpoint, write_checkpoint
 from microforge.denoiser import Denoiser, build_backbone, build_planner
 from microforge.errors import PromptError, SpecError
+from microforge.kept_cells import after_step, hole_cells
 from microforge.noise import standard_normal
 from microforge.planner import RecurrentLatentPlanner
 from microforge.sampling import StepCallback, batch_time, guided, guided_edit, integrate, uniform_grid
@@ -145,6 +146,7 @@ class MicroForgePipeline(nn.Module):
     ) -> Tensor:  # fmt: skip
         """Change ``source`` (B, 3, H, W) as ``instruction`` says; same size out. None is the empty instruction.
 
+        What comes out close to the source is the source's own latent; ``SamplerSpec.unchanged`` says how close.
         With a ``mask`` (B, 1, H, W) only where it is 1: the rest is blended back as in ``inpaint``, whose errors it has.
         """
         return self._edit_task(
@@ -219,17 +221,11 @@ class MicroForgePipeline(nn.Module):
                 return guided_edit(*branches, text_scale, image_scale)
 
         noise = self._noise(size, batch, seed)
-        blend = None
-        if mask is not None:
-            known = encoded if shown is source else self.vae.normalize(self.vae.encode(source).mean)
-            blend = self._blend(known, mask, noise)
-        image = self._decode(integrate(velocity, noise, self.grid(num_steps), callback, blend))
+        known = encoded if shown is source else self.vae.normalize(self.vae.encode(source).mean)
+        hole = None if mask is None else hole_cells(mask, self.vae.spec.downsample)
+        after = after_step(known, noise, hole, sampler.unchanged if task == "edit" else None)
+        image = self._decode(integrate(velocity, noise, self.grid(num_steps), callback, after))
         return image if mask is None else torch.where(mask > 0, image, source)
-
-    def _blend(self, known: Tensor, mask: Tensor, noise: Tensor) -> Callable[[Tensor, float], Tensor]:
-        """What puts the cells of the latent ``known`` outside the mask back at the noise level of a time."""
-        hole = F.max_pool2d(mask, self.vae.spec.downsample)  # a cell with any masked pixel is redrawn
-        return lambda z, t: hole * z + (1.0 - hole) * ((1.0 - t) * known + t * noise)
 
     def _guided_velocity(
         self, conditional: Conditioning, empty: Conditioning | None, scale: float

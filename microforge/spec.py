@@ -125,8 +125,15 @@ class SamplerSpec:
     text_guidance: float = 3.5
     image_guidance: float = 1.5
     guidance_folded: bool = False  # True after step distillation: one evaluation per step
+    #: Of an edit: latent cells nearer to the source's than the first, in its standard deviations, are the source's own,
+    #: those beyond the second as drawn (``kept_cells``); None: all as drawn.
+    unchanged: tuple[float, float] | None = (0.5, 0.9)
 
     def __post_init__(self) -> None:
+        if self.unchanged is not None and not 0.0 <= self.unchanged[0] < self.unchanged[1]:
+            raise SpecError(
+                f"sampler unchanged is {list(self.unchanged)}; allowed: two rising distances from 0, or null"
+            )
         grid = self.timesteps
         if len(grid) < 2 or grid[0] != 1.0 or grid[-1] != 0.0:
             raise SpecError("sampler timesteps must start at 1.0 and end at 0.0")

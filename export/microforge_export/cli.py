@@ -142,6 +142,7 @@ def distill(
     int8_grid: Annotated[bool, typer.Option("--int8-grid", help="Round what is written to the grid of INT8 weights, so that quantizing them loses nothing.")] = False,
     generate: Annotated[float | None, typer.Option("--generate-share", help="Share of plain generation among the drawings of a teacher that knows more; the edit stage's mix by default.")] = None,
     true_targets: Annotated[str | None, typer.Option(help="Tasks with a source, with commas between them, that learn the true results of the data instead of the teacher's guided drawings: super-resolve has one right result, and the drawings cost three branches a step.")] = None,
+    drawer: Annotated[list[str] | None, typer.Option(metavar="TASK=CHECKPOINT", help="Who draws what is learned of a task, in the teacher's place; once for each task. A student of before keeps, or gives back, what it could do, and draws in its few steps.")] = None,
     faithful: Annotated[bool, typer.Option("--faithful", help="Learn only from drawings in which the oracle finds what their captions, or the true results of edits, say; of the built-in world alone.")] = False,
     size: Annotated[str | None, typer.Option(help="128 or 128x256 (height x width); the trained size by default.")] = None,
     data: Annotated[str, typer.Option(help="Where captions come from: scenes, a folder, or .tar shards, as in mf-train.")] = "scenes",
@@ -168,7 +169,7 @@ def distill(
     request = DistillRequest(
         checkpoint=checkpoint, out=out, init=init, init_teacher=init_teacher, steps=steps, skip=skip, updates=updates, batch=batch, drawings=drawings,
         learning_rate=learning_rate, optimizer=optimizer, ema=ema, anchor=anchor, own=own, perturb=perturb,
-        int8_grid=int8_grid, generate=generate, faithful=faithful, true_targets=true_targets,
+        int8_grid=int8_grid, generate=generate, faithful=faithful, true_targets=true_targets, drawers=tuple(drawer or ()),
         size=size, data=data, edits=edits, cache=cache, resume=resume, force=force, dry_run=dry_run, seed=seed, device=device, bf16=bf16,
         compile=compile, accumulate=accumulate, threads=threads,
         save_every=save_every, sample_every=sample_every, tensorboard=tensorboard,

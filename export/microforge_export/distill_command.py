@@ -7,8 +7,8 @@ CHECKPOINT2.run/   state, log, samples, trajectories/: kill the run at any momen
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ from microforge.training.settings import EditSettings, FlowSettings, LoopSetting
 from microforge.training.state import STATE, RunIdentity, check_identity
 from microforge_export.distill import DistillStage, student_spec
 from microforge_export.distill_settings import DistillSettings, distill_settings
+from microforge_export.drawers import kept_intervals, open_drawers
 from microforge_export.faithful import JUDGED, keep_faithful
 from microforge_export.student_start import move_student, starting_student
 from microforge_export.teacher import DrawingPlan, Teacher, build_cache, known_tasks, rows_of, teacher_id
@@ -63,6 +64,7 @@ class DistillRequest:
     generate: float | None = None
     faithful: bool = False
     true_targets: str | None = None
+    drawers: tuple[str, ...] = ()
     size: str | None = None
     data: str = SCENES
     edits: str | None = None
@@ -94,6 +96,8 @@ class DistillPlan:
     tasks: tuple[str, ...]
     faithful: bool = False
     true_targets: tuple[str, ...] = ()
+    #: Task -> who draws it in the teacher's place.
+    drawers: Mapping[str, Checkpoint] = field(default_factory=dict)
 
     def drawing(self) -> DrawingPlan:
         settings = self.settings
@@ -182,7 +186,10 @@ def plan_distill(request: DistillRequest, teacher: Checkpoint) -> DistillPlan:
             )
     folder = out.with_name(out.name + ".run")
     cache = folder / TRAJECTORIES if request.cache is None else request.cache
-    return DistillPlan(out, folder, cache, settings, loop, size, tasks, request.faithful, true_targets)
+    drawers = open_drawers(request.drawers, teacher, settings, true_targets)
+    return DistillPlan(
+        out, folder, cache, settings, loop, size, tasks, request.faithful, true_targets, drawers
+    )
 
 
 def _as_train(request: DistillRequest, out: Path) -> TrainRequest:
@@ -209,10 +216,11 @@ def _show_size(plan: DistillPlan, teacher: Checkpoint, console: Console) -> dict
     spec, drawing = teacher.spec, plan.drawing()
     height, width = (side // spec.vae.downsample for side in plan.size)
     latent = (spec.latent_channels, height, width)
-    size = predict_size(plan.cache, drawing.rows, latent, drawing.kept, spec.text_encoder.max_length)
+    kept = kept_intervals(drawing.rows, plan.drawers, drawing.kept)
+    size = predict_size(plan.cache, drawing.rows, latent, kept, spec.text_encoder.max_length)
     counts = ", ".join(f"{count:,} {task}" for task, count in drawing.rows.items())
     console.print(
-        f"teacher's drawings: {counts}; {drawing.kept + 1} points each: {megabytes(size.total)} in {plan.cache}, "
+        f"teacher's drawings: {counts}; {max(kept.values()) + 1} points each: {megabytes(size.total)} in {plan.cache}, "
         f"{megabytes(size.missing)} to be drawn, {megabytes(size.free)} free",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
@@ -255,8 +263,9 @@ def _run(
         report_data(source, plan.folder, console)
     fingerprint = f"{source.fingerprint} {request.edits or SCENES}"
     cache = build_cache(
-        teacher, source, triples, plan.drawing(), plan.cache, fingerprint, console, processes, request.force
-    )
+        teacher, source, triples, plan.drawing(), plan.cache, fingerprint, console, processes, request.force,
+        {task: Teacher(one, plan.loop.device) for task, one in plan.drawers.items()},
+    )  # fmt: skip
     if plan.faithful:
         # results of the data need no judge, and edits of one's own have none
         judged = [

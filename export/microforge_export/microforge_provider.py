@@ -189,4 +189,5 @@ def _sampler(spec: ModelSpec) -> Sampler:
         timesteps=sampler.timesteps,
         guidance="folded" if sampler.guidance_folded else scales,
         prediction="velocity",
+        unchanged=sampler.unchanged if "edit" in spec.tasks else None,
     )

@@ -22,6 +22,7 @@ from microforge_export.recipe import Draw
 from microforge_export.sources import SUPER_RESOLVE_FACTOR, Given, given
 from microforge_runtimes import resampling, source_rules
 from microforge_runtimes import sampler as rules
+from microforge_runtimes.source_rules import AfterStep
 
 #: Steps of a drawing after the first that is only recorded in part.
 _PARTIAL_STEPS = 2
@@ -70,9 +71,7 @@ def record(model: SourceModel, components: Iterable[Component], draws: Sequence[
             steps = None if first else _PARTIAL_STEPS
             start = given(draw.task, size)
             artist = _Artist(recorder, model, roles, words, empty[draw.task])
-            tensors = (
-                artist.draw(draw.seed, steps) if start is None else artist.redraw(draw.seed, steps, start)
-            )
+            tensors = artist.draw(draw.seed, steps) if start is None else artist.redraw(draw, steps, start)
             if first:
                 trajectories[size, draw] = tensors
     return Reference({key: tuple(cases) for key, cases in recorder.cases.items()}, trajectories)
@@ -122,11 +121,11 @@ class _Artist:
             self.recorder.run(self.roles["vae_encoder"], {"image": tensors["image"]})
         return tensors | (self._empty_tokens() if steering is not None else {})
 
-    def redraw(self, seed: int, steps: int | None, start: Given) -> dict[str, Array]:
+    def redraw(self, draw: Draw, steps: int | None, start: Given) -> dict[str, Array]:
         """The same from a source: as the runtime's ``Editor`` does it."""
         sampler, denoiser, hole = self.model.sampler, self.roles["denoiser_edit"], start.mask
         text, image = rules.text_scale(sampler), rules.image_scale(sampler)
-        noise = standard_normal(seed, denoiser.inputs[0].shape)
+        noise = standard_normal(draw.seed, denoiser.inputs[0].shape)
         larger = denoiser.size is not None and start.source.shape[2] != denoiser.size.height
         whole = resampling.upsampled(start.source, SUPER_RESOLVE_FACTOR) if larger else start.source
         shown = whole if hole is None else source_rules.with_hole(whole, hole)
@@ -144,11 +143,12 @@ class _Artist:
                 found = rules.guided_edit_velocity(found, *others, text, image)
             return found, full.values.get("plan")
 
-        blend: Callable[[Array, float], Array] | None = None
+        known, cells = source, None
         if hole is not None:
             cells, known = source_rules.hole_cells(hole, self.model.latent.downsample), self._encode(whole)
-            blend = lambda z, t: source_rules.blended(z, t, known, noise, cells)  # noqa: E731
-        tensors = self._integrate(velocity, noise, steps, blend) | {
+        unchanged = sampler.unchanged if draw.task == "edit" else None
+        after = source_rules.after_step(known, noise, cells, unchanged)
+        tensors = self._integrate(velocity, noise, steps, after) | {
             "source": start.source,
             "source_latent": source,
         }
@@ -159,7 +159,7 @@ class _Artist:
 
     def _integrate(
         self, velocity: _Velocity, noise: Array, steps: int | None,
-        blend: Callable[[Array, float], Array] | None = None,
+        after: AfterStep | None = None,
     ) -> dict[str, Array]:  # fmt: skip
         grid = self.model.sampler.timesteps
         count = len(grid) - 1 if steps is None else min(steps, len(grid) - 1)
@@ -167,7 +167,7 @@ class _Artist:
         for index in range(count):
             found, plan = velocity(z, grid[index], index, count)
             z = rules.euler_step(z, found, grid[index], grid[index + 1])
-            z = z if blend is None else blend(z, grid[index + 1])
+            z = z if after is None else after(z, grid[index + 1])
             for name, value in (("z", z), ("velocity", found), ("plan", plan)):
                 if value is not None:
                     path[name].append(value[0])

@@ -8,19 +8,17 @@ K plan tokens, D width.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from microforge.kept_cells import AfterStep
 from microforge.sampling import batch_time, euler_step, guided, guided_edit
 from microforge.spec import SamplerSpec
 from microforge.text_encoder import PAD_ID
 from microforge.training.flow_stage import FlowNetwork
-
-#: (latent after a step, its time) -> the latent to go on with: inpainting blends there.
-AfterStep = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,18 +42,20 @@ def guided_points(
 
     Args:
         noise: (B, C, h, w). grid: times from 1.0 to 0.0.
-        sampler: of the teacher: its guidance scales.
+        sampler: of who draws: its guidance scales, or that they are folded in.
         order: 1, Euler as the runtime steps; 2, Adams-Bashforth: the velocity is carried half a step on along the line
             through the last two, for no more evaluations (equal steps).
     Returns:
         (B, 1 + steps / every, C, h, w) float32
     """
-    branch = _Branches(network, prompts)
+    branch = _Branches(network, prompts, not sampler.guidance_folded)
     z, points = noise, [noise]
     last: Tensor | None = None
     for index, (t, t_next) in enumerate(itertools.pairwise(grid), start=1):
         velocities = branch.velocities(z, t)
-        if prompts.source is None:
+        if len(velocities) == 1:
+            velocity = velocities[0]
+        elif prompts.source is None:
             velocity = guided(velocities[0], velocities[1], sampler.text_guidance)
         else:
             scales = (sampler.text_guidance, sampler.image_guidance)
@@ -72,12 +72,13 @@ def guided_points(
 class _Branches:
     """The prompt's branch and those that guidance contrasts it with, stacked along the batch."""
 
-    def __init__(self, network: FlowNetwork, prompts: Prompts) -> None:
+    def __init__(self, network: FlowNetwork, prompts: Prompts, guided: bool) -> None:
+        """``guided``: with the branches to contrast with; without, the prompt's alone."""
         self.network, self.count = network, len(prompts.ids)
         empty = prompts.empty.expand_as(prompts.ids)
-        parts = [prompts.ids, empty]
-        self.source: Tensor | None = None
-        if prompts.source is not None:
+        parts = [prompts.ids, empty] if guided else [prompts.ids]
+        self.source = prompts.source
+        if guided and prompts.source is not None:
             parts.append(empty)
             self.source = torch.cat([prompts.source, prompts.source, torch.zeros_like(prompts.source)])
         ids = torch.cat(parts)  # (R B, L)

@@ -32,12 +32,12 @@ def starting_student(init: Path | None, before: Path | None, teacher: Checkpoint
                 "--init-teacher says what the student of --init was distilled from; give --init too"
             )
         return None
-    start = _alike("--init", init, teacher)
+    start = alike("--init", init, teacher)
     if not start.spec.sampler.guidance_folded:
         raise CheckpointError(f"--init {init} is no student: without --init one starts as its teacher")
     if before is None:
         return start
-    old = _alike("--init-teacher", before, teacher)
+    old = alike("--init-teacher", before, teacher)
     if old.spec.sampler.guidance_folded:
         raise CheckpointError(f"--init-teacher {before} is a student, not the teacher of one")
     moved = {
@@ -47,7 +47,7 @@ def starting_student(init: Path | None, before: Path | None, teacher: Checkpoint
     return replace(start, tensors=moved)
 
 
-def _alike(option: str, folder: Path, teacher: Checkpoint) -> Checkpoint:
+def alike(option: str, folder: Path, teacher: Checkpoint) -> Checkpoint:
     """The checkpoint that ``option`` names: of the teacher's configuration, on its latents."""
     found = open_checkpoint(folder)
     if found.spec.name != teacher.spec.name:

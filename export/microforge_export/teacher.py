@@ -6,12 +6,12 @@ Letters: B drawings, L text tokens, C h w latent channels, height and width.
 from __future__ import annotations
 
 import hashlib
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -28,6 +28,7 @@ from microforge.data.edit_source import SOURCE_TASKS, Triples, TripleSource
 from microforge.data.order import PART
 from microforge.data.source import SCENES, ImageSource
 from microforge.errors import CheckpointError, DataError
+from microforge.kept_cells import AfterStep, after_step, hole_cells
 from microforge.sampling import batch_time, interpolate, uniform_grid
 from microforge.spec import TASKS, to_dict
 from microforge.tokenizer import PromptTokenizer
@@ -37,7 +38,7 @@ from microforge.training.processes import ALONE, Processes
 from microforge.training.state import step_generator
 from microforge.vae import MicroForgeVAE
 from microforge_export.distill_settings import TEACHER_ORDER, TEACHER_STEPS
-from microforge_export.rollout import AfterStep, Prompts, guided_points
+from microforge_export.rollout import Prompts, guided_points
 from microforge_export.trajectories import (
     CHUNK,
     CacheIdentity,
@@ -102,16 +103,14 @@ class DrawingPlan:
 
 
 class Teacher:
-    """The teacher's networks on one device, without gradients."""
+    """The networks of who draws, a teacher or a student of before, on one device, without gradients."""
 
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
         """Load a whole checkpoint.
 
         Raises:
-            CheckpointError: when it lacks a part or its tokenizer, or was itself distilled.
+            CheckpointError: when it lacks a part or its tokenizer.
         """
-        if checkpoint.spec.sampler.guidance_folded:
-            raise CheckpointError("this checkpoint was distilled already; distill from its teacher")
         if checkpoint.tokenizer is None:
             raise CheckpointError("the teacher has no tokenizer.json, so it cannot read prompts")
         self.checkpoint, self.spec, self.device = checkpoint, checkpoint.spec, device
@@ -157,32 +156,43 @@ class Teacher:
             straight = torch.stack([interpolate(truth, noise, t) for t in times], 1)  # (B, P, C, h, w)
             return Shard(straight, truth, self.ids(examples.texts, task), source)
         prompts = Prompts(self.ids(examples.texts, task), self.ids([None], task), source)
-        blend = None if examples.masks is None else self._blend(truth, noise, examples.masks)
+        after = self._after_step(task, truth, source, noise, examples.masks)
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=plan.bfloat16):
-            points = guided_points(
-                self.network, prompts, noise, uniform_grid(TEACHER_STEPS), TEACHER_STEPS // plan.kept,
-                self.spec.sampler, blend, TEACHER_ORDER,
-            )  # fmt: skip
+            points = self._points(prompts, noise, plan.kept, after)
         return Shard(points, truth, prompts.ids, source)
 
-    def _blend(self, known: Tensor, noise: Tensor, masks: Tensor) -> AfterStep:
-        """As ``MicroForgePipeline.inpaint``: what is known stands at the current noise level after each step."""
-        hole = F.max_pool2d(masks.to(known), self.vae.spec.downsample)
+    def _points(self, prompts: Prompts, noise: Tensor, kept: int, after: AfterStep | None) -> Tensor:
+        """(B, P, C, h, w): guided, with ``kept`` intervals; a student's are its own steps."""
+        sampler = self.spec.sampler
+        if sampler.guidance_folded:
+            return guided_points(self.network, prompts, noise, sampler.timesteps, 1, sampler, after)
+        return guided_points(
+            self.network, prompts, noise, uniform_grid(TEACHER_STEPS), TEACHER_STEPS // kept, sampler, after,
+            TEACHER_ORDER,
+        )  # fmt: skip
 
-        def blend(z: Tensor, t: float) -> Tensor:
-            times = torch.full((len(z),), t, device=z.device)
-            return hole * z + (1.0 - hole) * interpolate(known, noise, times)
-
-        return blend
+    def _after_step(
+        self, task: str, truth: Tensor, source: Tensor | None, noise: Tensor, masks: Tensor | None
+    ) -> AfterStep | None:
+        """As ``MicroForgePipeline`` draws from a source: what is known, or unchanged, is the source's own."""
+        if (
+            masks is not None
+        ):  # what lies under the hole of ``source`` is not known; that of ``truth`` is not used
+            return after_step(truth, noise, hole_cells(masks.to(truth), self.vae.spec.downsample))
+        if task != "edit" or source is None:
+            return None
+        return after_step(source, noise, unchanged=self.spec.sampler.unchanged)
 
 
 def build_cache(
     teacher: Teacher, source: ImageSource, triples: TripleSource, plan: DrawingPlan, folder: Path, data: str,
     console: Console, processes: Processes = ALONE, rebuild: bool = False,
+    others: Mapping[str, Teacher] = types.MappingProxyType({}),
 ) -> dict[str, Drawings]:  # fmt: skip
     """The drawings that ``plan`` asks for, those that are missing drawn first; each process draws its part.
 
     Args:
+        others: task -> who draws it in the teacher's place.
         data: the fingerprint of images, captions and edits.
         rebuild: draw again, instead of refusing, what was made with another teacher or other settings.
 
@@ -190,7 +200,8 @@ def build_cache(
         CheckpointError: when ``folder`` holds drawings of another teacher or other settings.
         DataError: when there is not one image to draw captions from.
     """
-    identity = teacher.identity(plan, data)
+    artists = {task: others.get(task, teacher) for task in plan.rows}
+    identities = {task: artist.identity(plan, data) for task, artist in artists.items()}
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -205,7 +216,7 @@ def build_cache(
         task: {
             number
             for number in numbers
-            if not _usable(shard_path(folder, task, number), identity, plan.intervals, rebuild)
+            if not _usable(shard_path(folder, task, number), identities[task], plan.intervals, rebuild)
         }
         for task, numbers in wanted.items()
     }
@@ -216,9 +227,8 @@ def build_cache(
                 continue
             bar = progress.add_task(f"drawing {task}", total=CHUNK * len(mine))
             for number, examples in _examples(teacher, source, triples, task, plan, mine):
-                write_shard(
-                    shard_path(folder, task, number), teacher.draw(examples, task, number, plan), identity
-                )
+                drawn = artists[task].draw(examples, task, number, plan)
+                write_shard(shard_path(folder, task, number), drawn, identities[task])
                 progress.advance(bar, CHUNK)
     processes.wait()
     return open_cache(folder, plan.rows, plan.intervals)

@@ -93,16 +93,20 @@ def drawing_bytes(latent: tuple[int, int, int], intervals: int, length: int, wit
 
 
 def predict_size(
-    folder: Path, rows: Mapping[str, int], latent: tuple[int, int, int], intervals: int, length: int
+    folder: Path,
+    rows: Mapping[str, int],
+    latent: tuple[int, int, int],
+    intervals: Mapping[str, int],
+    length: int,
 ) -> CacheSize:
     """What a cache of ``rows`` drawings per task takes, and has yet to take, in ``folder``; writes nothing.
 
     Args:
-        latent: (C, h, w). intervals: points less one. length: L.
+        latent: (C, h, w). intervals: task -> points less one. length: L.
     """
     total = missing = 0
     for task, count in rows.items():
-        each = CHUNK * drawing_bytes(latent, intervals, length, task != "generate") + _HEADER
+        each = CHUNK * drawing_bytes(latent, intervals[task], length, task != "generate") + _HEADER
         numbers = range(len(shard_counts(count)))
         total += each * len(numbers)
         missing += each * sum(not shard_path(folder, task, number).is_file() for number in numbers)

@@ -7,7 +7,6 @@ time: text encoder, image encoder, denoiser, decoder.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +28,7 @@ from microforge_runtimes.generate import (
 )
 from microforge_runtimes.sampler import Floats, StepCallback
 from microforge_runtimes.session import Session
+from microforge_runtimes.source_rules import AfterStep
 
 #: The tasks with a source, in the order of ``spec.TASKS``.
 SOURCE_TASKS: tuple[Task, ...] = ("edit", "inpaint", "super-resolve")
@@ -131,11 +131,13 @@ class Editor(Generator):
         words, empty = self._words(task, tokens, prompt)
         clock.append(time.perf_counter())
         guides = Guides(words, empty, self.encode_image(shown))
-        known = None
-        if hole is not None:
-            known = guides.source if shown is source else self.encode_image(source)
+        known = guides.source if shown is source else self.encode_image(source)
+        noise, latent = self.noise(seed), self.bundle.manifest.latent
+        cells = None if hole is None else source_rules.hole_cells(hole, latent.downsample)
+        unchanged = self.bundle.manifest.sampler.unchanged if task == "edit" else None
+        after = source_rules.after_step(known, noise, cells, unchanged)
         clock.append(time.perf_counter())
-        z = self.sample_redraw(guides, self.noise(seed), steps, callback, known, hole)
+        z = self.sample_redraw(guides, noise, steps, callback, after)
         clock.append(time.perf_counter())
         image = self.decode(z)
         if hole is not None:
@@ -156,27 +158,20 @@ class Editor(Generator):
 
     def sample_redraw(
         self, guides: Guides, noise: Floats, steps: int | None = None, callback: StepCallback | None = None,
-        known: Floats | None = None, hole: Floats | None = None,
+        after: AfterStep | None = None,
     ) -> Floats:  # fmt: skip
         """Integrate from noise to the final normalised latent (1, C, h, w), guided three ways.
 
         Args:
-            known, hole: where a mask was given: the whole source's latent, and the mask (1, 1, H, W).
+            after: what is done to the latent after each step (``source_rules.after_step``).
 
         Raises:
             BundleError: for a step count that the bundle does not allow.
         """
         sampler = self.bundle.manifest.sampler
-        blend: Callable[[Floats, float], Floats] | None = None
-        if known is not None and hole is not None:
-            cells = source_rules.hole_cells(hole, self.bundle.manifest.latent.downsample)
-
-            def blend(z: Floats, t: float) -> Floats:
-                return source_rules.blended(z, t, known, noise, cells)
-
         with self._stage("denoiser_edit") as (session, component):
             velocity = _steered(session, component, guides, sampler)
-            return integrate(velocity, noise, rules.timesteps(sampler, steps), callback, blend)
+            return integrate(velocity, noise, rules.timesteps(sampler, steps), callback, after)
 
     def _words(
         self, task: Task, tokens: TokenIds, prompt: str | None

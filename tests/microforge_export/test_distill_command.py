@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 from microforge.checkpoint import read_checkpoint
 from microforge.cli import BAD_INPUT, exit_code
@@ -191,6 +192,38 @@ def test_starting_student_adds_what_the_new_teacher_has_learned_since(
     assert found is not None and set(found.tensors) == set(student.tensors)
     for name, value in found.tensors.items():
         assert torch.allclose(value, student.tensors[name] + learned[name], atol=1e-5), name
+
+
+def test_distill_learns_a_task_from_the_student_that_is_to_draw_it(
+    checkpoint: Path, editing_checkpoint: Path, tmp_path: Path
+) -> None:
+    before = tmp_path / "before" / "student"
+    run(request(editing_checkpoint, tmp_path / "before", updates=1))
+    asked = {"batch": 8, "drawings": 10, "updates": 1, "drawers": (f"generate={before}",)}
+    run(request(editing_checkpoint, tmp_path / "after", **asked))
+    folder = tmp_path / "after" / "student.run" / "trajectories"
+    points = {
+        task: load_file(folder / f"{task}-000000.safetensors")["points"] for task in ("generate", "edit")
+    }
+    assert points["generate"].shape[1] == 3 and points["edit"].shape[1] == 9
+    with pytest.raises(CheckpointError, match="holds drawings with another teacher"):
+        run(request(editing_checkpoint, tmp_path / "other", **{**asked, "drawers": ()}, cache=folder))
+    for drawer, fault in (
+        ("generate", "write TASK=CHECKPOINT, with a task of: generate, edit"),
+        (f"paint={before}", "with a task of: generate, edit"),
+        (f"generate={tmp_path}", "config.json"),
+    ):
+        with pytest.raises((SpecError, CheckpointError), match=fault):
+            run(request(editing_checkpoint, tmp_path / "none", drawers=(drawer,)))
+    with pytest.raises(SpecError, match="names generate twice"):
+        run(request(editing_checkpoint, tmp_path / "none", drawers=(f"generate={before}",) * 2))
+    with pytest.raises(SpecError, match="has 2 steps, --steps is 4"):
+        run(request(editing_checkpoint, tmp_path / "none", drawers=(f"generate={before}",), steps=4))
+    with pytest.raises(SpecError, match=r"has no steps within a window; leave out --skip"):
+        run(request(editing_checkpoint, tmp_path / "none", drawers=(f"generate={before}",), skip=1))
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(CheckpointError, match="was distilled already; distill from its teacher"):
+        run(request(before, tmp_path / "none"))
 
 
 def test_distill_of_faithful_drawings_needs_captions_that_can_be_judged(

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from microforge.checkpoint import read_checkpoint
 from microforge.data.edit_source import SceneTriples
-from microforge.errors import CheckpointError
 from microforge.pipeline import MicroForgePipeline
 from microforge.sampling import uniform_grid
 from microforge_export import teacher as teacher_module
@@ -71,11 +70,9 @@ def test_guided_points_of_a_task_with_a_source_end_in_the_pipelines_image(
     ids, empty = teacher.ids(found.texts, task), teacher.ids([None], task)
     words = [text for text in found.texts if text is not None]
     source = teacher.latents(found.sources)
-    blend = None
-    if found.masks is not None:
-        blend = teacher._blend(teacher.latents(found.targets), noise, found.masks)
+    after = teacher._after_step(task, teacher.latents(found.targets), source, noise, found.masks)
     points = guided_points(
-        teacher.network, Prompts(ids, empty, source), noise, GRID, 1, teacher.spec.sampler, blend
+        teacher.network, Prompts(ids, empty, source), noise, GRID, 1, teacher.spec.sampler, after
     )
     image = _image(pipeline, points)
     if found.masks is None:
@@ -98,8 +95,19 @@ def test_teacher_draws_a_shard_anew_from_its_number(
     assert torch.equal(one.points, again.points) and not torch.equal(one.points, other.points)
 
 
-def test_a_distilled_checkpoint_is_no_teacher(checkpoint: Path) -> None:
-    found = read_checkpoint(checkpoint)
-    sampler = replace(found.spec.sampler, guidance_folded=True)
-    with pytest.raises(CheckpointError, match="was distilled already"):
-        Teacher(replace(found, spec=replace(found.spec, sampler=sampler)), "cpu")
+@pytest.mark.parametrize("task", ["generate", "edit"])
+def test_a_student_of_before_draws_in_its_own_steps_without_guidance(
+    editing_checkpoint: Path, task: str
+) -> None:
+    found = read_checkpoint(editing_checkpoint)
+    sampler = replace(found.spec.sampler, timesteps=(1.0, 0.5, 0.0), guidance_folded=True)
+    student = replace(found, spec=replace(found.spec, sampler=sampler))
+    drawer, pipeline = Teacher(student, "cpu"), MicroForgePipeline.from_checkpoint(student)
+    triples = SceneTriples().triples("edit", 0, 0, 2, range(2), (64, 64), "cpu")
+    words = [text for text in triples.texts if text is not None]
+    points = drawer.draw(triples, task, 0, DrawingPlan({task: 2}, (64, 64), 2, 8, 0, False)).points
+    assert points.shape == (2, 3, 4, 2, 2)
+    noise = points[:, 0]
+    pipeline._noise = lambda *_: noise  # type: ignore[method-assign,assignment]
+    wanted = pipeline.text2img(words, 64, 64) if task == "generate" else pipeline.edit(triples.sources, words)
+    assert torch.allclose(_image(pipeline, points), wanted, atol=1e-5)

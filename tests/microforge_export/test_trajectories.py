@@ -62,12 +62,12 @@ def test_cache_size_is_predicted_to_a_few_percent_and_what_is_there_is_not_count
     small: None, editing_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trajectories, "_HEADER", 600)
-    before = predict_size(tmp_path / "new", PLAN.rows, (4, 2, 2), 8, 16)
+    before = predict_size(tmp_path / "new", PLAN.rows, (4, 2, 2), dict.fromkeys(PLAN.rows, 8), 16)
     assert before.missing == before.total and not (tmp_path / "new").exists()
     made(editing_checkpoint, tmp_path / "new")
     written = sum(map(len, contents(tmp_path / "new").values()))
     assert before.total == pytest.approx(written, rel=0.1)
-    assert predict_size(tmp_path / "new", PLAN.rows, (4, 2, 2), 8, 16).missing == 0
+    assert predict_size(tmp_path / "new", PLAN.rows, (4, 2, 2), dict.fromkeys(PLAN.rows, 8), 16).missing == 0
 
 
 def test_cache_that_does_not_fit_on_the_disk_is_refused_before_it_is_begun(tmp_path: Path) -> None:
