@@ -165,6 +165,20 @@ def plan_distill(request: DistillRequest, teacher: Checkpoint) -> DistillPlan:
     size = teacher.spec.native_size if request.size is None else parse_size(request.size, factor)
     check_size(*size, factor)
     tasks = known_tasks(teacher)
+    _check_together(request, settings, loop, tasks)
+    true_targets = _true_targets(request, tasks)
+    folder = out.with_name(out.name + ".run")
+    cache = folder / TRAJECTORIES if request.cache is None else request.cache
+    drawers = open_drawers(request.drawers, teacher, settings, true_targets)
+    return DistillPlan(
+        out, folder, cache, settings, loop, size, tasks, request.faithful, true_targets, drawers
+    )
+
+
+def _check_together(
+    request: DistillRequest, settings: DistillSettings, loop: LoopSettings, tasks: tuple[str, ...]
+) -> None:
+    """Raise SpecError for options that do not go together."""
     if request.data != SCENES and len(tasks) > 1 and request.edits is None:
         raise SpecError(
             "the teacher edits: --data of your own needs --edits FOLDER, with source, instruction and target"
@@ -177,19 +191,18 @@ def plan_distill(request: DistillRequest, teacher: Checkpoint) -> DistillPlan:
         raise SpecError("--own-rollout belongs to windows with an exact end, not to --skip")
     if request.faithful and request.data != SCENES:
         raise SpecError("--faithful needs captions that the oracle can judge: --data scenes")
-    true_targets = tuple((request.true_targets or "").replace(",", " ").split())
+
+
+def _true_targets(request: DistillRequest, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """The tasks that --true-targets names; SpecError for one without a source."""
+    named = tuple((request.true_targets or "").replace(",", " ").split())
     allowed = [task for task in tasks if task in SOURCE_TASKS]
-    for task in true_targets:
+    for task in named:
         if task not in allowed:
             raise SpecError(
                 f"--true-targets is {task}; allowed for this teacher: {', '.join(allowed) or 'none'}"
             )
-    folder = out.with_name(out.name + ".run")
-    cache = folder / TRAJECTORIES if request.cache is None else request.cache
-    drawers = open_drawers(request.drawers, teacher, settings, true_targets)
-    return DistillPlan(
-        out, folder, cache, settings, loop, size, tasks, request.faithful, true_targets, drawers
-    )
+    return named
 
 
 def _as_train(request: DistillRequest, out: Path) -> TrainRequest:

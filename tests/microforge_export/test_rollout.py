@@ -108,6 +108,6 @@ def test_a_student_of_before_draws_in_its_own_steps_without_guidance(
     points = drawer.draw(triples, task, 0, DrawingPlan({task: 2}, (64, 64), 2, 8, 0, False)).points
     assert points.shape == (2, 3, 4, 2, 2)
     noise = points[:, 0]
-    pipeline._noise = lambda *_: noise  # type: ignore[method-assign,assignment]
+    pipeline._noise = lambda *_: noise  # type: ignore[method-assign]
     wanted = pipeline.text2img(words, 64, 64) if task == "generate" else pipeline.edit(triples.sources, words)
     assert torch.allclose(_image(pipeline, points), wanted, atol=1e-5)
