@@ -128,6 +128,7 @@ def distill(
     out: Annotated[Path | None, typer.Option(help="Checkpoint of the student to write; its run is kept in OUT.run.")] = None,
     init: Annotated[Path | None, typer.Option(help="Start from a student of a teacher before this one, same VAE; from the teacher's own weights by default.")] = None,
     init_teacher: Annotated[Path | None, typer.Option(help="The teacher that --init was distilled from: what the new one has learned since is added to the student's weights first.")] = None,
+    move: Annotated[float, typer.Option(help="With --init-teacher: how much of that is added; less keeps more of what the student can.")] = 1.0,
     steps: Annotated[int, typer.Option(help="Steps of the student: 1, 2, 4 or 8.")] = 4,
     skip: Annotated[int | None, typer.Option(help="Segment-CD: the target lies so many teacher steps on; a whole window when omitted.")] = None,
     updates: Annotated[int | None, typer.Option(help="Optimizer updates; the configuration's own by default. 0, with --init-teacher: move the student after its teacher and train nothing.")] = None,
@@ -167,7 +168,7 @@ def distill(
     from microforge_export.distill_command import DistillRequest, run_distill
 
     request = DistillRequest(
-        checkpoint=checkpoint, out=out, init=init, init_teacher=init_teacher, steps=steps, skip=skip, updates=updates, batch=batch, drawings=drawings,
+        checkpoint=checkpoint, out=out, init=init, init_teacher=init_teacher, move=move, steps=steps, skip=skip, updates=updates, batch=batch, drawings=drawings,
         learning_rate=learning_rate, optimizer=optimizer, ema=ema, anchor=anchor, own=own, perturb=perturb,
         int8_grid=int8_grid, generate=generate, faithful=faithful, true_targets=true_targets, drawers=tuple(drawer or ()),
         size=size, data=data, edits=edits, cache=cache, resume=resume, force=force, dry_run=dry_run, seed=seed, device=device, bf16=bf16,

@@ -49,6 +49,7 @@ class DistillRequest:
     out: Path | None
     init: Path | None = None
     init_teacher: Path | None = None
+    move: float = 1.0
     steps: int = 4
     skip: int | None = None
     updates: int | None = None
@@ -117,7 +118,7 @@ def run_distill(request: DistillRequest, console: Console | None = None) -> dict
     console = Console(stderr=True, quiet=not speaks()) if console is None else console
     checkpoint = open_checkpoint(request.checkpoint or SHIPPED)
     plan = plan_distill(request, checkpoint)
-    start = starting_student(request.init, request.init_teacher, checkpoint)
+    start = starting_student(request.init, request.init_teacher, checkpoint, request.move)
     if plan.settings.updates == 0:
         spec = student_spec(checkpoint.spec, plan.settings.steps, plan.size, plan.tasks)
         moved = start if request.init_teacher else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,17 +16,22 @@ from microforge_export.distill import with_vae, write_student
 from microforge_export.teacher import Teacher
 
 
-def starting_student(init: Path | None, before: Path | None, teacher: Checkpoint) -> Checkpoint | None:
+def starting_student(
+    init: Path | None, before: Path | None, teacher: Checkpoint, share: float = 1.0
+) -> Checkpoint | None:
     """What a student starts from instead of ``teacher``: another one, of another teacher or run; None without ``init``.
 
     Args:
         before: the teacher that ``init`` was distilled from. What ``teacher`` has learned since is then added to the
             weights of ``init``, as the difference of the two teachers (task arithmetic, arXiv 2212.04089).
+        share: of that difference, how much is added.
 
     Raises:
         CheckpointError: when one is no student or no teacher, of another configuration, or knows other latents.
-        SpecError: for ``before`` alone.
+        SpecError: for ``before`` alone, or a share that is not positive.
     """
+    if not 0.0 < share < math.inf:
+        raise SpecError(f"--move is {share}; allowed: above 0")
     if init is None:
         if before is not None:
             raise SpecError(
@@ -41,7 +47,9 @@ def starting_student(init: Path | None, before: Path | None, teacher: Checkpoint
     if old.spec.sampler.guidance_folded:
         raise CheckpointError(f"--init-teacher {before} is a student, not the teacher of one")
     moved = {
-        name: value if name.startswith("vae.") else value + teacher.tensors[name] - old.tensors[name]
+        name: value
+        if name.startswith("vae.")
+        else value + share * (teacher.tensors[name] - old.tensors[name])
         for name, value in start.tensors.items()
     }
     return replace(start, tensors=moved)
