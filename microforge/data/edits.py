@@ -99,6 +99,21 @@ def edited_region(edit: Edit, height: int, width: int) -> Tensor:
     return region[None]
 
 
+def edited_box(edit: Edit, height: int, width: int) -> Tensor:
+    """The boxes around what an edit may change: float32 (1, H, W), 1 in the box of every object that changes, before and after.
+
+    A new background is the whole image.
+    """
+    before, after = edit.source, edit.target
+    if before.background_rgb != after.background_rgb:
+        return torch.ones(1, height, width)
+    box = torch.zeros(1, height, width)
+    for item in set(before.objects) ^ set(after.objects):
+        rows, columns = torch.nonzero(object_mask(item, height, width), as_tuple=True)
+        box[:, int(rows.min()) : int(rows.max()) + 1, int(columns.min()) : int(columns.max()) + 1] = 1.0
+    return box
+
+
 def _recolor(rng: np.random.Generator, scene: Scene) -> Outcome:
     old = _pick(rng, scene)
     color = _new_color(rng, scene.background, old.shape)

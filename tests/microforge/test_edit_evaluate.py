@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import cycle, islice
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from microforge.data.edit_source import Triples
-from microforge.data.edits import OPERATIONS
+from microforge.data.edits import OPERATIONS, Edit, edited_box, sample_edit
 from microforge.errors import DataError
 from microforge.evaluation.edit_evaluate import CAP_DB, EditRun, evaluate_task
 from microforge.evaluation.edit_judge import changed_region
@@ -42,6 +44,27 @@ def test_evaluate_edit_composites_away_a_faint_error_outside() -> None:
     found = evaluate_task("edit", lambda one, seed: (one.targets + 0.03).clamp(0, 1), RUN)
     levels = found["psnr_db"]
     assert levels["outside"] + 3.0 < levels["outside_composited"], levels
+
+
+def test_evaluate_edit_measures_around_boxes_too() -> None:
+    """What is wrong within the boxes alone is outside of what changes in their corners, and nowhere outside of them."""
+
+    def draw(found: Triples, seed: int) -> Tensor:
+        boxes = torch.stack([edited_box(one, 128, 128) for one in _asked(found)])
+        return torch.where(boxes > 0, 1.0 - found.targets, found.targets)
+
+    found = evaluate_task("edit", draw, RUN)
+    assert found["psnr_db_box"]["outside"] == CAP_DB and found["psnr_db_box"]["inside"] < 20.0
+    assert found["psnr_db"]["outside"] < 60.0
+    only = evaluate_task("edit", _target, replace(RUN, count=12))["psnr_db_box"]
+    assert only["outside"] == only["outside_composited"] == CAP_DB
+
+
+def _asked(found: Triples) -> list[Edit]:
+    """The edits of ``RUN`` that ``found`` was rendered from."""
+    rng = np.random.default_rng(RUN.seed)
+    edits = [sample_edit(rng, name) for name in islice(cycle(OPERATIONS), RUN.count)]
+    return [next(one for one in edits if one.instruction == text) for text in found.texts]
 
 
 def test_evaluate_edit_with_masks_gives_them_and_composites_by_them() -> None:

@@ -15,7 +15,7 @@ from microforge.data.edit_source import (
     upsampled,
     window,
 )
-from microforge.data.edits import OPERATIONS, edited_region, sample_edit
+from microforge.data.edits import OPERATIONS, edited_box, edited_region, sample_edit
 from microforge.data.renderer import render
 from microforge.data.scenes import sample_scene
 from microforge.errors import DataError
@@ -92,3 +92,10 @@ def test_edited_region_holds_every_pixel_that_changes(operation: str) -> None:
         assert region.shape == (1, *SIZE) and set(region.flatten().tolist()) == {0.0, 1.0}
         changed = (before - after).abs().amax(0, keepdim=True) > 0
         assert bool((region[changed] == 1).all()), edit.instruction
+        box = edited_box(edit, *SIZE)
+        assert bool((box >= region).all()), edit.instruction
+        if operation in ("recolor", "remove") and edit.source.kind != "counting":
+            rows, columns = (region[0].amax(1 - axis).nonzero()[[0, -1], 0] for axis in (0, 1))
+            area = (rows[1] - rows[0] + 1) * (columns[1] - columns[0] + 1)
+            assert box.sum() == area, "one object has the box around it"
+        assert bool(box.all()) == (operation == "background")
