@@ -129,7 +129,7 @@ class Sampler(Entry):
     timesteps: Annotated[tuple[float, ...], Field(min_length=2)]
     guidance: Literal["folded"] | Guidance
     prediction: Literal["velocity"]
-    #: Of an edit: see step E in docs/bundle.md; null leaves it out.
+    #: Of an edit: see "Drawing from a source" in docs/bundle.md; null leaves it out.
     unchanged: tuple[float, float] | None = None
 
     @model_validator(mode="after")

@@ -10,13 +10,11 @@ Letters: B images, C h w latent channels, height and width, H W image height and
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor
 
-#: (latent after a step, its time) -> the latent to go on with.
-AfterStep = Callable[[Tensor, float], Tensor]
+from microforge.sampling import AfterStep
+
 #: Distances to the source's latent, in its standard deviations: a cell nearer than the first is unchanged, one beyond
 #: the second changed.
 Unchanged = tuple[float, float]

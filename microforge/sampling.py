@@ -13,6 +13,8 @@ from torch import Tensor
 
 #: Reports (step, steps, latent after the step) while an image is drawn.
 StepCallback = Callable[[int, int, Tensor], None]
+#: (latent after a step, its time) -> the latent to go on with.
+AfterStep = Callable[[Tensor, float], Tensor]
 
 
 def uniform_grid(steps: int) -> tuple[float, ...]:
@@ -66,7 +68,7 @@ def integrate(
     z: Tensor,
     timesteps: Sequence[float],
     callback: StepCallback | None = None,
-    after_step: Callable[[Tensor, float], Tensor] | None = None,
+    after_step: AfterStep | None = None,
 ) -> Tensor:
     """Euler integration of ``velocity(z, t)`` over ``timesteps`` (1.0 ... 0.0).
 

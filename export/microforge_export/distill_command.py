@@ -232,9 +232,10 @@ def _show_size(plan: DistillPlan, teacher: Checkpoint, console: Console) -> dict
     latent = (spec.latent_channels, height, width)
     kept = kept_intervals(drawing.rows, plan.drawers, drawing.kept)
     size = predict_size(plan.cache, drawing.rows, latent, kept, spec.text_encoder.max_length)
+    points = " or ".join(str(count + 1) for count in sorted(set(kept.values())))
     counts = ", ".join(f"{count:,} {task}" for task, count in drawing.rows.items())
     console.print(
-        f"teacher's drawings: {counts}; {max(kept.values()) + 1} points each: {megabytes(size.total)} in {plan.cache}, "
+        f"teacher's drawings: {counts}; {points} points each: {megabytes(size.total)} in {plan.cache}, "
         f"{megabytes(size.missing)} to be drawn, {megabytes(size.free)} free",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
@@ -276,9 +277,11 @@ def _run(
     if processes.is_main:
         report_data(source, plan.folder, console)
     fingerprint = f"{source.fingerprint} {request.edits or SCENES}"
+    distinct = {teacher_id(one): one for one in plan.drawers.values()}
+    drawers = {name: Teacher(one, plan.loop.device) for name, one in distinct.items()}
     cache = build_cache(
         teacher, source, triples, plan.drawing(), plan.cache, fingerprint, console, processes, request.force,
-        {task: Teacher(one, plan.loop.device) for task, one in plan.drawers.items()},
+        {task: drawers[teacher_id(one)] for task, one in plan.drawers.items()},
     )  # fmt: skip
     if plan.faithful:
         # results of the data need no judge, and edits of one's own have none

@@ -30,6 +30,7 @@ def open_drawers(
             twice or has true targets. CheckpointError: for a checkpoint of another configuration or other latents.
     """
     found: dict[str, Checkpoint] = {}
+    read: dict[str, Checkpoint] = {}  # by folder: one may draw several tasks
     for text in given:
         task, _, folder = text.partition("=")
         allowed = [name for name in known_tasks(teacher) if name not in true_targets]
@@ -39,26 +40,28 @@ def open_drawers(
             )
         if task in found:
             raise SpecError(f"--drawer names {task} twice; one checkpoint draws a task")
-        found[task] = _drawer(task, Path(folder), teacher, settings)
+        if folder not in read:
+            read[folder] = alike("--drawer", Path(folder), teacher)
+        _check_drawer(task, folder, read[folder], settings)
+        found[task] = read[folder]
     return found
 
 
-def _drawer(task: str, folder: Path, teacher: Checkpoint, settings: DistillSettings) -> Checkpoint:
-    checkpoint = alike("--drawer", folder, teacher)
+def _check_drawer(task: str, folder: str, checkpoint: Checkpoint, settings: DistillSettings) -> None:
+    """Raise SpecError when ``checkpoint``, from ``folder``, cannot draw ``task`` for a student of ``settings``."""
     if task not in known_tasks(checkpoint):
         raise SpecError(
             f"--drawer {folder} does not know {task}; it knows {', '.join(known_tasks(checkpoint))}"
         )
     steps = few_steps(checkpoint)
     if steps is None:
-        return checkpoint
+        return
     if settings.skip is not None:
         raise SpecError(
             f"--drawer {folder} is a student, which has no steps within a window; leave out --skip"
         )
     if steps != settings.steps:
         raise SpecError(f"--drawer {folder} has {steps} steps, --steps is {settings.steps}")
-    return checkpoint
 
 
 def few_steps(checkpoint: Checkpoint) -> int | None:

@@ -22,7 +22,7 @@ from microforge_export.recipe import Draw
 from microforge_export.sources import SUPER_RESOLVE_FACTOR, Given, given
 from microforge_runtimes import resampling, source_rules
 from microforge_runtimes import sampler as rules
-from microforge_runtimes.source_rules import AfterStep
+from microforge_runtimes.sampler import AfterStep
 
 #: Steps of a drawing after the first that is only recorded in part.
 _PARTIAL_STEPS = 2

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from microforge.kept_cells import AfterStep
-from microforge.sampling import batch_time, euler_step, guided, guided_edit
+from microforge.sampling import AfterStep, batch_time, euler_step, guided, guided_edit
 from microforge.spec import SamplerSpec
 from microforge.text_encoder import PAD_ID
 from microforge.training.flow_stage import FlowNetwork

@@ -28,10 +28,14 @@ def starting_student(
 
     Raises:
         CheckpointError: when one is no student or no teacher, of another configuration, or knows other latents.
-        SpecError: for ``before`` alone, or a share that is not positive.
+        SpecError: for ``before`` or a share alone, or a share that is not positive.
     """
     if not 0.0 < share < math.inf:
         raise SpecError(f"--move is {share}; allowed: above 0")
+    if share != 1.0 and before is None:
+        raise SpecError(
+            "--move says how much of what --init-teacher brings is added; give --init-teacher too"
+        )
     if init is None:
         if before is not None:
             raise SpecError(

@@ -28,8 +28,8 @@ from microforge.data.edit_source import SOURCE_TASKS, Triples, TripleSource
 from microforge.data.order import PART
 from microforge.data.source import SCENES, ImageSource
 from microforge.errors import CheckpointError, DataError
-from microforge.kept_cells import AfterStep, after_step, hole_cells
-from microforge.sampling import batch_time, interpolate, uniform_grid
+from microforge.kept_cells import after_step, hole_cells
+from microforge.sampling import AfterStep, batch_time, interpolate, uniform_grid
 from microforge.spec import TASKS, to_dict
 from microforge.tokenizer import PromptTokenizer
 from microforge.training.encoded_triples import words_of
@@ -175,13 +175,14 @@ class Teacher:
         self, task: str, truth: Tensor, source: Tensor | None, noise: Tensor, masks: Tensor | None
     ) -> AfterStep | None:
         """As ``MicroForgePipeline`` draws from a source: what is known, or unchanged, is the source's own."""
+        if source is None:
+            return None
+        known, hole = source, None
         if (
             masks is not None
         ):  # what lies under the hole of ``source`` is not known; that of ``truth`` is not used
-            return after_step(truth, noise, hole_cells(masks.to(truth), self.vae.spec.downsample))
-        if task != "edit" or source is None:
-            return None
-        return after_step(source, noise, unchanged=self.spec.sampler.unchanged)
+            known, hole = truth, hole_cells(masks.to(truth), self.vae.spec.downsample)
+        return after_step(known, noise, hole, self.spec.sampler.unchanged if task == "edit" else None)
 
 
 def build_cache(

@@ -93,12 +93,8 @@ def drawing_bytes(latent: tuple[int, int, int], intervals: int, length: int, wit
 
 
 def predict_size(
-    folder: Path,
-    rows: Mapping[str, int],
-    latent: tuple[int, int, int],
-    intervals: Mapping[str, int],
-    length: int,
-) -> CacheSize:
+    folder: Path, rows: Mapping[str, int], latent: tuple[int, int, int], intervals: Mapping[str, int], length: int
+) -> CacheSize:  # fmt: skip
     """What a cache of ``rows`` drawings per task takes, and has yet to take, in ``folder``; writes nothing.
 
     Args:

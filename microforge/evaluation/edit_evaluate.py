@@ -112,8 +112,9 @@ def evaluate_edit(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
         followed += right
         run.watch(found, images, [Mark(*pair) for pair in zip(right, map(_in_words, seen), strict=True)])
         boxes = torch.stack([edited_box(one, *run.size) for one in group])
+        final = _composited(images, found)
         for kept, where in zip(levels.values(), (regions, boxes), strict=True):
-            for name, value in _edit_levels(where, images, found).items():
+            for name, value in _edit_levels(where, images, final, found).items():
                 kept.setdefault(name, []).append(value)
     return {
         "followed": rate(followed),
@@ -131,10 +132,14 @@ def _by_hand(regions: Tensor) -> Tensor:
     return torch.stack([grown(region[0], wider)[None] for region in regions])
 
 
-def _edit_levels(regions: Tensor, images: Tensor, found: Triples) -> dict[str, Tensor]:
-    """PSNR (B,) inside and outside the edited regions (B, 1, H, W), as drawn and composited."""
+def _composited(images: Tensor, found: Triples) -> Tensor:
+    """``images`` where they changed visibly, or in the mask where there is one, and the sources elsewhere."""
     redrawn = changed_region(images, found.sources) if found.masks is None else found.masks
-    final = composited(images, found.sources, redrawn)
+    return composited(images, found.sources, redrawn)
+
+
+def _edit_levels(regions: Tensor, images: Tensor, final: Tensor, found: Triples) -> dict[str, Tensor]:
+    """PSNR (B,) inside and outside the edited regions (B, 1, H, W), as drawn and as composited, ``final``."""
     return {
         "inside": region_psnr(images, found.targets, regions),
         "outside": region_psnr(images, found.targets, 1.0 - regions),

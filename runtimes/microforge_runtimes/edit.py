@@ -26,9 +26,8 @@ from microforge_runtimes.generate import (
     check_task,
     integrate,
 )
-from microforge_runtimes.sampler import Floats, StepCallback
+from microforge_runtimes.sampler import AfterStep, Floats, StepCallback
 from microforge_runtimes.session import Session
-from microforge_runtimes.source_rules import AfterStep
 
 #: The tasks with a source, in the order of ``spec.TASKS``.
 SOURCE_TASKS: tuple[Task, ...] = ("edit", "inpaint", "super-resolve")

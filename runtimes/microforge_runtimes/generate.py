@@ -24,7 +24,7 @@ from microforge.noise import check_seed, standard_normal
 from microforge.tokenizer import BOS, EOS, PAD, TASK_IDS, PromptTokenizer, TokenIds
 from microforge_runtimes import sampler as rules
 from microforge_runtimes.allocator import return_freed_memory
-from microforge_runtimes.sampler import Floats, Step, StepCallback
+from microforge_runtimes.sampler import AfterStep, Floats, Step, StepCallback
 from microforge_runtimes.session import Array, Session, open_session
 
 
@@ -254,7 +254,7 @@ class Generator:
 
 def integrate(
     velocity: Velocity, z: Floats, grid: Sequence[float], callback: StepCallback | None = None,
-    after_step: Callable[[Floats, float], Floats] | None = None,
+    after_step: AfterStep | None = None,
 ) -> Floats:  # fmt: skip
     """Euler steps from ``z`` along ``grid``; ``after_step(z, t_next)`` may replace the latent after each."""
     for index in range(len(grid) - 1):

@@ -35,6 +35,8 @@ class Step:
 
 
 StepCallback = Callable[[Step], None]
+#: (latent after a step, its time) -> the latent to go on with.
+AfterStep = Callable[[Floats, float], Floats]
 
 
 def euler_step(z: Floats, velocity: Floats, t: float, t_next: float) -> Floats:

@@ -8,15 +8,11 @@ Images are float32 (1, 3, H, W) in [0, 1], masks (1, 1, H, W) of zeros and ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from microforge.errors import SpecError
-from microforge_runtimes.sampler import Floats
+from microforge_runtimes.sampler import AfterStep, Floats
 
-#: (latent after a step, its time) -> the latent to go on with.
-AfterStep = Callable[[Floats, float], Floats]
 #: What stands in a hole before it is filled.
 GREY = np.float32(0.5)
 

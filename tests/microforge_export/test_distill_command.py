@@ -198,6 +198,8 @@ def test_starting_student_adds_what_the_new_teacher_has_learned_since(
         assert torch.allclose(value, student.tensors[name] + 0.5 * learned[name], atol=1e-5), name
     with pytest.raises(SpecError, match=r"--move is 0\.0; allowed: above 0"):
         starting_student(tmp_path / "student", checkpoint, now, 0.0)
+    with pytest.raises(SpecError, match="give --init-teacher too"):
+        starting_student(tmp_path / "student", None, now, 0.5)
 
 
 def test_distill_learns_a_task_from_the_student_that_is_to_draw_it(
