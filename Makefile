@@ -47,7 +47,7 @@ ARM64_BUNDLES ?= $(BUNDLE)
 ARM64_RESULT ?= build/arm64/arm64.json
 
 arm64: $(BUNDLE)/manifest.json
-	$(BIN)/python -m microforge_benchmarks.arm64_cli $(ARM64_BUNDLES) --work build/arm64 --out $(ARM64_RESULT) --force
+	$(BIN)/python -m microforge_benchmarks.studies.arm64.cli $(ARM64_BUNDLES) --work build/arm64 --out $(ARM64_RESULT) --force
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,6 +1,6 @@
 """Predicted beside measured peaks of bundles: ``python benchmarks/calibrate_memory.py BUNDLE... [--out FILE]``.
 
-The constants of ``microforge_export.budget.OVERHEADS`` come from this table: change them until every ratio lies
+The constants of ``microforge_export.memory.fit.OVERHEADS`` come from this table: change them until every ratio lies
 within the limit, and say in docs/devices.md what was measured. A script beside the package, since the packages
 of benchmarks and export do not import one another. Exit 1 when a prediction is further off than ``--within``.
 
@@ -19,11 +19,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from microforge.bench_rows import Loading
-from microforge.bundle_files import Bundle, atomic_bytes, check_output, load_bundle
-from microforge.cli import DONE, FELL_SHORT, command_app, run, say_error
-from microforge_benchmarks.latency import Died, Settings, measure_memory
-from microforge_export.budget import MODES, OVERHEADS, peaks, predict
+from microforge.bundle.files import Bundle, load_bundle
+from microforge.bundle.measurements import Loading
+from microforge.io.atomic import atomic_bytes, check_output
+from microforge.io.console import DONE, FELL_SHORT, command_app, run, say_error
+from microforge_benchmarks.measure.latency import Died, Settings, measure_memory
+from microforge_export.memory.fit import MODES, OVERHEADS, peaks, predict
 
 MB = 1_000_000
 app = command_app("Predicted beside measured memory.")

@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from microforge.bundle_files import atomic_folder
 from microforge.errors import CheckpointError, SpecError
+from microforge.io.atomic import atomic_folder
 from microforge.spec import TASKS, ModelSpec, from_dict, to_dict
 from microforge.tokenizer import PromptTokenizer
 

@@ -20,8 +20,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from microforge.errors import CheckpointError, PromptError, SpecError, missing_extra
+from microforge.io.quiet import quiet
 from microforge.layers import MASKED, mask_bias
-from microforge.quiet import quiet
 from microforge.spec import TASKS, TextEncoderSpec
 from microforge.tokenizer import PromptTokenizer, TokenIds
 

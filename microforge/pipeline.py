@@ -18,7 +18,7 @@ from microforge.backbone import MicroForgeBackbone
 from microforge.checkpoint import STUDENT, Checkpoint, read_checkpoint, write_checkpoint
 from microforge.denoiser import Denoiser, build_backbone, build_planner
 from microforge.errors import PromptError, SpecError
-from microforge.kept_cells import after_step, hole_cells
+from microforge.latent_blending import after_step, hole_cells
 from microforge.noise import standard_normal
 from microforge.planner import RecurrentLatentPlanner
 from microforge.sampling import StepCallback, batch_time, guided, guided_edit, integrate, uniform_grid
@@ -179,7 +179,7 @@ class MicroForgePipeline(nn.Module):
     ) -> Tensor:  # fmt: skip
         """Draw ``source`` (B, 3, h, w) ``factor`` times larger, guided by its bicubic upsample: one drawing.
 
-        ``mf-generate`` draws at twice the size in tiles and shrinks; see ``microforge_runtimes.retouch``.
+        ``mf-generate`` draws at twice the size in tiles and shrinks; see ``microforge_runtimes.images.source_image``.
         """
         if factor not in (2, 4, 8):
             raise SpecError(f"the factor of one drawing of super-resolution is {factor}; allowed: 2, 4, 8")

@@ -55,7 +55,7 @@ def test_the_installed_wheel_works_from_another_folder(wheel: Path, tmp_path: Pa
     assert _run(sys.executable, *install, cwd=tmp_path).returncode == 0
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
-        "import microforge, microforge_runtimes.generate, microforge.tokenizer\n"
+        "import microforge, microforge_runtimes.generator, microforge.tokenizer\n"
         "microforge.tokenizer.PromptTokenizer.load()\n"
         "print(microforge.__version__, microforge.__file__, microforge_runtimes.__file__, 'torch' in sys.modules)"
     )

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from microforge.cli import command_app, print_json, run, say, say_error, say_warning
 from microforge.errors import MissingExtraError, SpecError
+from microforge.io.console import command_app, print_json, run, say, say_error, say_warning
 
 if TYPE_CHECKING:
-    from microforge.bench_rows import Loading, Row
-    from microforge.bundle_files import Bundle
-    from microforge.devices import DeviceProfile
-    from microforge_benchmarks.latency import Settings
-    from microforge_benchmarks.report import Roof
+    from microforge.bundle.devices import DeviceProfile
+    from microforge.bundle.files import Bundle
+    from microforge.bundle.measurements import Loading, Row
+    from microforge_benchmarks.measure.latency import Settings
+    from microforge_benchmarks.report.html import Roof
 
 app = command_app("Measure a bundle on this machine.")
 compare_app = command_app("Tabulate measured rows.")
@@ -49,12 +49,13 @@ def bench(
     json: Json = False,
 ) -> int:  # fmt: skip
     """Measure load, first and warm images, memory and CPU time, each in a fresh process; exit 1 when one dies."""
-    from microforge.bundle_files import atomic_folder, check_output, load_bundle
-    from microforge.cli import DONE, FELL_SHORT
-    from microforge.devices import find_device
+    from microforge.bundle.devices import find_device
+    from microforge.bundle.files import load_bundle
+    from microforge.io.atomic import atomic_folder, check_output
+    from microforge.io.console import DONE, FELL_SHORT
     from microforge.spec import parse_size
-    from microforge_benchmarks.latency import Settings, measure
-    from microforge_benchmarks.memory import parse_bytes
+    from microforge_benchmarks.measure.latency import Settings, measure
+    from microforge_benchmarks.measure.memory import parse_bytes
 
     check_output(out, force)
     profile_of = None if device is None else find_device(device)
@@ -86,14 +87,14 @@ def compare(
     """Tabulate measured rows, whichever program measured them."""
     from rich.console import Console
 
-    from microforge.bench_rows import read_rows
-    from microforge.cli import DONE, FELL_SHORT
-    from microforge_benchmarks.compare import compare_table
+    from microforge.bundle.measurements import read_rows
+    from microforge.io.console import DONE, FELL_SHORT
+    from microforge_benchmarks.report.table import compare_table
 
     found = [row for path in rows for row in read_rows(path)]
     current = True
     if into is not None:
-        from microforge_benchmarks.markdown import refresh
+        from microforge_benchmarks.report.markdown import refresh
 
         current = refresh(into, found, check) or not check
     if json:
@@ -122,7 +123,7 @@ def _loading(word: str) -> Loading:
 
 def _refuse_early(bundle: Bundle, plan: list[Settings]) -> None:
     """A target, size or task that is not there is said before anything is measured."""
-    from microforge_runtimes.generate import Generator
+    from microforge_runtimes.generator import Generator
 
     for settings in plan:
         Generator(bundle, settings.target, settings.size).close()
@@ -133,11 +134,11 @@ def _roofs(bundle: Bundle, settings: Settings, device: DeviceProfile | None) -> 
     if "onnx" not in bundle.manifest.targets:
         return []
     try:
-        from microforge_benchmarks import roofline
+        from microforge_benchmarks.measure import roofline
     except MissingExtraError:  # onnx comes with the extra bench
         return []
-    from microforge.devices import DEVICES
-    from microforge_benchmarks.report import Roof
+    from microforge.bundle.devices import DEVICES
+    from microforge_benchmarks.report.html import Roof
 
     cost, threads = roofline.drawing_cost(bundle, settings.size), settings.threads or 1
     here = roofline.machine_rates(threads)
@@ -150,7 +151,7 @@ def _roofs(bundle: Bundle, settings: Settings, device: DeviceProfile | None) -> 
 
 
 def _write(folder: Path, rows: list[Row], device: DeviceProfile | None, roofs: list[Roof]) -> None:
-    from microforge_benchmarks.report import page, plots
+    from microforge_benchmarks.report.html import page, plots
 
     values = [row.model_dump(mode="json") for row in rows]
     (folder / ROWS).write_text(json_module.dumps(values, indent=1) + "\n", "utf-8")
@@ -167,7 +168,7 @@ def _write(folder: Path, rows: list[Row], device: DeviceProfile | None, roofs: l
 def _say_result(out: Path, rows: list[Row], json: bool) -> None:
     from rich.console import Console
 
-    from microforge_benchmarks.compare import compare_table
+    from microforge_benchmarks.report.table import compare_table
 
     if json:
         values = [row.model_dump(mode="json", exclude={"memory": {"timeline"}}) for row in rows]
@@ -183,11 +184,11 @@ def main() -> None:
     if word == "compare":
         run(compare_app, sys.argv[2:])
     if word == "scaling":
-        from microforge_benchmarks.scaling_cli import app as scaling_app
+        from microforge_benchmarks.studies.scaling_cli import app as scaling_app
 
         run(scaling_app, sys.argv[2:])
     if word == "against":
-        from microforge_benchmarks.against_cli import app as against_app
+        from microforge_benchmarks.studies.baselines_cli import app as against_app
 
         run(against_app, sys.argv[2:])
     run(app)

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microforge.cli import command_app, print_json, run
 from microforge.errors import OutputError, missing_extra
+from microforge.io.console import command_app, print_json, run
 
 if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import Tensor
 
-    from microforge.data.captions import Prompt
+    from microforge.data.world.captions import Prompt
     from microforge.evaluation.classifier import Classifier
-    from microforge.evaluation.evaluate import Draw, Judged
-    from microforge_benchmarks.subjects import Subject
+    from microforge.evaluation.generation import Draw, Judged
+    from microforge_benchmarks.evaluate.subjects import Subject
 
 app = command_app("Measure how well images follow their prompts.")
 
@@ -71,11 +71,11 @@ def evaluate(
     """Draw an image for every prompt, let the oracle judge it, and write the scores beside their ceilings."""
     sheet_path = _check_outputs(out, force)
     _need_torch()
-    from microforge.bundle_files import atomic_bytes
-    from microforge.data.captions import evaluation_prompts, single_object_prompts
-    from microforge.evaluation.sheet import contact_sheet, png_bytes
-    from microforge_benchmarks.edit_eval import check_task, evaluate_source_task
-    from microforge_benchmarks.subjects import Settings, open_subject
+    from microforge.data.world.captions import evaluation_prompts, single_object_prompts
+    from microforge.evaluation.contact_sheet import contact_sheet, png_bytes
+    from microforge.io.atomic import atomic_bytes
+    from microforge_benchmarks.evaluate.edits import check_task, evaluate_source_task
+    from microforge_benchmarks.evaluate.subjects import Settings, open_subject
 
     settings = Settings(size, steps, guidance, target)
     check_task(task, single_object, masked)
@@ -112,7 +112,7 @@ def _say_done(report: dict[str, Any], out: Path, sheet: Path, json: bool) -> Non
 
 def _check_outputs(out: Path, force: bool) -> Path:
     """Refuse outputs that could not be written; the contact sheet's path."""
-    from microforge.bundle_files import check_output
+    from microforge.io.atomic import check_output
 
     if out.suffix.lower() != ".json":
         raise OutputError(f"--out is {out}; the scores are JSON, give a name that ends in .json")
@@ -139,7 +139,7 @@ def _measure(subject: Subject, prompts: list[Prompt], seed: int) -> tuple[list[J
     The judged images come without their pixels, but for those that the contact sheet shows.
     """
     from microforge.evaluation.classifier import load_classifier
-    from microforge.evaluation.evaluate import scenes_draw, summarize, vae_quality
+    from microforge.evaluation.generation import scenes_draw, summarize, vae_quality
 
     size, classifier = (subject.height, subject.width), load_classifier()
     with _progress() as progress:
@@ -166,8 +166,8 @@ def _score(
     """Judged images and the classifier's features (N, F) of them, a batch of pixels in memory at a time."""
     import torch
 
-    from microforge.evaluation.evaluate import Images, evaluate, to_tensor, without_image
-    from microforge.evaluation.sheet import shown_every
+    from microforge.evaluation.contact_sheet import shown_every
+    from microforge.evaluation.generation import Images, evaluate, to_tensor, without_image
 
     rows: list[Tensor] = []
 
@@ -184,7 +184,7 @@ def _true_features(draw: Draw, prompts: list[Prompt], seed: int, classifier: Cla
     """Features (N, F) of other true renders of ``prompts``, which need no judgement."""
     import torch
 
-    from microforge.evaluation.evaluate import BATCH, to_tensor
+    from microforge.evaluation.generation import BATCH, to_tensor
 
     groups = ((prompts[start : start + BATCH], seed + start) for start in range(0, len(prompts), BATCH))
     return torch.cat([classifier.features(to_tensor(draw(*group))) for group in groups])

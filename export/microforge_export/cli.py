@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microforge.cli import command_app, print_json, run, say, say_error
+from microforge.io.console import command_app, print_json, run, say, say_error
 
 if TYPE_CHECKING:
-    from microforge_export.program import SourceModel
-    from microforge_export.stages import Reporter, State
+    from microforge_export.build.stages import Reporter, State
+    from microforge_export.components.component import SourceModel
 
 app = command_app("Build, verify and inspect bundles for phones.")
 
@@ -44,9 +44,9 @@ def build(
     json: Json = False,
 ) -> None:  # fmt: skip
     """Export a checkpoint to a bundle, checked through the shipped runtime."""
-    from microforge.bundle_files import check_output
     from microforge.errors import OutputError
-    from microforge_export.recipe import make_recipe
+    from microforge.io.atomic import check_output
+    from microforge_export.recipes.build_recipe import make_recipe
 
     recipe = make_recipe(
         target=target, precision=precision, sizes=size or (), tasks=tasks, recipes=recipe_files or ()
@@ -56,27 +56,27 @@ def build(
     if out is not None:
         check_output(out, force)
 
-    from microforge_export import pipeline
-    from microforge_export.microforge_provider import read_model
+    from microforge_export.build import builder
+    from microforge_export.providers.microforge import read_model
 
     def load() -> SourceModel:
         return read_model(checkpoint)
 
     if dry_run or out is None:
-        from microforge_export.plan_view import plan_table, plan_values
+        from microforge_export.build.dry_run_view import plan_table, plan_values
 
-        planned = pipeline.plan(recipe, load)
+        planned = builder.plan(recipe, load)
         _result(json, plan_values(planned), plan_table(planned))
         return
-    from microforge_export.quality_gate import QualityError
+    from microforge_export.quantization.quality_gate import QualityError
 
     try:
         with _progress() as report:
-            state = pipeline.build(recipe, load, out, force, report)
+            state = builder.build(recipe, load, out, force, report)
     except QualityError as error:
         from rich.console import Console
 
-        from microforge_export.quality_view import fault_tables
+        from microforge_export.quantization.quality_view import fault_tables
 
         Console(stderr=True).print(fault_tables(error))
         raise
@@ -106,14 +106,14 @@ def tune(
     What is optimised is the time of one evaluation of each component (or its bytes, with --prefer size), under
     limits on PSNR of components and whole images, on what the prompt still changes, and on the plan state.
     """
-    from microforge_export.tune_command import run_tune, tune_request
+    from microforge_export.quantization.tuning.command import run_tune, tune_request
 
     request = tune_request(
         target=target, prefer=prefer, size=size, prompts=prompts, rounds=rounds, threads=threads, measured=measured,
         note=note, start=start,
     )  # fmt: skip
     recipe, quality = run_tune(checkpoint, out, request, force, say)
-    from microforge_export.tune_view import tune_table, tune_values
+    from microforge_export.quantization.tuning.view import tune_table, tune_values
 
     _result(json, tune_values(recipe, quality), tune_table(recipe, quality))
 
@@ -164,8 +164,8 @@ def distill(
     json: Json = False,
 ) -> None:  # fmt: skip
     """Teach a student to draw in a few steps what the checkpoint draws in 32, guidance folded in."""
-    from microforge.training.processes import speaks
-    from microforge_export.distill_command import DistillRequest, run_distill
+    from microforge.training.distillation.command import DistillRequest, run_distill
+    from microforge.training.engine.distributed import speaks
 
     request = DistillRequest(
         checkpoint=checkpoint, out=out, init=init, init_teacher=init_teacher, move=move, steps=steps, skip=skip, updates=updates, batch=batch, drawings=drawings,
@@ -196,10 +196,10 @@ def text_encoder(
     json: Json = False,
 ) -> None:  # fmt: skip
     """Export a text encoder of another library with the interface of a bundle's own, checked against torch."""
-    from microforge.bundle_files import check_output
+    from microforge.io.atomic import check_output
 
     check_output(out, force)
-    from microforge_export.text_encoder import export_text_encoder
+    from microforge_export.providers.text_encoder import export_text_encoder
 
     with _progress() as report:
         made = export_text_encoder(source, out, length, force, report)
@@ -215,9 +215,9 @@ def verify(bundle: BundleFolder, json: Json = False) -> int:
     """Check every hash and re-run every parity check; exit 1 when one falls short."""
     from rich.table import Table
 
-    from microforge.bundle_files import load_bundle
-    from microforge.cli import DONE, FELL_SHORT
-    from microforge_export.verify import verify as check
+    from microforge.bundle.files import load_bundle
+    from microforge.io.console import DONE, FELL_SHORT
+    from microforge_export.checks.verify import verify as check
 
     result = check(load_bundle(bundle), lambda what: say(f"checking {what}"))
     table = Table("checked", "measured", "needed")
@@ -248,8 +248,8 @@ def verify(bundle: BundleFolder, json: Json = False) -> int:
 @app.command(epilog="Example: mf-export inspect model.mfb --json")
 def inspect(bundle: BundleFolder, json: Json = False) -> None:
     """Show components, files, shapes, precision, bytes, parity and operators."""
-    from microforge.bundle_files import load_bundle
-    from microforge_export.inspect import render, summary
+    from microforge.bundle.files import load_bundle
+    from microforge_export.checks.inspect import render, summary
 
     opened = load_bundle(bundle)
     _result(json, summary(opened), render(opened))
@@ -265,12 +265,12 @@ def fit(
     json: Json = False,
 ) -> int:  # fmt: skip
     """Predict every stage's peak memory; exit 1 when it does not fit the device."""
-    from microforge.bundle_files import load_bundle
-    from microforge.cli import DONE, FELL_SHORT
-    from microforge.devices import find_device
+    from microforge.bundle.devices import find_device
+    from microforge.bundle.files import load_bundle
+    from microforge.io.console import DONE, FELL_SHORT
     from microforge.spec import parse_size
-    from microforge_export.budget import fit as check
-    from microforge_export.fit_view import fit_table, fit_values
+    from microforge_export.memory.fit import fit as check
+    from microforge_export.memory.fit_view import fit_table, fit_values
 
     profile, opened = find_device(device), load_bundle(bundle)
     pixels = None if size is None else parse_size(size, opened.manifest.latent.downsample)
@@ -292,8 +292,8 @@ def _result(json: bool, values: dict[str, Any], table: Any) -> None:
 
 
 def _built(state: State, out: Path, json: bool) -> None:
-    from microforge_export.figures import image_figures
-    from microforge_export.inspect import target_bytes
+    from microforge_export.checks.figures import image_figures
+    from microforge_export.checks.inspect import target_bytes
 
     manifest = state.get("manifest")
     for name, target in manifest.targets.items():

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from microforge.bundle_targets import Entry
+from microforge.bundle.targets import Entry
 from microforge.errors import SpecError
 
 MIB = 1 << 20

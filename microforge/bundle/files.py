@@ -6,19 +6,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from microforge.bundle import (
+from microforge.bundle.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
     Component,
@@ -27,8 +23,8 @@ from microforge.bundle import (
     Size,
     SizeEntry,
 )
-from microforge.bundle_targets import FileEntry, Target
-from microforge.errors import BundleError, OutputError, OutputExistsError
+from microforge.bundle.targets import FileEntry, Target
+from microforge.errors import BundleError
 
 _BLOCK = 1 << 20
 
@@ -239,110 +235,3 @@ def write_manifest(folder: Path, manifest: Manifest) -> str:
     data = (manifest.model_dump_json(indent=1) + "\n").encode("utf-8")
     (folder / MANIFEST).write_bytes(data)
     return manifest_id(data)
-
-
-def check_output(path: str | Path, force: bool = False) -> None:
-    """Ask before the work starts whether ``path`` could be written at its end; writes nothing.
-
-    Raises:
-        OutputExistsError: when something is there and ``force`` is off.
-        OutputError: when its folder could not be made or written to.
-    """
-    path = Path(path)
-    if _present(path) and not force:
-        raise OutputExistsError(f"{path} already exists; choose another name or pass --force")
-    folder = path.absolute().parent
-    while not os.path.lexists(folder):
-        folder = folder.parent
-    if not os.path.isdir(folder):
-        raise OutputError(f"cannot write {path}: {folder} is not a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {path}: no permission to write in {folder}")
-
-
-def _present(path: Path) -> bool:
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (OSError, ValueError) as error:  # too long, or a null character
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise OutputError(f"cannot write {str(path)[:80]!r}: {reason}") from None
-    return True
-
-
-def atomic_bytes(path: str | Path, data: bytes, force: bool = False) -> None:
-    """Write a file whole or not at all; missing folders above it are made.
-
-    Raises:
-        OutputExistsError, OutputError: as ``check_output``; also when ``path`` is a folder or the disk fails.
-    """
-    path = Path(path)
-    check_output(path, force)
-    if os.path.isdir(path):
-        raise OutputError(f"cannot write {path}: it is a folder")
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_folder(path: str | Path, force: bool = False, marker: str = MANIFEST) -> Iterator[Path]:
-    """An empty folder to fill, which takes the place of ``path`` when the block ends without an error.
-
-    The old folder stays until the new one is complete, and is replaced only with ``force`` and when it is
-    empty or holds ``marker``: a mistyped ``--out`` never removes somebody's other folder.
-
-    Raises:
-        OutputExistsError, OutputError: as ``check_output``; also when ``path`` must not be replaced.
-    """
-    path = Path(path)
-    check_output(path, force)
-    _check_replaceable(path, marker)
-    try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name[:64]}.", dir=path.absolute().parent))
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
-    new, old = work / "new", work / "old"
-    try:
-        new.mkdir()
-        yield new
-        check_output(path, force)
-        _check_replaceable(path, marker)
-        if path.exists():
-            os.replace(path, old)
-        try:
-            os.replace(new, path)
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        if old.exists() and not os.path.lexists(path):
-            os.replace(old, path)
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _check_replaceable(path: Path, marker: str) -> None:
-    if not os.path.lexists(path):
-        return
-    if path.is_symlink() or not path.is_dir():
-        raise OutputError(f"cannot replace {path}: it is not a folder")
-    if any(path.iterdir()) and not (path / marker).is_file():
-        raise OutputError(f"cannot replace {path}: it holds other files and no {marker}; choose another name")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,7 +1,7 @@
 """The bundle manifest: the only contract between Python and every device (docs/bundle.md).
 
-Pydantic models for ``manifest.json``, schema version 1; ``microforge.bundle_targets`` has those of one engine.
-No torch, no file access: reading, hashing and writing live in ``microforge.bundle_files``. Shapes are static, with batch 1; every size is in pixels or
+Pydantic models for ``manifest.json``, schema version 1; ``microforge.bundle.targets`` has those of one engine.
+No torch, no file access: reading, hashing and writing live in ``microforge.bundle.files``. Shapes are static, with batch 1; every size is in pixels or
 latent cells, every byte count in bytes. ``python -m microforge.bundle`` prints the JSON Schema.
 """
 
@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from microforge.bundle_targets import Entry, FileEntry, Sha256, Target, TargetName
+from microforge.bundle.targets import Entry, FileEntry, Sha256, Target, TargetName
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -297,7 +297,3 @@ def schema_text() -> str:
     """JSON Schema (draft 2020-12) of ``manifest.json``, as checked in at docs/bundle.schema.json."""
     draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return json.dumps({**draft, **Manifest.model_json_schema()}, indent=1, sort_keys=True) + "\n"
-
-
-if __name__ == "__main__":
-    print(schema_text(), end="")

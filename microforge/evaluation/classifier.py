@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from microforge.data.scenes import COLORS, SHAPES
+from microforge.data.world.scenes import COLORS, SHAPES
 from microforge.errors import CheckpointError, DataError
 
 WEIGHTS = Path(__file__).with_name("classifier.safetensors")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from microforge.evaluation.evaluate import Judged
+from microforge.evaluation.generation import Judged
 
 _GREEN, _RED, _INK, _PAPER = (20, 140, 50), (205, 30, 40), (40, 40, 40), (255, 255, 255)
 _SIDE, _GAP, _LINE, _FONT = 144, 10, 13, 10

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from microforge.data.edit_source import Triples
-from microforge.evaluation.edit_evaluate import Mark
-from microforge.evaluation.evaluate import to_bytes
-from microforge.evaluation.sheet import wrapped
+from microforge.data.edit_examples import Triples
+from microforge.evaluation.contact_sheet import wrapped
+from microforge.evaluation.editing import Mark
+from microforge.evaluation.generation import to_bytes
 
 _GREEN, _RED, _INK, _PAPER = (20, 140, 50), (205, 30, 40), (40, 40, 40), (255, 255, 255)
 _SIDE, _GAP, _LINE, _FONT, _LINES, _COLUMNS = 128, 8, 13, 10, 4, 3

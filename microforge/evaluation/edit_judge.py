@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from microforge.data.edits import Edit
-from microforge.data.scenes import Scene, SceneObject, place_of
+from microforge.data.world.edits import Edit
+from microforge.data.world.scenes import Scene, SceneObject, place_of
 from microforge.errors import DataError
-from microforge.evaluation.oracle import DetectedObject, Detection
-from microforge.evaluation.verdict import in_place
+from microforge.evaluation.oracle.detector import DetectedObject, Detection
+from microforge.evaluation.oracle.verdict import in_place
 
 #: A pixel has changed when a channel, averaged over 3 x 3 pixels, has moved by this much ...
 CHANGED = 0.10

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from microforge.data.captions import caption
-from microforge.data.edit_source import Triples, inpainting, shrunk, upsampled
-from microforge.data.edits import OPERATIONS, edited_box, edited_region, sample_edit
-from microforge.data.masks import grown, sample_mask
-from microforge.data.renderer import object_mask, render
-from microforge.data.scenes import Scene, SceneObject, sample_scene
+from microforge.data.edit_examples import Triples, inpainting, shrunk, upsampled
+from microforge.data.world.captions import caption
+from microforge.data.world.edits import OPERATIONS, edited_box, edited_region, sample_edit
+from microforge.data.world.masks import grown, sample_mask
+from microforge.data.world.renderer import object_mask, render
+from microforge.data.world.scenes import Scene, SceneObject, sample_scene
 from microforge.errors import DataError
 from microforge.evaluation.edit_judge import (
     changed_region,
@@ -29,9 +29,9 @@ from microforge.evaluation.edit_judge import (
     instruction_followed,
     region_psnr,
 )
-from microforge.evaluation.evaluate import BATCH, rate, to_bytes
+from microforge.evaluation.generation import BATCH, rate, to_bytes
 from microforge.evaluation.metrics import psnr
-from microforge.evaluation.oracle import Detection, detect
+from microforge.evaluation.oracle.detector import Detection, detect
 
 #: (examples of one task, seed) -> images (B, 3, H, W) in [0, 1]; image i is drawn with seed + i.
 DrawTriples = Callable[[Triples, int], Tensor]

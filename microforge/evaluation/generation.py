@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from microforge.data import pixels
-from microforge.data.captions import Prompt
-from microforge.data.renderer import render
-from microforge.data.scenes import KINDS, choice, sample_scene
+from microforge.data.world.captions import Prompt
+from microforge.data.world.renderer import render
+from microforge.data.world.scenes import KINDS, choice, sample_scene
 from microforge.evaluation.ground_truth import draw_scenes
 from microforge.evaluation.metrics import psnr, ssim
-from microforge.evaluation.oracle import Detection, detect
-from microforge.evaluation.verdict import FACTS, Verdict, judge, wilson
+from microforge.evaluation.oracle.detector import Detection, detect
+from microforge.evaluation.oracle.verdict import FACTS, Verdict, judge, wilson
 
 Images = NDArray[np.uint8]
 #: (prompts, seed) -> images (B, H, W, 3), one per prompt; image i is drawn with seed + i.

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from microforge.data.captions import Prompt
 from microforge.data.pixels import to_bytes
-from microforge.data.renderer import render
-from microforge.data.scenes import (
+from microforge.data.world.captions import Prompt
+from microforge.data.world.renderer import render
+from microforge.data.world.scenes import (
     COLORS,
     MIN_CONTRAST,
     PLACES,

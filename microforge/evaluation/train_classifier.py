@@ -21,10 +21,8 @@ import torch.nn.functional as F
 import typer
 from torch import Tensor
 
-from microforge.bundle_files import atomic_bytes, check_output
-from microforge.cli import command_app, print_json, run, say
-from microforge.data.renderer import render
-from microforge.data.scenes import COLORS, KINDS, SHAPES, Scene, choice, sample_scene
+from microforge.data.world.renderer import render
+from microforge.data.world.scenes import COLORS, KINDS, SHAPES, Scene, choice, sample_scene
 from microforge.evaluation.classifier import (
     HEADS,
     MULTIPLE,
@@ -34,6 +32,8 @@ from microforge.evaluation.classifier import (
     load_classifier,
     to_file,
 )
+from microforge.io.atomic import atomic_bytes, check_output
+from microforge.io.console import command_app, print_json, run, say
 
 Labels = dict[str, Tensor]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from microforge.cli import command_app, print_json, run
+from microforge.io.console import command_app, print_json, run
 
 app = command_app(
     "Train MicroForge, one stage at a time (vae, then flow, then kd, edit, reward and rewrite if you like) or all of them."
@@ -127,10 +127,10 @@ def train(
         "--json", help="Print one JSON object as the last line of stdout.")] = False,
 ) -> None:  # fmt: skip
     """Train one stage, watch it in RUN/STAGE (log.jsonl, samples, loss.png), kill and --resume it at will."""
-    from microforge.training.command import run_stage
-    from microforge.training.phases import run_all
-    from microforge.training.plan import TrainRequest
-    from microforge.training.processes import speaks
+    from microforge.training.engine.distributed import speaks
+    from microforge.training.runs.curriculum_run import run_all
+    from microforge.training.runs.plan import TrainRequest
+    from microforge.training.runs.stage_run import run_stage
 
     request = TrainRequest(
         stage=stage.value, out=out, config=config, settings=settings, data=data, edits=edits, flip=flip,

@@ -14,6 +14,13 @@ from dataclasses import dataclass, replace
 from microforge.errors import SpecError
 
 OPTIMIZERS = ("adamw", "muon")
+#: Stages that learn from the model's own judged drawings, after all others.
+SELF_TAUGHT = ("reward", "rewrite")
+#: Stages that go on from a flow's weights, and those that may be given a teacher.
+ON_A_FLOW, TAUGHT = ("edit", *SELF_TAUGHT), ("kd", "edit", *SELF_TAUGHT)
+STAGES = ("vae", "flow", "kd", *ON_A_FLOW)
+#: The stages whose networks have hidden matrices, and are worth compiling.
+DENOISER_STAGES = STAGES[1:]
 
 
 @dataclass(frozen=True)

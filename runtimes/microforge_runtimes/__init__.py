@@ -9,21 +9,22 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from microforge_runtimes.edit import Editor
-    from microforge_runtimes.generate import Conditioning, Generator, Result
+    from microforge_runtimes.editor import Editor
+    from microforge_runtimes.engines.registry import open_session
+    from microforge_runtimes.engines.session import Session
+    from microforge_runtimes.generator import Conditioning, Generator, Result
     from microforge_runtimes.sampler import Step
-    from microforge_runtimes.session import Session, open_session
 
 __all__ = ["Conditioning", "Editor", "Generator", "Result", "Session", "Step", "open_session"]
 
 _HOMES = {
-    "Conditioning": "generate",
-    "Editor": "edit",
-    "Generator": "generate",
-    "Result": "generate",
-    "Session": "session",
+    "Conditioning": "generator",
+    "Editor": "editor",
+    "Generator": "generator",
+    "Result": "generator",
+    "Session": "engines.session",
     "Step": "sampler",
-    "open_session": "session",
+    "open_session": "engines.registry",
 }
 
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from microforge import __version__
-from microforge.cli import command_app, print_json, run, say_warning
 from microforge.errors import BundleError, OutputError, SpecError
+from microforge.io.console import command_app, print_json, run, say_warning
 
 if TYPE_CHECKING:
-    from microforge.bundle import Task
-    from microforge_runtimes.drawer import Drawer
-    from microforge_runtimes.generate import Result
-    from microforge_runtimes.picture import Pixels
-    from microforge_runtimes.retouch import Work
+    from microforge.bundle.manifest import Task
+    from microforge_runtimes.generator import Result
+    from microforge_runtimes.images.image_file import Pixels
+    from microforge_runtimes.images.source_image import Work
+    from microforge_runtimes.open_model import Drawer
 
 app = command_app("Draw an image with a bundle or a checkpoint, from words or from a source.")
 
@@ -55,9 +55,9 @@ def generate(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")] = False,
 ) -> None:  # fmt: skip
     """Draw an image with a bundle or a checkpoint, from words or from a source."""
-    from microforge.bundle_files import atomic_bytes, check_output
-    from microforge_runtimes.drawer import Choice, is_checkpoint, known_tasks, open_drawer
-    from microforge_runtimes.retouch import check_words, read_work
+    from microforge.io.atomic import atomic_bytes, check_output
+    from microforge_runtimes.images.source_image import check_words, read_work
+    from microforge_runtimes.open_model import Choice, is_checkpoint, known_tasks, open_drawer
 
     chosen = _task(task, source, mask, known_tasks(model))
     check_words(chosen, source, mask, factor, composite, prompt)
@@ -96,7 +96,7 @@ def _draw(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from microforge_runtimes.drawer import check, draw
+    from microforge_runtimes.open_model import check, draw
     from microforge_runtimes.sampler import Step
 
     if check(drawer, work, prompt, seed, steps).truncated:

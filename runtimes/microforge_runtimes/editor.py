@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from microforge.bundle import Component, Role, Sampler, Task
+from microforge.bundle.manifest import Component, Role, Sampler, Task
 from microforge.errors import BundleError, SpecError
 from microforge.noise import check_seed
 from microforge.tokenizer import TokenIds
-from microforge_runtimes import resampling, source_rules
+from microforge_runtimes import latent_blending
 from microforge_runtimes import sampler as rules
-from microforge_runtimes.generate import (
+from microforge_runtimes.engines.session import Session
+from microforge_runtimes.generator import (
     Branch,
     Conditioning,
     Generator,
@@ -26,8 +27,8 @@ from microforge_runtimes.generate import (
     check_task,
     integrate,
 )
+from microforge_runtimes.images import resampling
 from microforge_runtimes.sampler import AfterStep, Floats, StepCallback
-from microforge_runtimes.session import Session
 
 #: The tasks with a source, in the order of ``spec.TASKS``.
 SOURCE_TASKS: tuple[Task, ...] = ("edit", "inpaint", "super-resolve")
@@ -132,15 +133,15 @@ class Editor(Generator):
         guides = Guides(words, empty, self.encode_image(shown))
         known = guides.source if shown is source else self.encode_image(source)
         noise, latent = self.noise(seed), self.bundle.manifest.latent
-        cells = None if hole is None else source_rules.hole_cells(hole, latent.downsample)
+        cells = None if hole is None else latent_blending.hole_cells(hole, latent.downsample)
         unchanged = self.bundle.manifest.sampler.unchanged if task == "edit" else None
-        after = source_rules.after_step(known, noise, cells, unchanged)
+        after = latent_blending.after_step(known, noise, cells, unchanged)
         clock.append(time.perf_counter())
         z = self.sample_redraw(guides, noise, steps, callback, after)
         clock.append(time.perf_counter())
         image = self.decode(z)
         if hole is not None:
-            image = source_rules.composited(image, source, hole)
+            image = latent_blending.composited(image, source, hole)
         clock.append(time.perf_counter())
         names = ("text_encoder", "vae_encoder", "denoiser_edit", "vae_decoder")
         seconds = {name: clock[i + 1] - clock[i] for i, name in enumerate(names)}
@@ -198,8 +199,8 @@ class Editor(Generator):
             return source, None
         if task == "super-resolve":
             raise SpecError("super-resolve takes no mask")
-        hole = source_rules.check_mask(mask, height, width)
-        return source_rules.with_hole(source, hole) if task == "inpaint" else source, hole
+        hole = latent_blending.check_mask(mask, height, width)
+        return latent_blending.with_hole(source, hole) if task == "inpaint" else source, hole
 
 
 def _steered(session: Session, component: Component, guides: Guides, sampler: Sampler) -> Velocity:

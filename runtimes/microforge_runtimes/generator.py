@@ -17,15 +17,17 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from microforge.bundle import PLAN_INPUTS, Component, Role, Task
-from microforge.bundle_files import Bundle, load_bundle
+from microforge.bundle.files import Bundle, load_bundle
+from microforge.bundle.manifest import PLAN_INPUTS, Component, Role, Task
 from microforge.errors import BundleError
 from microforge.noise import check_seed, standard_normal
 from microforge.tokenizer import BOS, EOS, PAD, TASK_IDS, PromptTokenizer, TokenIds
 from microforge_runtimes import sampler as rules
-from microforge_runtimes.allocator import return_freed_memory
+from microforge_runtimes.arrays import Array
+from microforge_runtimes.engines.allocator import return_freed_memory
+from microforge_runtimes.engines.registry import open_session
+from microforge_runtimes.engines.session import Session
 from microforge_runtimes.sampler import AfterStep, Floats, Step, StepCallback
-from microforge_runtimes.session import Array, Session, open_session
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What happens to a source before and after the networks, as pure functions of numpy arrays (SPEC section 6).
 
-The twins of ``MicroForgePipeline``'s own and of ``microforge.kept_cells``: grey holes, cells that are redrawn, known
+The twins of ``MicroForgePipeline``'s own and of ``microforge.latent_blending``: grey holes, cells that are redrawn, known
 cells blended back at the current noise level, cells that an edit leaves alone, the final composite in pixels;
 ``resampling`` has what super-resolution needs.
 Images are float32 (1, 3, H, W) in [0, 1], masks (1, 1, H, W) of zeros and ones.

@@ -5,18 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from microforge.bundle import MANIFEST, Task
-from microforge.bundle_files import load_bundle
+from microforge.bundle.files import load_bundle
+from microforge.bundle.manifest import MANIFEST, Task
 from microforge.errors import SpecError
 from microforge.spec import parse_size
 from microforge.tokenizer import TokenIds
-from microforge_runtimes.checkpoint_editor import CheckpointEditor
-from microforge_runtimes.edit import Editor
-from microforge_runtimes.generate import Generator, Result
-from microforge_runtimes.picture import Pixels
-from microforge_runtimes.retouch import Prepared, Work, choose_size, enlargement, finished, pieces, prepared
+from microforge_runtimes.editor import Editor
+from microforge_runtimes.generator import Generator, Result
+from microforge_runtimes.images.image_file import Pixels
+from microforge_runtimes.images.source_image import (
+    Prepared,
+    Work,
+    choose_size,
+    enlargement,
+    finished,
+    pieces,
+    prepared,
+)
+from microforge_runtimes.images.tiling import Tile
 from microforge_runtimes.sampler import Step, StepCallback
-from microforge_runtimes.tiles import Tile
+from microforge_runtimes.torch_editor import CheckpointEditor
 
 #: Both generate; an ``Editor``, which is a ``Generator``, and a checkpoint also draw from a source.
 Drawer = Generator | CheckpointEditor

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from microforge.bundle import Latent, Sampler
+from microforge.bundle.manifest import Latent, Sampler
 from microforge.errors import BundleError
 
 Floats = NDArray[np.float32]

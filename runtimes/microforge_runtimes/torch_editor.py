@@ -15,12 +15,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from microforge.bundle import Task
+from microforge.bundle.manifest import Task
 from microforge.errors import BundleError, SpecError, missing_extra
 from microforge.noise import check_seed, standard_normal
 from microforge.tokenizer import TokenIds
 from microforge_runtimes import sampler as rules
-from microforge_runtimes.generate import Result
+from microforge_runtimes.generator import Result
 from microforge_runtimes.sampler import Floats, Step, StepCallback
 
 WEIGHTS = "model.safetensors"

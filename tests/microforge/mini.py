@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from microforge import spec
-from microforge.data.source import SceneSource
+from microforge.data.world.image_source import SceneSource
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import BackboneSpec, ModelSpec, PlannerSpec, SamplerSpec, TextEncoderSpec, VAESpec
 from microforge.tokenizer import PromptTokenizer
-from microforge.training import loop, plan
-from microforge.training.plan import TrainRequest
+from microforge.training.engine import loop
+from microforge.training.runs import plan
+from microforge.training.runs.plan import TrainRequest
 from microforge.training.settings import (
     EditSettings,
     FlowSettings,

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from microforge.bench_rows import read_rows
-from microforge.cli import exit_code
-from microforge_benchmarks import memory
+from microforge.bundle.measurements import read_rows
+from microforge.io.console import exit_code
 from microforge_benchmarks.bench_cli import app, compare_app
-from microforge_benchmarks.report import verdict
+from microforge_benchmarks.measure import memory
+from microforge_benchmarks.report.html import verdict
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

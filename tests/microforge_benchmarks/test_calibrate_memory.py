@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from microforge.cli import exit_code
+from microforge.io.console import exit_code
 
 ROOT = Path(__file__).parents[2]
 

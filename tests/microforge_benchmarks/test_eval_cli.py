@@ -14,18 +14,18 @@ import pytest
 import torch
 from PIL import Image
 
-from microforge.cli import exit_code
-from microforge.data.captions import evaluation_prompts
+from microforge.data.world.captions import evaluation_prompts
 from microforge.errors import BundleError
 from microforge.evaluation.classifier import load_classifier
-from microforge.evaluation.evaluate import evaluate, scenes_draw, without_image
-from microforge.evaluation.sheet import MAX_IMAGES, contact_sheet, shown_every
+from microforge.evaluation.contact_sheet import MAX_IMAGES, contact_sheet, shown_every
+from microforge.evaluation.generation import evaluate, scenes_draw, without_image
+from microforge.io.console import exit_code
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import SamplerSpec, preset
 from microforge.tokenizer import PromptTokenizer
 from microforge_benchmarks.eval_cli import app
-from microforge_benchmarks.subjects import Settings, _bundle_round_trip, open_subject
-from microforge_runtimes import session
+from microforge_benchmarks.evaluate.subjects import Settings, _bundle_round_trip, open_subject
+from microforge_runtimes.engines import session
 
 
 @pytest.fixture(scope="module")

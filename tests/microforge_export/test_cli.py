@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from microforge.cli import exit_code
+from microforge.io.console import exit_code
 from microforge_export.cli import app
 
 

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from microforge.bundle import Guidance, Manifest
-from microforge.bundle_files import file_entry, write_manifest
+from microforge.bundle.files import file_entry, write_manifest
+from microforge.bundle.manifest import Guidance, Manifest
 from microforge.spec import TASKS
 from microforge.tokenizer import BOS, EOS, PAD, TASK_IDS, PromptTokenizer, train_tokenizer
 

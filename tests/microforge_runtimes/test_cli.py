@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from microforge.bundle_files import load_bundle
-from microforge.cli import exit_code
+from microforge.bundle.files import load_bundle
+from microforge.io.console import exit_code
 from microforge_runtimes.cli import app
 
 Capture = pytest.CaptureFixture[str]

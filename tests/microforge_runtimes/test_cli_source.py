@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from microforge.cli import exit_code
+from microforge.io.console import exit_code
 from microforge_runtimes.cli import app
 
 Capture = pytest.CaptureFixture[str]

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from microforge.bundle import Guidance, Latent, Sampler
+from microforge.bundle.manifest import Guidance, Latent, Sampler
 from microforge.errors import BundleError
 from microforge_runtimes.sampler import (
     allowed_steps,

@@ -13,11 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from torch import Tensor
 
-from microforge.data.edit_source import SOURCE_TASKS, Triples
+from microforge.data.edit_examples import SOURCE_TASKS, Triples
 from microforge.errors import BundleError, SpecError
-from microforge.evaluation.edit_evaluate import DrawTriples, EditRun, evaluate_task
-from microforge.evaluation.edit_sheet import Collector, triple_sheet
-from microforge_benchmarks.subjects import Subject
+from microforge.evaluation.edit_contact_sheet import Collector, triple_sheet
+from microforge.evaluation.editing import DrawTriples, EditRun, evaluate_task
+from microforge_benchmarks.evaluate.subjects import Subject
 
 #: Images drawn at a time: small, so that the progress bar moves.
 BATCH = 8

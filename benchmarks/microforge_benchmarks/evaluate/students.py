@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microforge.cli import command_app, print_json, run, say
 from microforge.errors import OutputError, SpecError, missing_extra
+from microforge.io.console import command_app, print_json, run, say
 
 if TYPE_CHECKING:
-    from microforge.data.captions import Prompt
-    from microforge.evaluation.evaluate import Images
+    from microforge.data.world.captions import Prompt
+    from microforge.evaluation.generation import Images
     from microforge.pipeline import MicroForgePipeline
 
 app = command_app("Compare distilled students with their teacher.")
@@ -58,7 +58,7 @@ def draw_all(
     """Draw and judge ``prompts``; prompt i has the noise of seed + i whoever draws."""
     import numpy as np
 
-    from microforge.evaluation.evaluate import evaluate, summarize, to_bytes
+    from microforge.evaluation.generation import evaluate, summarize, to_bytes
 
     evaluations, seconds = 0, 0.0
 
@@ -92,7 +92,7 @@ def figures(drawn: Drawn, reference: Drawn) -> dict[str, Any]:
     """
     import numpy as np
 
-    from microforge.evaluation.evaluate import to_tensor
+    from microforge.evaluation.generation import to_tensor
     from microforge.evaluation.metrics import psnr
 
     levels = psnr(to_tensor(drawn.images), to_tensor(reference.images)).clamp(max=100.0)
@@ -115,7 +115,7 @@ def plan_drift(pipeline: MicroForgePipeline, texts: Sequence[str], seed: int = 0
 
     As on a device: the latent stays in float32 between the steps, the plan is handed on as it came out, and the SSM
     mixers compute in float32 with half-precision weights (their sums over tokens pass what float16 holds, see
-    ``microforge_export.coreml_precision``). None where half precision overflows all the same.
+    ``microforge_export.targets.base.coreml.precision``). None where half precision overflows all the same.
     """
     import copy
 
@@ -179,8 +179,8 @@ def task_figures(
     """What ``mf-eval --task`` measures, for every task with a source that ``pipeline`` knows."""
     from functools import partial
 
-    from microforge.evaluation.edit_evaluate import EditRun, evaluate_task
-    from microforge.training.edit_stage import drawn
+    from microforge.evaluation.editing import EditRun, evaluate_task
+    from microforge.training.stages.edit import drawn
 
     found = {}
     for task in tasks:
@@ -221,7 +221,7 @@ def compare(
     Args:
         examples: of each task with a source; 0 leaves those tasks out.
     """
-    from microforge.data.captions import evaluation_prompts
+    from microforge.data.world.captions import evaluation_prompts
     from microforge.pipeline import MicroForgePipeline
 
     asked = evaluation_prompts(prompts, seed)
@@ -283,8 +283,8 @@ def main(
     ] = False,
 ) -> None:
     """Draw the same prompts from the same noise with all of them, and write how they compare."""
-    from microforge.bundle_files import atomic_bytes, check_output
     from microforge.checkpoint import PRETRAINED
+    from microforge.io.atomic import atomic_bytes, check_output
 
     if out.suffix.lower() != ".json":
         raise OutputError(f"--out is {out}; the figures are JSON, give a name that ends in .json")

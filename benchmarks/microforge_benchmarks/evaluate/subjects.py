@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from microforge.bundle import MANIFEST
-from microforge.bundle_files import load_bundle
-from microforge.data.captions import Prompt
-from microforge.data.edit_source import SOURCE_TASKS, Triples, shrunk
+from microforge.bundle.files import load_bundle
+from microforge.bundle.manifest import MANIFEST
+from microforge.data.edit_examples import SOURCE_TASKS, Triples, shrunk
+from microforge.data.world.captions import Prompt
 from microforge.errors import CheckpointError, SpecError
-from microforge.evaluation.evaluate import Draw, Images, RoundTrip, to_bytes
-from microforge.evaluation.oracle import MIN_SIDE
+from microforge.evaluation.generation import Draw, Images, RoundTrip, to_bytes
+from microforge.evaluation.oracle.detector import MIN_SIDE
 from microforge.evaluation.planner_probe import Drawing, PlannerFigures, probe_planner
-from microforge_runtimes.checkpoint_editor import CheckpointEditor
-from microforge_runtimes.drawer import draw as draw_work
-from microforge_runtimes.picture import Picture
-from microforge_runtimes.retouch import Work
+from microforge_runtimes.images.image_file import Picture
+from microforge_runtimes.images.source_image import Work
+from microforge_runtimes.latent_blending import composited
+from microforge_runtimes.open_model import draw as draw_work
 from microforge_runtimes.sampler import from_pixels, to_pixels
-from microforge_runtimes.source_rules import composited
+from microforge_runtimes.torch_editor import CheckpointEditor
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from microforge_runtimes.edit import Editor
-    from microforge_runtimes.generate import Generator
+    from microforge_runtimes.editor import Editor
+    from microforge_runtimes.generator import Generator
 
 #: (prompts, seed) -> what the planner does while it draws them.
 PlannerProbe = Callable[[Sequence[Prompt], int], PlannerFigures]
@@ -93,7 +93,7 @@ def _open_checkpoint(path: Path, settings: Settings) -> Subject:
     from microforge.checkpoint import read_checkpoint
     from microforge.pipeline import MicroForgePipeline
     from microforge.spec import parse_size
-    from microforge.training.edit_stage import drawn
+    from microforge.training.stages.edit import drawn
 
     if settings.target is not None:
         raise SpecError("--target is for bundles; a checkpoint is run by PyTorch")
@@ -218,7 +218,7 @@ def enlarged(
 def _bundle_round_trip(generator: Generator) -> RoundTrip:
     import torch
 
-    from microforge_runtimes.session import open_session
+    from microforge_runtimes.engines.registry import open_session
 
     bundle, target = generator.bundle, generator.target
     key = {role: bundle.component(role, generator.size)[0] for role in ("vae_encoder", "vae_decoder")}

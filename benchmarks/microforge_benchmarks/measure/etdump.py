@@ -16,11 +16,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from microforge.bundle import Component
+from microforge.bundle.manifest import Component
 from microforge.errors import missing_extra
-from microforge.quiet import quiet
-from microforge_benchmarks.operators import Node
-from microforge_runtimes.executorch_session import engine
+from microforge.io.quiet import quiet
+from microforge_benchmarks.measure.node import Node
+from microforge_runtimes.engines.executorch import engine
 
 #: Events that hold others, which are counted by themselves.
 _OUTER = frozenset({"Method::execute", "DELEGATE_CALL", "OPERATOR_CALL"})

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from microforge.bench_rows import (
+from microforge.bundle.files import Bundle
+from microforge.bundle.measurements import (
     Environment,
     Latency,
     Limit,
@@ -25,10 +26,9 @@ from microforge.bench_rows import (
     drift,
     spread,
 )
-from microforge.bundle_files import Bundle
 from microforge.errors import BundleError
-from microforge_benchmarks import memory
-from microforge_benchmarks.worker import Job, Kind, Measured
+from microforge_benchmarks.measure import memory
+from microforge_benchmarks.measure.worker import Job, Kind, Measured
 
 _ENGINES = {"onnx": "onnxruntime", "executorch": "executorch", "coreml": "coremltools"}
 #: numpy multiplies no matrices here, but its BLAS reserves a buffer for every thread that it might use, which
@@ -105,7 +105,7 @@ def _job(kind: Kind, bundle: Bundle, settings: Settings) -> Job:
 
 def run_job(job: Job, limit: int | None = None, timeout: float = 900.0) -> Measured | Died:
     """Do ``job`` in a fresh process, under ``limit`` bytes where one is given, in at most ``timeout`` seconds."""
-    words = [sys.executable, "-m", "microforge_benchmarks.worker", job.model_dump_json()]
+    words = [sys.executable, "-m", "microforge_benchmarks.measure.worker", job.model_dump_json()]
     if limit is not None and job.data_limit is None:
         words = memory.scope_words(limit) + words
     found = run_group(words, timeout)

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from microforge.bench_rows import Mechanism
+from microforge.bundle.measurements import Mechanism
 from microforge.errors import SpecError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

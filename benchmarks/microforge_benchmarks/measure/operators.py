@@ -6,21 +6,17 @@ import json
 import statistics
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from microforge.bench_rows import Operator
-from microforge.bundle import DRAWING, Component
-from microforge.bundle_files import load_bundle
+from microforge.bundle.files import load_bundle
+from microforge.bundle.manifest import DRAWING, Component
+from microforge.bundle.measurements import Operator
 from microforge.errors import missing_extra
-
-#: Kind of operator and seconds of every evaluation, the first included, of one node.
-Node = tuple[str, Sequence[float]]
-#: The nodes of a component: file, key, component, threads, evaluations.
-Profiler = Callable[[Path, str, Component, int | None, int], Iterable[Node]]
+from microforge_benchmarks.measure.node import Node, Profiler
 
 
 def profile(
@@ -44,7 +40,7 @@ def profile(
 
 def _profiler(target: str) -> Profiler:
     if target == "executorch":
-        from microforge_benchmarks.etdump import executorch_nodes
+        from microforge_benchmarks.measure.etdump import executorch_nodes
 
         return executorch_nodes
     return _onnx_nodes

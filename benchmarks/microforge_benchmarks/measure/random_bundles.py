@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from microforge.bundle_files import Bundle, load_bundle
+from microforge.bundle.files import Bundle, load_bundle
 from microforge.errors import BundleError, missing_extra
 from microforge.spec import ModelSpec, SamplerSpec, VAESpec, preset
-from microforge_benchmarks.latency import run_group
+from microforge_benchmarks.measure.latency import run_group
 
 Form = Literal["preset", "dense", "chunked", "linear"]
 Precision = Literal["fp32", "int8"]

@@ -2,7 +2,7 @@
 bytes over the rate of memory, whichever is longer (Williams et al. 2009, doi 10.1145/1498765.1498785).
 
 The rates of this machine are measured with ONNX Runtime and numpy. Those of a phone are the assumptions of its
-profile (``microforge.devices``): what comes out for it is a projection, never a measurement.
+profile (``microforge.bundle.devices``): what comes out for it is a projection, never a measurement.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from microforge.bundle import DRAWING
-from microforge.bundle_files import Bundle
-from microforge.devices import DeviceProfile
+from microforge.bundle.devices import DeviceProfile
+from microforge.bundle.files import Bundle
+from microforge.bundle.manifest import DRAWING
 from microforge.errors import missing_extra
-from microforge_benchmarks.graph_cost import Cost, read_cost
+from microforge_benchmarks.measure.graph_cost import Cost, read_cost
 from microforge_runtimes.sampler import text_scale
 
 _SIDE, _COPY_BYTES, _REPEATS = 512, 64 * 2**20, 7

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from microforge.bench_rows import Operator
-from microforge.bundle import DRAWING, Role
-from microforge.bundle_targets import Entry
+from microforge.bundle.manifest import DRAWING, Role
+from microforge.bundle.measurements import Operator
+from microforge.bundle.targets import Entry
 from microforge.errors import MicroForgeError
 
 if TYPE_CHECKING:
-    from microforge_runtimes.generate import Generator
+    from microforge_runtimes.generator import Generator
 
 Kind = Literal["load", "draw", "memory", "profile"]
 PROMPT = "a red circle left of a blue square"
@@ -61,8 +61,8 @@ class Measured(Entry):
 
 def measure_load(job: Job) -> Measured:
     """Time until every network of a drawing is ready."""
-    from microforge.bundle_files import load_bundle
-    from microforge_runtimes.session import open_session
+    from microforge.bundle.files import load_bundle
+    from microforge_runtimes.engines.registry import open_session
 
     bundle = load_bundle(job.bundle)
     size = bundle.size(job.size).size
@@ -76,7 +76,7 @@ def measure_load(job: Job) -> Measured:
 
 def measure_draw(job: Job) -> Measured:
     """The first image from the start of the process, then ``runs`` warm ones after ``WARM_UPS`` more."""
-    from microforge_runtimes.generate import Generator
+    from microforge_runtimes.generator import Generator
     from microforge_runtimes.sampler import Step
 
     ticks: list[float] = []
@@ -111,8 +111,8 @@ def measure_draw(job: Job) -> Measured:
 
 def measure_memory(job: Job) -> Measured:
     """Memory over time, and every stage's peak, while the stages load and two images are drawn."""
-    from microforge_benchmarks.memory import Sampler, peak_resident_bytes, resident_bytes
-    from microforge_runtimes.generate import Generator
+    from microforge_benchmarks.measure.memory import Sampler, peak_resident_bytes, resident_bytes
+    from microforge_runtimes.generator import Generator
 
     peaks: dict[Role, int] = {}
     with Generator(job.bundle, job.target, job.size, job.threads, job.keep_loaded) as generator:
@@ -149,7 +149,7 @@ def _draw(generator: Generator, seed: int, peaks: dict[Role, int]) -> None:
 @contextlib.contextmanager
 def _peak_of(role: Role, peaks: dict[Role, int]) -> Iterator[None]:
     """Note the largest RSS inside the block; nothing where the kernel cannot forget its mark."""
-    from microforge_benchmarks.memory import forget_peak, peak_resident_bytes
+    from microforge_benchmarks.measure.memory import forget_peak, peak_resident_bytes
 
     known = forget_peak()
     yield
@@ -161,14 +161,14 @@ def _peak_of(role: Role, peaks: dict[Role, int]) -> Iterator[None]:
 def _load_engine(target: str) -> None:
     """Import the engine, so that its own memory is told from that of the networks."""
     if target == "onnx":
-        import microforge_runtimes.onnx_session  # noqa: F401
+        import microforge_runtimes.engines.onnx  # noqa: F401
     elif target == "executorch":
         import executorch.runtime  # noqa: F401
 
 
 def measure_profile(job: Job) -> Measured:
     """Time of every kind of operator, by the engine's own profiler."""
-    from microforge_benchmarks.operators import profile
+    from microforge_benchmarks.measure.operators import profile
 
     return Measured(operators=profile(job.bundle, job.target, job.size, job.threads, job.runs))
 
@@ -185,7 +185,7 @@ def main(text: str) -> None:
     """Do the job in ``text`` (JSON) and print what was measured as the last line; a refusal is one line too."""
     job = Job.model_validate_json(text)
     if job.data_limit is not None:
-        from microforge_benchmarks.memory import apply_data_limit
+        from microforge_benchmarks.measure.memory import apply_data_limit
 
         apply_data_limit(job.data_limit)
     try:

@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 from PIL import Image, ImageDraw, ImageFont
 
-from microforge.bundle_files import atomic_bytes, check_output
-from microforge.cli import command_app, run
-from microforge.evaluation.sheet import png_bytes, wrapped
-from microforge_benchmarks.strip import strip
+from microforge.evaluation.contact_sheet import png_bytes, wrapped
+from microforge.io.atomic import atomic_bytes, check_output
+from microforge.io.console import command_app, run
+from microforge_benchmarks.pictures.strip import strip
 from microforge_runtimes import Generator
 
 #: Chosen for variety before any of them was drawn; seeds are their positions, not picked.

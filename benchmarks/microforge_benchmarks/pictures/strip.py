@@ -10,16 +10,16 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from microforge.data.captions import caption
-from microforge.data.edit_source import SOURCE_TASKS, Triples, inpainting, shrunk, upsampled
-from microforge.data.edits import OPERATIONS, sample_edit
-from microforge.data.masks import sample_mask
-from microforge.data.renderer import render
-from microforge.data.scenes import sample_scene
+from microforge.data.edit_examples import SOURCE_TASKS, Triples, inpainting, shrunk, upsampled
+from microforge.data.world.captions import caption
+from microforge.data.world.edits import OPERATIONS, sample_edit
+from microforge.data.world.masks import sample_mask
+from microforge.data.world.renderer import render
+from microforge.data.world.scenes import sample_scene
 from microforge.errors import BundleError, SpecError
-from microforge.evaluation.evaluate import to_bytes
-from microforge.evaluation.sheet import wrapped
-from microforge_benchmarks.subjects import Settings, open_subject
+from microforge.evaluation.contact_sheet import wrapped
+from microforge.evaluation.generation import to_bytes
+from microforge_benchmarks.evaluate.subjects import Settings, open_subject
 
 #: Fixed before any of them was drawn; not picked.
 SEED = 2_026

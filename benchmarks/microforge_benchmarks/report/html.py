@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from microforge.bench_rows import Row
-from microforge.devices import DeviceProfile
-from microforge_benchmarks.compare import HEADINGS, cells, limit_text, megabytes, seconds
-from microforge_benchmarks.plots import memory_plot, operator_plot, stage_plot
+from microforge.bundle.devices import DeviceProfile
+from microforge.bundle.measurements import Row
+from microforge_benchmarks.report.plots import memory_plot, operator_plot, stage_plot
+from microforge_benchmarks.report.table import HEADINGS, cells, limit_text, megabytes, seconds
 
 if TYPE_CHECKING:
-    from microforge_benchmarks.roofline import Bound  # needs onnx, which a phone has not
+    from microforge_benchmarks.measure.roofline import Bound  # needs onnx, which a phone has not
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from microforge.bench_rows import Row
-from microforge.bundle_files import atomic_bytes
+from microforge.bundle.measurements import Row
 from microforge.errors import DataError
-from microforge_benchmarks.compare import megabytes, seconds
+from microforge.io.atomic import atomic_bytes
+from microforge_benchmarks.report.table import megabytes, seconds
 
 BEGIN, END = "<!-- mf-bench begin -->", "<!-- mf-bench end -->"
 HEADINGS = ("model", "engine", "px", "steps", "threads", "download MB", "cold load s", "first image s", "warm image s", "peak MB")  # fmt: skip

@@ -6,8 +6,8 @@ import io
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from microforge.bench_rows import Row
-from microforge.devices import DeviceProfile
+from microforge.bundle.devices import DeviceProfile
+from microforge.bundle.measurements import Row
 from microforge.errors import missing_extra
 
 if TYPE_CHECKING:

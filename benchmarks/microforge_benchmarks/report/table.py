@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from microforge.bench_rows import Row
+from microforge.bundle.measurements import Row
 
 MB = 1_000_000
 HEADINGS = (

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from microforge.bundle_files import atomic_folder
 from microforge.errors import SpecError, missing_extra
-from microforge.quiet import quiet
-from microforge_benchmarks.latency import run_group
+from microforge.io.atomic import atomic_folder
+from microforge.io.quiet import quiet
+from microforge_benchmarks.measure.latency import run_group
 
 SHAPES, UNET, DECODER = "shapes.json", "unet.onnx", "decoder.onnx"
 DOWNSAMPLE = 8  # pixels per latent cell of TAESD, per side
@@ -150,13 +150,20 @@ class RivalDrawing:
 
 def peak_of(folder: Path, steps: int, threads: int | None) -> int | None:
     """Peak RSS in bytes of a fresh process that draws once; None when it ends without one."""
-    words = [sys.executable, "-m", "microforge_benchmarks.rivals", str(folder), str(steps), str(threads or 0)]
+    words = [
+        sys.executable,
+        "-m",
+        "microforge_benchmarks.studies.baseline_models",
+        str(folder),
+        str(steps),
+        str(threads or 0),
+    ]
     found = run_group(words, _TIMEOUT_S)
     return None if found is None or found[0] != 0 else int(found[1].split()[-1])
 
 
 def main(folder: str, steps: str, threads: str) -> None:
-    from microforge_benchmarks.memory import peak_resident_bytes
+    from microforge_benchmarks.measure.memory import peak_resident_bytes
 
     RivalDrawing(Path(folder), int(steps), int(threads) or None)()
     print(peak_resident_bytes() or sys.exit("the kernel does not tell"))

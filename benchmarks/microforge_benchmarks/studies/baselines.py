@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from microforge.bench_rows import spread
-from microforge.bundle_files import Bundle
+from microforge.bundle.files import Bundle
+from microforge.bundle.measurements import spread
 from microforge.errors import BundleError, SpecError, missing_extra
-from microforge_benchmarks.latency import Died, Settings, environment, measure_memory
-from microforge_benchmarks.rivals import RIVALS, RivalDrawing, exported, peak_of
-from microforge_benchmarks.worker import PROMPT
+from microforge_benchmarks.measure.latency import Died, Settings, environment, measure_memory
+from microforge_benchmarks.measure.worker import PROMPT
+from microforge_benchmarks.studies.baseline_models import RIVALS, RivalDrawing, exported, peak_of
 
 OURS = "microforge"
 TORCH = ("torch-eager", "torch-compile")
@@ -73,7 +73,7 @@ def run_contest(bundle: Bundle, contest: Contest, say: Callable[[str], None]) ->
         BundleError, CheckpointError: when the bundle cannot draw, or the checkpoint is not the bundle's.
         MissingExtraError: for what PyTorch or the rivals need.
     """
-    from microforge_runtimes.generate import Generator
+    from microforge_runtimes.generator import Generator
 
     entry = bundle.size(contest.size)
     size, steps = (entry.height, entry.width), bundle.manifest.sampler.steps
@@ -138,8 +138,8 @@ def _torch_draws(bundle: Bundle, contest: Contest, size: tuple[int, int]) -> dic
     except ImportError:
         raise missing_extra("torch", "train") from None
     from microforge.checkpoint import STUDENT, read_checkpoint
+    from microforge.io.quiet import quiet
     from microforge.pipeline import MicroForgePipeline
-    from microforge.quiet import quiet
 
     torch.set_num_threads(contest.threads)
     folder = STUDENT if contest.checkpoint is None else contest.checkpoint

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from microforge.cli import command_app, print_json, say
+from microforge.io.console import command_app, print_json, say
 
 app = command_app("A bundle beside PyTorch and beside other models.")
 FILE, PLOT = "against.json", "against.png"
@@ -33,10 +33,11 @@ def against(
     from rich.console import Console
     from rich.table import Table
 
-    from microforge.bundle_files import atomic_folder, check_output, load_bundle
+    from microforge.bundle.files import load_bundle
+    from microforge.io.atomic import atomic_folder, check_output
     from microforge.spec import parse_size
-    from microforge_benchmarks.against import Contest, check_names, lines, run_contest
-    from microforge_benchmarks.plots import figure
+    from microforge_benchmarks.report.plots import figure
+    from microforge_benchmarks.studies.baselines import Contest, check_names, lines, run_contest
 
     check_output(out, force)
     figure(1.0)  # says now, not in an hour, that matplotlib is missing
@@ -60,7 +61,7 @@ def against(
 
 def against_plot(values: Mapping[str, Any]) -> bytes:
     """Two panels of bars, PNG: seconds an image and peak memory, ours first."""
-    from microforge_benchmarks.plots import BLUE, GREY, MB, figure, finish, png
+    from microforge_benchmarks.report.plots import BLUE, GREY, MB, figure, finish, png
 
     entries = values["entries"]
     fig = figure(1.2 + 0.4 * len(entries))

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from microforge.bundle_files import Bundle
+from microforge.bundle.files import Bundle
 from microforge.errors import BundleError, SpecError
-from microforge_benchmarks.latency import Died, Settings, environment, measure, measure_memory
-from microforge_benchmarks.random_bundles import Form, Precision, random_bundle
+from microforge_benchmarks.measure.latency import Died, Settings, environment, measure, measure_memory
+from microforge_benchmarks.measure.random_bundles import Form, Precision, random_bundle
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from microforge.cli import command_app, print_json, say
 from microforge.errors import SpecError
-from microforge_benchmarks.random_bundles import Precision
+from microforge.io.console import command_app, print_json, say
+from microforge_benchmarks.measure.random_bundles import Precision
 
 app = command_app("Time and memory against image size and token count.")
 FILE, PLOT = "scaling.json", "scaling.png"
@@ -33,11 +33,11 @@ def scaling(
     """Build a configuration with random weights at several sizes, measure each, and fit power laws."""
     from rich.console import Console
 
-    from microforge.bundle_files import atomic_folder, check_output
+    from microforge.io.atomic import atomic_folder, check_output
     from microforge.spec import check_size, preset
-    from microforge_benchmarks.plots import figure
-    from microforge_benchmarks.scaling import Plan, run_plan, tokens_side
-    from microforge_benchmarks.scaling_view import scaling_plot, scaling_table
+    from microforge_benchmarks.report.plots import figure
+    from microforge_benchmarks.studies.scaling import Plan, run_plan, tokens_side
+    from microforge_benchmarks.studies.scaling_view import scaling_plot, scaling_table
 
     check_output(out, force)
     figure(1.0)  # says now, not in an hour, that matplotlib is missing

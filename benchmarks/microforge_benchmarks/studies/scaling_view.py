@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from microforge_benchmarks.plots import BLUE, GREEN, GREY, MB, VIOLET, figure, finish, png
+from microforge_benchmarks.report.plots import BLUE, GREEN, GREY, MB, VIOLET, figure, finish, png
 
 _LOOKS = {
     "preset": ("as shipped", BLUE),

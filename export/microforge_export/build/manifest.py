@@ -10,14 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import microforge
-from microforge.bundle import Golden, Manifest, Provenance, Size, SizeEntry, Task, Tokenizer
-from microforge.bundle_files import file_entry
-from microforge.bundle_targets import ImageParity, Parity, Precision, Quality, Target, TargetName
+from microforge.bundle.manifest import Golden, Manifest, Provenance, Size, SizeEntry, Task, Tokenizer
+from microforge.bundle.files import file_entry
+from microforge.bundle.targets import ImageParity, Parity, Precision, Quality, Target, TargetName
 from microforge.noise import NOISE_NAME
-from microforge_export import sources
-from microforge_export.program import Component, SourceModel
-from microforge_export.recipe import Draw, Recipe
-from microforge_export.targets import VERSIONS, TargetFiles
+from microforge_export.checks import test_images
+from microforge_export.components.component import Component, SourceModel
+from microforge_export.recipes.build_recipe import Draw, Recipe
+from microforge_export.targets.registry import VERSIONS
+from microforge_export.targets.base import TargetFiles
 
 TOKENIZER = "tokenizer.json"
 
@@ -60,7 +61,7 @@ def worst_by_task(
     """Of ``images``, by their names, the one furthest from the reference for every task."""
     found: dict[Task, ImageParity] = {}
     for draw, size in itertools.product(draws, sizes):
-        image = images.get(sources.name(draw.task, draw.prompt, size))
+        image = images.get(test_images.name(draw.task, draw.prompt, size))
         if image is not None and image.max_abs_255 >= found.get(draw.task, image).max_abs_255:
             found[draw.task] = image
     return found

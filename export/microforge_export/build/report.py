@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from microforge.bundle_targets import TargetName
+from microforge.bundle.targets import TargetName
 
 if TYPE_CHECKING:
-    from microforge_export.stages import State
+    from microforge_export.build.stages import State
 
 
 def build_report(state: State) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def _half_ranges(state: State, target: TargetName) -> dict[str, Any]:
     """How close the ONNX graphs come to the range of half precision, by component key."""
     if target != "onnx":
         return {}
-    from microforge_export.overflow import half_range
+    from microforge_export.checks.half_range import half_range
 
     cases = state.get("reference").cases
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from microforge.bundle_targets import Quality
+from microforge.bundle.targets import Quality
 
 
 @dataclass(frozen=True, kw_only=True)

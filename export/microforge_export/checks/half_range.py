@@ -16,8 +16,8 @@ import onnx
 import onnxruntime
 from onnx import helper
 
-from microforge_export.golden import Array
-from microforge_export.lint import HALF_MAX
+from microforge_export.checks.golden import Array
+from microforge_export.targets.base import HALF_MAX
 
 _ERRORS_ONLY = 3
 

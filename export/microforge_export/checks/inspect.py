@@ -9,10 +9,10 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from microforge.bundle import Manifest, TensorSpec
-from microforge.bundle_files import Bundle
-from microforge.bundle_targets import Coverage, Memory, Target
-from microforge_export.figures import image_figures
+from microforge.bundle.files import Bundle
+from microforge.bundle.manifest import Manifest, TensorSpec
+from microforge.bundle.targets import Coverage, Memory, Target
+from microforge_export.checks.figures import image_figures
 
 #: What a build writes beside the manifest for people.
 REPORT = "report.json"

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from microforge.bundle_files import Bundle
-from microforge.bundle_targets import ImageParity, Parity
+from microforge.bundle.files import Bundle
+from microforge.bundle.targets import ImageParity, Parity
 from microforge.errors import ParityError
-from microforge_export.golden import Array, Case
+from microforge_export.checks.golden import Array, Case
 from microforge_runtimes import Generator, Session, open_session
 
 LIMIT_DB = 200.0

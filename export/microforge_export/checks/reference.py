@@ -13,15 +13,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from microforge.bundle import Role, Size, Task
+from microforge.bundle.manifest import Role, Size, Task
 from microforge.noise import standard_normal
 from microforge.tokenizer import PromptTokenizer, TokenIds
-from microforge_export.golden import Array, Case
-from microforge_export.program import Component, SourceModel
-from microforge_export.recipe import Draw
-from microforge_export.sources import SUPER_RESOLVE_FACTOR, Given, given
-from microforge_runtimes import resampling, source_rules
+from microforge_export.checks.golden import Array, Case
+from microforge_export.checks.test_images import SUPER_RESOLVE_FACTOR, Given, given
+from microforge_export.components.component import Component, SourceModel
+from microforge_export.recipes.build_recipe import Draw
+from microforge_runtimes import latent_blending
 from microforge_runtimes import sampler as rules
+from microforge_runtimes.images import resampling
 from microforge_runtimes.sampler import AfterStep
 
 #: Steps of a drawing after the first that is only recorded in part.
@@ -128,7 +129,7 @@ class _Artist:
         noise = standard_normal(draw.seed, denoiser.inputs[0].shape)
         larger = denoiser.size is not None and start.source.shape[2] != denoiser.size.height
         whole = resampling.upsampled(start.source, SUPER_RESOLVE_FACTOR) if larger else start.source
-        shown = whole if hole is None else source_rules.with_hole(whole, hole)
+        shown = whole if hole is None else latent_blending.with_hole(whole, hole)
         source = self._encode(shown)
         full = _Branch(self.recorder, denoiser, {**self.words, "source": source})
         source_only = _Branch(self.recorder, denoiser, {**self.empty, "source": source})
@@ -145,15 +146,15 @@ class _Artist:
 
         known, cells = source, None
         if hole is not None:
-            cells, known = source_rules.hole_cells(hole, self.model.latent.downsample), self._encode(whole)
+            cells, known = latent_blending.hole_cells(hole, self.model.latent.downsample), self._encode(whole)
         unchanged = sampler.unchanged if draw.task == "edit" else None
-        after = source_rules.after_step(known, noise, cells, unchanged)
+        after = latent_blending.after_step(known, noise, cells, unchanged)
         tensors = self._integrate(velocity, noise, steps, after) | {
             "source": start.source,
             "source_latent": source,
         }
         if hole is not None:
-            composite = source_rules.composited(tensors["image"], whole, hole)
+            composite = latent_blending.composited(tensors["image"], whole, hole)
             tensors |= {"hole": hole, "image": composite}
         return tensors | (self._empty_tokens() if steered else {})
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from microforge.bundle import Size, Task
-from microforge.bundle_files import Bundle
+from microforge.bundle.files import Bundle
+from microforge.bundle.manifest import Size, Task
 from microforge_runtimes import Editor, Generator
-from microforge_runtimes.edit import SOURCE_TASKS
-from microforge_runtimes.source_rules import composited
+from microforge_runtimes.editor import SOURCE_TASKS
+from microforge_runtimes.latent_blending import composited
 
 Floats = NDArray[np.float32]
 #: How much larger the checked drawing of super-resolution makes its source.

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from microforge.bundle import Manifest, Trajectory
-from microforge.bundle_files import Bundle, file_entry
-from microforge.bundle_targets import FileEntry, ImageParity, Parity, Target, TargetName
+from microforge.bundle.files import Bundle, file_entry
+from microforge.bundle.manifest import Manifest, Trajectory
+from microforge.bundle.targets import FileEntry, ImageParity, Parity, Target, TargetName
 from microforge.errors import BundleError
-from microforge_export import golden, parity, sources
-from microforge_export.figures import Figure
-from microforge_export.verify_int8 import recorded_figures, replayed_image, replayed_survival
+from microforge_export.checks import golden, parity, test_images
+from microforge_export.checks.figures import Figure
+from microforge_export.checks.verify_int8 import recorded_figures, replayed_image, replayed_survival
 
 #: Told what is checked next.
 Reporter = Callable[[str], None]
@@ -93,7 +93,7 @@ def _owner(bundle: Bundle, entry: FileEntry) -> str:
 
 def _hurt(bundle: Bundle, target: Target) -> list[str]:
     """The components that read other bytes in the target's shared files than were written for them; all if none does."""
-    from microforge_export.weights import shared_digest
+    from microforge_export.targets.onnx.shared_weights import shared_digest
 
     found = [
         key
@@ -125,16 +125,18 @@ def _component(findings: _Findings, bundle: Bundle, target: TargetName, key: str
 def _trajectory(findings: _Findings, bundle: Bundle, target: TargetName, trajectory: Trajectory) -> None:
     entry, size = bundle.manifest.targets[target], trajectory.size
     recorded = entry.tasks.get(trajectory.task, entry.image)
-    name = sources.name(trajectory.task, trajectory.prompt, size)
+    name = test_images.name(trajectory.task, trajectory.prompt, size)
     if recorded is None:
         findings.problems.append(f"{target} image of {name} has no recorded parity; build the bundle again")
         return
     try:
         tensors = golden.read_tensors(bundle.checked(trajectory.file))
         reference, source = tensors["image"], tensors.get("source")
-        start = None if source is None else sources.Given(source, tensors.get("hole"))
-        with sources.open_generator(bundle, target, size) as generator:
-            image = sources.draw_float(generator, trajectory.task, trajectory.prompt, trajectory.seed, start)
+        start = None if source is None else test_images.Given(source, tensors.get("hole"))
+        with test_images.open_generator(bundle, target, size) as generator:
+            image = test_images.draw_float(
+                generator, trajectory.task, trajectory.prompt, trajectory.seed, start
+            )
     except (BundleError, ValueError, KeyError) as error:
         findings.problems.append(f"{target} image of {name} cannot be drawn: {error}")
         return

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from microforge.bundle import Task
-from microforge.bundle_files import Bundle
-from microforge.bundle_targets import Target, TargetName
-from microforge_export.figures import Figure, image_figures, survival_figure, worst_figure
-from microforge_export.golden import Array, Case
-from microforge_export.parity import Pair, psnr_db, survival
+from microforge.bundle.files import Bundle
+from microforge.bundle.manifest import Task
+from microforge.bundle.targets import Target, TargetName
+from microforge_export.checks.figures import Figure, image_figures, survival_figure, worst_figure
+from microforge_export.checks.golden import Array, Case
+from microforge_export.checks.parity import Pair, psnr_db, survival
 from microforge_runtimes import open_session
 
 

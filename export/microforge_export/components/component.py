@@ -19,8 +19,8 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from microforge import bundle
-from microforge.bundle import DType, Latent, Role, Sampler, Size, Task, TensorSpec
+from microforge.bundle import manifest
+from microforge.bundle.manifest import DType, Latent, Role, Sampler, Size, Task, TensorSpec
 
 _DTYPES: Mapping[DType, torch.dtype] = {
     "float32": torch.float32,
@@ -45,9 +45,9 @@ class Component:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def entry(self) -> bundle.Component:
+    def entry(self) -> manifest.Component:
         """This component in the manifest."""
-        return bundle.Component(role=self.role, size=self.size, inputs=self.inputs, outputs=self.outputs)
+        return manifest.Component(role=self.role, size=self.size, inputs=self.inputs, outputs=self.outputs)
 
     def example(self) -> tuple[Tensor, ...]:
         """Inputs of the declared shapes and types: all ones, since traces do not depend on values."""

@@ -10,8 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from microforge_export.group_names import Kind, group_name
-from microforge_export.program import Component
+from microforge_export.components.component import Component
+from microforge_export.components.group_names import Kind, group_name
 
 #: The operators with weights that quantization changes, and the position of the weight.
 WEIGHT_INPUT: Mapping[str, int] = {"Conv": 1, "MatMul": 1, "Gemm": 1, "Gather": 0}

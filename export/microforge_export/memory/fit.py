@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from microforge.bundle import DRAWING, Role
-from microforge.bundle_files import Bundle
-from microforge.devices import DeviceProfile
+from microforge.bundle.devices import DeviceProfile
+from microforge.bundle.files import Bundle
+from microforge.bundle.manifest import DRAWING, Role
 from microforge.errors import BundleError, SpecError
 
 Mode = Literal["resident", "staged"]
@@ -95,7 +95,7 @@ def predict(bundle: Bundle, target: str, size: tuple[int, int] | None = None) ->
     """Memory of every stage that drawing needs, in the order in which they run.
 
     Weights and activations come from the manifest where the engine's plan has told them at export, else from
-    a liveness analysis of the ONNX graph (``microforge_export.liveness``).
+    a liveness analysis of the ONNX graph (``microforge_export.memory.liveness``).
 
     Raises:
         BundleError: for a target, size or component that the bundle lacks, or a target nothing is known of.
@@ -124,7 +124,7 @@ def _of_graph(bundle: Bundle, target: str, key: str, overhead: Overhead) -> tupl
     if target != "onnx":
         raise BundleError(f"{bundle.path} says no memory for {target} {key}; build the bundle again")
     from microforge import onnx_shapes  # says which extra is missing
-    from microforge_export import liveness
+    from microforge_export.memory import liveness
 
     found = liveness.graph_memory(onnx_shapes.read_graph(bundle.file(target, key)))
     weights = found.weights + found.nodes * overhead.node
@@ -135,7 +135,7 @@ def peaks(stages: tuple[StageBudget, ...], process: int) -> dict[Mode, dict[Role
     """Bytes of the process while each stage loads and first runs.
 
     Resident stages stay, with what they hold for their activations. Staged ones leave nothing behind
-    (``microforge_runtimes.allocator``).
+    (``microforge_runtimes.engines.allocator``).
     """
     resident, before = {}, process
     for stage in stages:

@@ -9,8 +9,8 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from microforge.bundle_files import Bundle
-from microforge_export.budget import MB, MODES, Fit
+from microforge.bundle.files import Bundle
+from microforge_export.memory.fit import MB, MODES, Fit
 
 
 def fit_values(bundle: Bundle, fit: Fit) -> dict[str, Any]:

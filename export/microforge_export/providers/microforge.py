@@ -12,16 +12,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from microforge.bundle import Guidance, Latent, Role, Sampler, Size, Task, TensorSpec
+from microforge.bundle.manifest import Guidance, Latent, Role, Sampler, Size, Task, TensorSpec
 from microforge.checkpoint import STUDENT, Checkpoint, read_checkpoint
 from microforge.errors import CheckpointError
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import ModelSpec, check_size, to_dict
 from microforge.tokenizer import BOS, EOS, PAD, TASK_IDS, PromptTokenizer
 from microforge.vae import MicroForgeVAE
-from microforge_export.program import Component, SourceModel, TokenizerSource, component_key, tensor
-from microforge_export.sources import SUPER_RESOLVE_FACTOR
-from microforge_runtimes.edit import SOURCE_TASKS
+from microforge_export.checks.test_images import SUPER_RESOLVE_FACTOR
+from microforge_export.components.component import (
+    Component,
+    SourceModel,
+    TokenizerSource,
+    component_key,
+    tensor,
+)
+from microforge_runtimes.editor import SOURCE_TASKS
 
 
 class VaeDecoder(nn.Module):

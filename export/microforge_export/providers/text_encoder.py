@@ -13,17 +13,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from microforge.bundle import Component
-from microforge.bundle_files import atomic_folder, check_output, file_entry, inside, sha256_file
-from microforge.bundle_targets import Entry, FileEntry, Parity
+from microforge.bundle.files import file_entry, inside, sha256_file
+from microforge.bundle.manifest import Component
+from microforge.bundle.targets import Entry, FileEntry, Parity
 from microforge.errors import BundleError, CheckpointError, ParityError
-from microforge.towers import HuggingFaceTextEncoder, TowerTokenizer
-from microforge_export.golden import Array, Case
-from microforge_export.parity import measure
-from microforge_export.program import Component as SourceComponent
-from microforge_export.recipe import THRESHOLDS
-from microforge_export.text_encoder_graph import lower_tower, text_component, write_tower
-from microforge_runtimes.onnx_session import OnnxSession
+from microforge.hf_text_encoder import HuggingFaceTextEncoder, TowerTokenizer
+from microforge.io.atomic import atomic_folder, check_output
+from microforge_export.checks.golden import Array, Case
+from microforge_export.checks.parity import measure
+from microforge_export.components.component import Component as SourceComponent
+from microforge_export.providers.text_encoder_graph import lower_tower, text_component, write_tower
+from microforge_export.recipes.build_recipe import THRESHOLDS
+from microforge_runtimes.engines.onnx import OnnxSession
 
 DESCRIPTION, GRAPH, TOKENIZER = "text_encoder.json", "text_encoder.onnx", "tokenizer.json"
 #: Weights up to so many bytes lie in the graph; a protobuf ends at 2 GiB.
@@ -68,8 +69,8 @@ def export_text_encoder(
         report: called with number, count and name of every stage before it starts.
 
     Raises:
-        OutputExistsError, OutputError: as ``microforge.bundle_files.atomic_folder``.
-        MissingExtraError, CheckpointError, SpecError: as the classes of ``microforge.towers``.
+        OutputExistsError, OutputError: as ``microforge.bundle.files.atomic_folder``.
+        MissingExtraError, CheckpointError, SpecError: as the classes of ``microforge.hf_text_encoder``.
         GraphLintError, ParityError: when the graph or its results are not good enough.
     """
     check_output(out, force)

@@ -16,12 +16,12 @@ import onnx_ir as ir
 import torch
 
 from microforge.errors import GraphLintError, missing_extra
-from microforge.quiet import quiet
-from microforge.towers import HuggingFaceTextEncoder
-from microforge_export.lint import lint
-from microforge_export.program import Component, tensor
-from microforge_export.to_onnx import OPSET, fold
-from microforge_export.weights import SharedWeights, check_graph, write_graph
+from microforge.hf_text_encoder import HuggingFaceTextEncoder
+from microforge.io.quiet import quiet
+from microforge_export.components.component import Component, tensor
+from microforge_export.targets.onnx.lint import lint
+from microforge_export.targets.onnx.lower import OPSET, fold
+from microforge_export.targets.onnx.shared_weights import SharedWeights, check_graph, write_graph
 
 try:
     with quiet("torch.utils._pytree"):  # torchao, which comes with it, warns about its own use of torch

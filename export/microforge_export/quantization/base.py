@@ -14,13 +14,10 @@ from typing import Protocol
 
 from torch.export import ExportedProgram
 
-from microforge.bundle_targets import TargetName
-from microforge.errors import SpecError
-from microforge.quiet import quiet
-from microforge_export.golden import Array
-from microforge_export.int8_recipe import Int8Recipe, Scheme
-from microforge_export.program import Component
-from microforge_export.targets import Artefacts
+from microforge_export.checks.golden import Array
+from microforge_export.components.component import Component
+from microforge_export.recipes.int8_recipe import Int8Recipe, Scheme
+from microforge_export.targets.base import Artefacts
 from microforge_runtimes import Session
 
 #: Inputs of one component that were recorded while images were drawn (``calibrate``).
@@ -79,47 +76,3 @@ class QuantizedLower(Protocol):
         self, components: Sequence[Component], programs: Mapping[str, ExportedProgram], *, recipe: Int8Recipe,
         inputs: Mapping[str, Recorded],
     ) -> Artefacts: ...  # fmt: skip
-
-
-def quantized_lowering(target: TargetName) -> QuantizedLower:
-    """How ``target`` is lowered by a recipe.
-
-    Raises:
-        SpecError: for a target that has no INT8 path in this version.
-    """
-    if target == "onnx":
-        from microforge_export import onnx_int8
-
-        return onnx_int8.lower_all
-    if target == "executorch":
-        with quiet("torch.utils._pytree"):  # torchao warns about its own use of torch
-            from microforge_export import executorch_int8
-
-        return executorch_int8.lower_all_int8
-    if target == "coreml":
-        from microforge_export import coreml_int8
-
-        return coreml_int8.lower_all_int8
-    raise SpecError(f"{target} has no int8 path in this version; build it with --precision fp32")
-
-
-def drafting(target: TargetName) -> Drafting:
-    """How drafts of ``target`` are made.
-
-    Raises:
-        SpecError: for a target that cannot be tuned in this version.
-    """
-    if target == "onnx":
-        from microforge_export import onnx_int8
-
-        return onnx_int8.OnnxDraft.make
-    if target == "executorch":
-        with quiet("torch.utils._pytree"):
-            from microforge_export import executorch_int8
-
-        return executorch_int8.ExecutorchDraft.make
-    if target == "coreml":
-        from microforge_export import coreml_int8
-
-        return coreml_int8.CoreMLDraft.make
-    raise SpecError(f"target {target!r} cannot be tuned in this version; available: onnx, executorch, coreml")

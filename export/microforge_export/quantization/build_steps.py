@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 from torch.export import ExportedProgram
 
-from microforge.bundle import Size
-from microforge.bundle_files import Bundle
-from microforge.bundle_targets import Precision, Quality, TargetName
+from microforge.bundle.files import Bundle
+from microforge.bundle.manifest import Size
+from microforge.bundle.targets import Precision, Quality, TargetName
 from microforge.errors import SpecError
-from microforge_export.calibrate import (
+from microforge_export.components.component import Component, SourceModel
+from microforge_export.quantization.base import Recorded
+from microforge_export.quantization.calibration import (
     CALIBRATION_SEED,
     JUDGING_SEED,
     Roll,
@@ -22,13 +24,18 @@ from microforge_export.calibrate import (
     sizes_of,
     torch_runner,
 )
-from microforge_export.int8_recipe import Int8Recipe, component_precision
-from microforge_export.int8_target import Recorded, quantized_lowering
-from microforge_export.program import Component, SourceModel
-from microforge_export.quality import Reporter, manifest_quality, reference_rolls
-from microforge_export.quality_gate import Judged, require_quality
-from microforge_export.recipe import Draw, Recipe, TargetRecipe, shipped_recipe, with_int8
-from microforge_export.targets import Artefacts
+from microforge_export.quantization.quality import Reporter, manifest_quality, reference_rolls
+from microforge_export.quantization.quality_gate import Judged, require_quality
+from microforge_export.quantization.registry import quantized_lowering
+from microforge_export.recipes.build_recipe import (
+    Draw,
+    Recipe,
+    TargetRecipe,
+    shipped_recipe,
+    with_int8,
+)
+from microforge_export.recipes.int8_recipe import Int8Recipe, component_precision
+from microforge_export.targets.base import Artefacts
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from microforge.bundle import Role, Size
+from microforge.bundle.manifest import Role, Size
 from microforge.noise import standard_normal
 from microforge.tokenizer import PromptTokenizer, TokenIds
-from microforge_export.golden import Array, Case
-from microforge_export.parity import Pair
-from microforge_export.program import Component, SourceModel
-from microforge_export.recipe import Draw
+from microforge_export.checks.golden import Array, Case
+from microforge_export.checks.parity import Pair
+from microforge_export.components.component import Component, SourceModel
+from microforge_export.recipes.build_recipe import Draw
 from microforge_runtimes import sampler as rules
 
 #: Seeds of the captions that ranges are calibrated on and that a result is judged by: never the same ones.
@@ -47,7 +47,7 @@ def torch_runner(components: Sequence[Component]) -> Run:
 
 def captions(count: int, seed: int) -> tuple[Draw, ...]:
     """``count`` captions of the built-in data's grammar, each drawn from noise of its own."""
-    from microforge.data.captions import evaluation_prompts
+    from microforge.data.world.captions import evaluation_prompts
 
     return tuple(Draw(item.text, seed + index) for index, item in enumerate(evaluation_prompts(count, seed)))
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from torch.export import ExportedProgram
 
-from microforge_export.coreml_package import SUFFIX, save
-from microforge_export.coreml_target import CoreMLArtefacts
-from microforge_export.int8_recipe import SCHEMES, Int8Recipe, Scheme, resolve, role_schemes
-from microforge_export.int8_target import Recorded, Trial
-from microforge_export.program import Component
-from microforge_export.to_coreml import Deployment, Weights, lower
-from microforge_runtimes.coreml_session import MilSession
+from microforge_export.components.component import Component
+from microforge_export.quantization.base import Recorded, Trial
+from microforge_export.recipes.int8_recipe import SCHEMES, Int8Recipe, Scheme, resolve, role_schemes
+from microforge_export.targets.coreml.lower import Deployment, Weights, lower
+from microforge_export.targets.coreml.package import SUFFIX, save
+from microforge_export.targets.coreml.target import CoreMLArtefacts
+from microforge_runtimes.engines.coreml import MilSession
 
 #: The only operator group of a component.
 GROUP = "weights"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from torch.export import ExportedProgram
 
-from microforge_export.int8_recipe import Int8Recipe, Scheme, resolve, role_schemes
-from microforge_export.int8_target import Recorded, Trial
-from microforge_export.program import Component
-from microforge_export.quantize_executorch import allowed_schemes, quantize
-from microforge_export.to_executorch import ExecutorchArtefacts, lower_all, refusing
-from microforge_runtimes.executorch_session import ExecutorchSession
+from microforge_export.components.component import Component
+from microforge_export.quantization.base import Recorded, Trial
+from microforge_export.quantization.executorch_quantizer import allowed_schemes, quantize
+from microforge_export.recipes.int8_recipe import Int8Recipe, Scheme, resolve, role_schemes
+from microforge_export.targets.executorch.lower import ExecutorchArtefacts, lower_all, refusing
+from microforge_runtimes.engines.executorch import ExecutorchSession
 
 
 @dataclass(frozen=True)

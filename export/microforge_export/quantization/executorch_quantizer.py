@@ -28,11 +28,11 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import ComposableQuantizer, QuantizationConfig
 
 from microforge.errors import SpecError
-from microforge_export.group_names import Kind, group_name
-from microforge_export.int8_grid import levels, row_scales
-from microforge_export.int8_recipe import Scheme
-from microforge_export.int8_target import Recorded
-from microforge_export.program import Component
+from microforge.training.distillation.int8_grid import levels, row_scales
+from microforge_export.components.component import Component
+from microforge_export.components.group_names import Kind, group_name
+from microforge_export.quantization.base import Recorded
+from microforge_export.recipes.int8_recipe import Scheme
 
 aten = torch.ops.aten
 #: The operators with weights that quantization changes: their kind, and the position of the weight.

@@ -12,14 +12,14 @@ import onnx
 import onnx_ir as ir
 from torch.export import ExportedProgram
 
-from microforge_export import to_onnx
-from microforge_export.int8_recipe import Int8Recipe, Scheme, resolve, role_schemes
-from microforge_export.int8_target import Recorded, Trial
-from microforge_export.operator_groups import operator_groups
-from microforge_export.program import Component
-from microforge_export.quantize import ALLOWED, quantize
-from microforge_export.to_onnx import OnnxArtefacts
-from microforge_runtimes.onnx_session import OnnxSession
+from microforge_export.components.component import Component
+from microforge_export.components.operator_groups import operator_groups
+from microforge_export.quantization.base import Recorded, Trial
+from microforge_export.quantization.onnx_quantizer import ALLOWED, quantize
+from microforge_export.recipes.int8_recipe import Int8Recipe, Scheme, resolve, role_schemes
+from microforge_export.targets.onnx import lower
+from microforge_export.targets.onnx.lower import OnnxArtefacts
+from microforge_runtimes.engines.onnx import OnnxSession
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class OnnxDraft:
         cls, component: Component, program: ExportedProgram, inputs: Recorded, folder: Path
     ) -> OnnxDraft:
         """See ``int8_target.Drafting``."""
-        return draft(component, to_onnx.lower(component, program), inputs, folder)
+        return draft(component, lower.lower(component, program), inputs, folder)
 
     def groups(self) -> dict[str, tuple[Scheme, ...]]:
         """See ``int8_target.Draft``. Without recorded inputs nothing can be static."""
@@ -79,7 +79,7 @@ def lower_all(
     inputs: Mapping[str, Recorded],
 ) -> OnnxArtefacts:  # fmt: skip
     """See ``int8_target.QuantizedLower``."""
-    return quantize_artefacts(to_onnx.lower_all(components, programs), components, recipe, inputs)
+    return quantize_artefacts(lower.lower_all(components, programs), components, recipe, inputs)
 
 
 def quantize_artefacts(

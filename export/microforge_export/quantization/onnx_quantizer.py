@@ -32,10 +32,10 @@ from onnxruntime.quantization import (
 )
 
 from microforge.errors import GraphLintError, SpecError
-from microforge_export.golden import Array
-from microforge_export.int8_recipe import Scheme
-from microforge_export.liveness import FUSED
-from microforge_export.operator_groups import WEIGHT_INPUT
+from microforge_export.checks.golden import Array
+from microforge_export.components.operator_groups import WEIGHT_INPUT
+from microforge_export.memory.liveness import FUSED
+from microforge_export.recipes.int8_recipe import Scheme
 
 #: Which schemes an operator can have: ONNX Runtime has dynamic kernels for matrices alone.
 ALLOWED: Mapping[str, tuple[Scheme, ...]] = {

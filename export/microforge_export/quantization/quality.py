@@ -8,14 +8,14 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from microforge import bundle_targets
-from microforge.bundle import Role
-from microforge_export.calibrate import Roll, Run, roll
-from microforge_export.figures import image_figures
-from microforge_export.int8_recipe import Int8Limits
-from microforge_export.parity import LIMIT_DB, plan_drift, psnr_db, survival
-from microforge_export.program import Component, SourceModel
-from microforge_export.recipe import Draw
+from microforge.bundle import targets
+from microforge.bundle.manifest import Role
+from microforge_export.checks.figures import image_figures
+from microforge_export.checks.parity import LIMIT_DB, plan_drift, psnr_db, survival
+from microforge_export.components.component import Component, SourceModel
+from microforge_export.quantization.calibration import Roll, Run, roll
+from microforge_export.recipes.build_recipe import Draw
+from microforge_export.recipes.int8_recipe import Int8Limits
 
 #: The first drawings whose every evaluation judges single components; images are judged over all drawings.
 CASE_DRAWINGS = 4
@@ -86,15 +86,15 @@ def measure_quality(
     )
 
 
-def manifest_quality(quality: Quality, limits: Int8Limits) -> bundle_targets.Quality:
+def manifest_quality(quality: Quality, limits: Int8Limits) -> targets.Quality:
     """What the manifest records of ``quality``."""
-    return bundle_targets.Quality(
+    return targets.Quality(
         images=len(quality.images),
         psnr_median_db=round(quality.image_median_db, 2),
         psnr_worst_db=quality.image_worst_db,
         survival=quality.survival,
         plan_drift=quality.plan_drift,
-        limits=bundle_targets.QualityLimits(
+        limits=targets.QualityLimits(
             psnr_median_db=limits.image_psnr_median_db, psnr_worst_db=limits.image_psnr_worst_db,
             survival_low=limits.survival_low, survival_high=limits.survival_high, plan_drift=limits.plan_drift,
         ),

@@ -14,23 +14,15 @@ from pathlib import Path
 
 from torch.export import ExportedProgram
 
-from microforge.bundle import Role
-from microforge.bundle_files import Bundle
+from microforge.bundle.files import Bundle
+from microforge.bundle.manifest import Role
 from microforge.errors import ParityError, SpecError
-from microforge_export.calibrate import Roll, Run, roll, torch_runner
-from microforge_export.figures import Figure, image_figures
-from microforge_export.int8_recipe import (
-    Int8Recipe,
-    Scheme,
-    component_precision,
-    float_scheme,
-    resolve,
-    role_schemes,
-)
-from microforge_export.int8_target import Draft, Recorded, drafting
-from microforge_export.parity import psnr_db
-from microforge_export.program import Component, SourceModel
-from microforge_export.quality import (
+from microforge_export.checks.figures import Figure, image_figures
+from microforge_export.checks.parity import psnr_db
+from microforge_export.components.component import Component, SourceModel
+from microforge_export.quantization.base import Draft, Recorded
+from microforge_export.quantization.calibration import Roll, Run, roll, torch_runner
+from microforge_export.quantization.quality import (
     Quality,
     Reporter,
     at_fault,
@@ -38,7 +30,16 @@ from microforge_export.quality import (
     manifest_quality,
     measure_quality,
 )
-from microforge_export.recipe import Draw
+from microforge_export.quantization.registry import drafting
+from microforge_export.recipes.build_recipe import Draw
+from microforge_export.recipes.int8_recipe import (
+    Int8Recipe,
+    Scheme,
+    component_precision,
+    float_scheme,
+    resolve,
+    role_schemes,
+)
 from microforge_runtimes import open_session
 
 #: Drawings that the component at fault is found with.

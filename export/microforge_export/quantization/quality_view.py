@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from microforge_export.quality_gate import QualityError
+from microforge_export.quantization.quality_gate import QualityError
 
 
 def fault_tables(error: QualityError) -> RenderableType:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from microforge.bundle import Task
-from microforge.bundle_targets import Precision, TargetName
+from microforge.bundle.manifest import Task
+from microforge.bundle.targets import Precision, TargetName
 from microforge.errors import SpecError
-from microforge_export.int8_recipe import Int8Recipe, read_recipe
+from microforge_export.recipes.int8_recipe import Int8Recipe, read_recipe
 
 AVAILABLE_TARGETS: tuple[TargetName, ...] = ("onnx", "executorch", "coreml")
 AVAILABLE_PRECISIONS: dict[TargetName, tuple[Precision, ...]] = {
@@ -43,7 +43,7 @@ THRESHOLDS: dict[Precision, Thresholds] = {
     "int8": Thresholds(component_psnr_db=20.0, image_max_diff_255=255.0),
 }
 #: Recipes that ship with the package: ``MODEL-TARGET.toml``.
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parent
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from microforge.bundle import Role
-from microforge.bundle_targets import Precision, TargetName
+from microforge.bundle.manifest import Role
+from microforge.bundle.targets import Precision, TargetName
 from microforge.errors import SpecError
 
 #: ``weight-only``: int8 per channel, computed in floating point. ``dynamic``: 8-bit activations scaled at each

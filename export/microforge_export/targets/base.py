@@ -7,33 +7,19 @@ it can.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from torch.export import ExportedProgram
 
-from microforge.bundle_targets import Coverage, FileEntry, Memory, TargetName
-from microforge.errors import missing_extra
-from microforge.quiet import quiet
-from microforge_export.program import Component
-from microforge_export.recipe import TargetRecipe
+from microforge.bundle.targets import Coverage, FileEntry, Memory
+from microforge_export.components.component import Component
 
-#: The packages that a target needs to be lowered and checked, and the extra of the distribution with each.
-PACKAGES: Mapping[TargetName, Mapping[str, str]] = {
-    "onnx": {"onnx": "export", "onnx_ir": "export", "onnxscript": "export", "onnxruntime": "onnx"},
-    "executorch": {"executorch": "executorch"},
-    "coreml": {"coremltools": "coreml"},
-}
-#: Distributions whose versions the manifest records, beside torch.
-VERSIONS: Mapping[TargetName, tuple[str, ...]] = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "executorch": ("executorch", "torchao"),
-    "coreml": ("coremltools",),
-}
+MAX_RANK = 5  # Core ML's limit, and what mobile execution providers accept at most
+#: The largest finite number of half precision, in which accelerators may compute whatever the file says.
+HALF_MAX = 65504.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,35 +74,6 @@ class Lower(Protocol):
     ) -> Artefacts: ...
 
 
-def require_packages(targets: Iterable[TargetName]) -> None:
-    """Refuse a target that could not be built or checked here.
-
-    Raises:
-        MissingExtraError: names the package and the extra that brings it.
-    """
-    for target in targets:
-        for package, extra in PACKAGES[target].items():
-            if importlib.util.find_spec(package) is None:
-                raise missing_extra(package, extra)
-
-
-def lowering(target: TargetRecipe) -> Lower:
-    """How ``target`` is lowered; its converter loads here.
-
-    Raises:
-        KeyError: for a target that this version has no module for.
-    """
-    if target.name == "onnx":
-        from microforge_export import to_onnx
-
-        return to_onnx.lower_all
-    if target.name == "executorch":
-        with quiet("torch.utils._pytree"):  # torchao, which comes with it, warns about its own use of torch
-            from microforge_export import to_executorch
-
-        return to_executorch.lower_all
-    if target.name == "coreml":
-        from microforge_export import coreml_target
-
-        return functools.partial(coreml_target.lower_all, recipe=coreml_target.RECIPES[target.precision])
-    raise KeyError(target.name)
+def most_frequent_first(counts: Mapping[str, int]) -> dict[str, int]:
+    """``counts`` in the order that a manifest lists operators in."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

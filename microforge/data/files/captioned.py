@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from microforge.data.skipped import Skipped
+
 #: An image keeps its first captions, up to this many.
 MAX_CAPTIONS = 16
 #: A file above this is not a caption.
@@ -45,14 +47,6 @@ class CaptionedImage:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """Something that was left out, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Listing:
     """The usable images of a data set in their fixed order, and what was left out.
 
@@ -63,17 +57,6 @@ class Listing:
     images: tuple[CaptionedImage, ...]
     skipped: tuple[Skipped, ...]
     fingerprint: str
-
-
-def shown(name: str) -> str:
-    """``name`` for a message: control characters and bytes that are not UTF-8 are escaped."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
-
-
-def skip_summary(skipped: Sequence[Skipped], first: int = 10) -> str:
-    """One line for a warning: how many were left out, and the first ones by name."""
-    named = "; ".join(f"{shown(item.name)}: {shown(item.reason)}" for item in skipped[:first])
-    return f"{len(skipped)} left out: {named}{'; ...' if len(skipped) > first else ''}"
 
 
 def clean_captions(texts: Iterable[str]) -> tuple[str, ...]:

@@ -21,19 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from microforge.data.captioned import (
-    Skipped,
-    captions_of_row,
-    is_clutter,
-    numbered_lines,
-    parse_object,
-    shown,
-)
-from microforge.data.decode import SUFFIXES, Pixels, decode_image
-from microforge.data.edit_source import Triples, inpainting, task_rng, upscaling
-from microforge.data.folders import METADATA
-from microforge.data.masks import sample_mask
-from microforge.data.photos import pixels_tensor
+from microforge.data.edit_examples import Triples, inpainting, task_rng, upscaling
+from microforge.data.files.captioned import captions_of_row, is_clutter, numbered_lines, parse_object
+from microforge.data.files.decode import SUFFIXES, Pixels, decode_image
+from microforge.data.files.folders import METADATA
+from microforge.data.files.image_source import pixels_tensor
+from microforge.data.skipped import Skipped, shown
+from microforge.data.world.masks import sample_mask
 from microforge.errors import DataError
 
 #: What a column may be called, the first one found counts.

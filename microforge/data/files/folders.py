@@ -13,11 +13,10 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from microforge.data.captioned import (
+from microforge.data.files.captioned import (
     MAX_CAPTION_BYTES,
     CaptionedImage,
     Listing,
-    Skipped,
     captions_of_row,
     captions_of_text,
     clean_captions,
@@ -25,9 +24,9 @@ from microforge.data.captioned import (
     is_clutter,
     numbered_lines,
     parse_object,
-    shown,
 )
-from microforge.data.decode import SUFFIXES
+from microforge.data.files.decode import SUFFIXES
+from microforge.data.skipped import Skipped, shown
 from microforge.errors import DataError
 
 METADATA = "metadata.jsonl"

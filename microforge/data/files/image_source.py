@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from microforge.data.captioned import CaptionedImage, Listing, Skipped, shown
-from microforge.data.decode import Pixels, decode_image
-from microforge.data.order import PART, ExamplePlan, Examples, epoch_rows, step_rng
+from microforge.data.files.captioned import CaptionedImage, Listing
+from microforge.data.files.decode import Pixels, decode_image
+from microforge.data.order import CHUNK, PART, STATISTICS_SEED, ExamplePlan, Examples, epoch_rows, step_rng
 from microforge.data.pixels import from_bytes
+from microforge.data.skipped import Skipped, shown
 from microforge.errors import DataError
 
 #: Bytes of decoded images that may stay in memory, per process.
@@ -36,9 +37,6 @@ HELD_OUT = 8
 MAX_WORKERS = 8
 #: So many undecodable images in a row mean that something is wrong with all of them.
 MAX_BROKEN_RUN = 100
-#: Images per decoded batch of the enumerations.
-CHUNK = 64
-STATISTICS_SEED = 1_000_033
 
 
 @dataclass(frozen=True)

@@ -19,21 +19,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from microforge.bundle_files import atomic_bytes
-from microforge.data.captioned import (
+from microforge.data.files.captioned import (
     MAX_CAPTION_BYTES,
     CaptionedImage,
     Listing,
-    Skipped,
     captions_of_json,
     captions_of_text,
     clean_captions,
     fingerprint,
     is_clutter,
-    shown,
 )
-from microforge.data.decode import SUFFIXES
+from microforge.data.files.decode import SUFFIXES
+from microforge.data.skipped import Skipped, shown
 from microforge.errors import DataError
+from microforge.io.atomic import atomic_bytes
 
 #: Raised when the meaning of the index changes: older ones are made anew.
 INDEX_VERSION = 1

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from microforge.data.captions import (
+from microforge.data.world.captions import (
     CATEGORIES,
     COLOR_WORDS,
     NUMBERS,
@@ -25,7 +25,7 @@ from microforge.data.captions import (
     caption,
     plural,
 )
-from microforge.data.scenes import COLORS, PLACES, SHAPES, sample_scene
+from microforge.data.world.scenes import COLORS, PLACES, SHAPES, sample_scene
 from microforge.errors import PromptError
 
 

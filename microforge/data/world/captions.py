@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from microforge.data.scenes import (
+from microforge.data.world.scenes import (
     MIRROR,
     RELATIONS,
     Scene,

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from microforge.data.caption_reader import CATEGORY_OF, one_of, read_caption, seen_prompt
-from microforge.data.captions import JOINTS, RELATION_WORDS, Prompt, canonical_prompt, caption
 from microforge.data.order import step_rng
-from microforge.data.scenes import choice, relation_is_held_out, sample_scene
+from microforge.data.world.caption_reader import CATEGORY_OF, one_of, read_caption, seen_prompt
+from microforge.data.world.captions import JOINTS, RELATION_WORDS, Prompt, canonical_prompt, caption
+from microforge.data.world.scenes import choice, relation_is_held_out, sample_scene
 
 #: Relations in which the first thing named comes first in reading order; the second where the first is held out.
 READING = ("left of", "above")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from microforge.data.captions import (
+from microforge.data.world.captions import (
     COLOR_WORDS,
     SHAPE_WORDS,
     as_typed,
@@ -25,8 +25,8 @@ from microforge.data.captions import (
     synonym,
     with_article,
 )
-from microforge.data.renderer import object_mask
-from microforge.data.scenes import (
+from microforge.data.world.renderer import object_mask
+from microforge.data.world.scenes import (
     COLORS,
     EXTENT,
     FRAME_MARGIN,

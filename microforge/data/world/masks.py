@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from microforge.data.renderer import object_mask
-from microforge.data.scenes import Scene, SceneObject, choice
+from microforge.data.world.renderer import object_mask
+from microforge.data.world.scenes import Scene, SceneObject, choice
 from microforge.errors import DataError
 
 #: Sides of a box hole, shares of the image's sides.
@@ -64,11 +64,6 @@ def grown(mask: Tensor, pixels: int) -> Tensor:
     if pixels < 1:
         return mask
     return F.max_pool2d(mask[None, None], 2 * pixels + 1, stride=1, padding=pixels)[0, 0]
-
-
-def with_hole(images: Tensor, masks: Tensor) -> Tensor:
-    """``images`` (B, 3, H, W) with middle grey where ``masks`` (B, 1, H, W) is 1 (SPEC section 6)."""
-    return torch.where(masks > 0, images.new_tensor(0.5), images)
 
 
 def _box(rng: np.random.Generator, height: int, width: int, objects: tuple[SceneObject, ...]) -> Tensor:

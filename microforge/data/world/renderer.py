@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from microforge.data.scenes import EXTENT, Scene, SceneObject
+from microforge.data.world.scenes import EXTENT, Scene, SceneObject
 
 Point = tuple[float, float]
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from microforge.data.captions import caption
-from microforge.data.edits import sample_edit
-from microforge.data.scenes import sample_scene
+from microforge.data.world.captions import caption
+from microforge.data.world.edits import sample_edit
+from microforge.data.world.scenes import sample_scene
 from microforge.tokenizer import PromptTokenizer, train_tokenizer
 
 #: Words of everyday image prompts, each worth a token of its own.

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from microforge.data.scenes import COLORS, RGB
+from microforge.data.world.scenes import COLORS, RGB
 from microforge.errors import DataError
-from microforge.evaluation.templates import Array, fits
+from microforge.evaluation.oracle.templates import Array, fits
 
 UNKNOWN = "unknown"
 MIN_SIDE = 64

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from microforge.data.renderer import object_mask
-from microforge.data.scenes import SHAPES, SceneObject
+from microforge.data.world.renderer import object_mask
+from microforge.data.world.scenes import SHAPES, SceneObject
 
 Array = NDArray[np.float32]
 

@@ -12,9 +12,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from microforge.data.captions import Prompt, PromptObject
-from microforge.data.scenes import PLACES, relation_holds
-from microforge.evaluation.oracle import DetectedObject, Detection
+from microforge.data.world.captions import Prompt, PromptObject
+from microforge.data.world.scenes import PLACES, relation_holds
+from microforge.evaluation.oracle.detector import DetectedObject, Detection
 
 #: How far outside its region (share of the image) a centre may lie and still be "on the left".
 PLACE_SLACK = 0.05

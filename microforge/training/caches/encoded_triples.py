@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from microforge.data.edit_source import SOURCE_TASKS, TripleSource
+from microforge.data.edit_examples import SOURCE_TASKS, TripleSource
 from microforge.data.pixels import from_bytes, to_bytes
 from microforge.tokenizer import PromptTokenizer
-from microforge.training.latents import encoder_sha256, metadata, save_whole
+from microforge.training.caches.latents import encoder_sha256, metadata, save_whole
 from microforge.training.settings import EditSettings, LoopSettings
 from microforge.vae import MicroForgeVAE
 

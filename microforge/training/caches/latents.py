@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from microforge.data.image_source import ImageSource
 from microforge.data.order import PART, ExamplePlan
 from microforge.data.pixels import from_bytes, to_bytes
-from microforge.data.source import ImageSource
 from microforge.errors import DataError
 from microforge.tokenizer import PromptTokenizer
 from microforge.vae import MicroForgeVAE

@@ -14,28 +14,44 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from microforge.bundle_files import atomic_folder, check_output
 from microforge.checkpoint import CONFIG, Checkpoint
-from microforge.data.edit_source import SOURCE_TASKS, SceneTriples, TripleSource
-from microforge.data.source import SCENES, ImageSource, open_source
-from microforge.data.triples import FolderTriples
+from microforge.data.edit_examples import SOURCE_TASKS, TripleSource
+from microforge.data.files.edit_triples import FolderTriples
+from microforge.data.image_source import ImageSource
+from microforge.data.open import open_source
+from microforge.data.world.edit_triples import SceneTriples
+from microforge.data.world.image_source import SCENES
 from microforge.errors import CheckpointError, OutputExistsError, SpecError
+from microforge.io.atomic import atomic_folder, check_output
 from microforge.spec import ModelSpec, check_size, parse_size
-from microforge.training.feed import CACHE, report_data
-from microforge.training.ground import SHIPPED, latents_id, open_checkpoint
-from microforge.training.loop import Run, train
-from microforge.training.memory import describe
-from microforge.training.plan import CHECKPOINT, StagePlan, TrainRequest, loop_settings, spread_over
-from microforge.training.processes import Processes, end_processes, open_processes, speaks
+from microforge.training.distillation.rejection_sampling import JUDGED, keep_faithful
+from microforge.training.distillation.settings import DistillSettings, distill_settings
+from microforge.training.distillation.stage import DistillStage, student_spec
+from microforge.training.distillation.student_init import move_student, starting_student
+from microforge.training.distillation.task_teachers import kept_intervals, open_drawers
+from microforge.training.distillation.teacher import (
+    DrawingPlan,
+    Teacher,
+    build_cache,
+    known_tasks,
+    rows_of,
+    teacher_id,
+)
+from microforge.training.distillation.trajectory_cache import check_room, megabytes, predict_size
+from microforge.training.engine.distributed import Processes, end_processes, open_processes, speaks
+from microforge.training.engine.loop import Run, train
+from microforge.training.engine.state import STATE, RunIdentity, check_identity
+from microforge.training.runs.data_report import CACHE, report_data
+from microforge.training.runs.memory_estimate import describe
+from microforge.training.runs.plan import (
+    CHECKPOINT,
+    StagePlan,
+    TrainRequest,
+    loop_settings,
+    spread_over,
+)
+from microforge.training.runs.starting_weights import SHIPPED, latents_id, open_checkpoint
 from microforge.training.settings import EditSettings, FlowSettings, LoopSettings
-from microforge.training.state import STATE, RunIdentity, check_identity
-from microforge_export.distill import DistillStage, student_spec
-from microforge_export.distill_settings import DistillSettings, distill_settings
-from microforge_export.drawers import kept_intervals, open_drawers
-from microforge_export.faithful import JUDGED, keep_faithful
-from microforge_export.student_start import move_student, starting_student
-from microforge_export.teacher import DrawingPlan, Teacher, build_cache, known_tasks, rows_of, teacher_id
-from microforge_export.trajectories import check_room, megabytes, predict_size
 
 #: In the run's folder.
 TRAJECTORIES = "trajectories"

@@ -23,16 +23,22 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from microforge.bundle_files import atomic_bytes
-from microforge.data.caption_reader import read_caption
-from microforge.data.captions import Prompt
+from microforge.data.world.caption_reader import read_caption
+from microforge.data.world.captions import Prompt
 from microforge.errors import DataError, PromptError
-from microforge.evaluation.evaluate import to_bytes
-from microforge.evaluation.oracle import DetectedObject, Detection, detect
-from microforge.evaluation.verdict import judge
-from microforge.training.processes import ALONE, Processes
-from microforge_export.teacher import Teacher
-from microforge_export.trajectories import CHUNK, Drawings, Shard, shard_path, verdicts_path
+from microforge.evaluation.generation import to_bytes
+from microforge.evaluation.oracle.detector import DetectedObject, Detection, detect
+from microforge.evaluation.oracle.verdict import judge
+from microforge.io.atomic import atomic_bytes
+from microforge.training.distillation.teacher import Teacher
+from microforge.training.distillation.trajectory_cache import (
+    CHUNK,
+    Drawings,
+    Shard,
+    shard_path,
+    verdicts_path,
+)
+from microforge.training.engine.distributed import ALONE, Processes
 
 #: The tasks whose drawings the oracle can judge.
 JUDGED = ("generate", "edit", "inpaint")

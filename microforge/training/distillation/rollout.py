@@ -17,7 +17,7 @@ from torch import Tensor
 from microforge.sampling import AfterStep, batch_time, euler_step, guided, guided_edit
 from microforge.spec import SamplerSpec
 from microforge.text_encoder import PAD_ID
-from microforge.training.flow_stage import FlowNetwork
+from microforge.training.stages.flow import FlowNetwork
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from torch import Tensor
 from microforge.denoiser import Denoiser, build_backbone, build_planner
 from microforge.sampling import interpolate, velocity_target
 from microforge.spec import ModelSpec
-from microforge.training.flow_stage import FlowNetwork
-from microforge.training.optimizers import update_ema
-from microforge.training.state import step_generator
-from microforge_export.distill_settings import DistillSettings
-from microforge_export.trajectories import Shard as Drawn
+from microforge.training.distillation.settings import DistillSettings
+from microforge.training.distillation.trajectory_cache import Shard as Drawn
+from microforge.training.engine.optimizers import update_ema
+from microforge.training.engine.state import step_generator
+from microforge.training.stages.flow import FlowNetwork
 
 #: Encoded prompts: sequence (B, L, E), mask (B, L), pooled (B, E).
 Text = tuple[Tensor, Tensor, Tensor]

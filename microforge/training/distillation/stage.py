@@ -18,26 +18,26 @@ import torch
 from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint, write_checkpoint
-from microforge.data.edit_source import SOURCE_TASKS, TripleSource
-from microforge.data.source import SHEET_SEED
+from microforge.data.edit_examples import SOURCE_TASKS, TripleSource
+from microforge.data.world.image_source import SHEET_SEED
 from microforge.pipeline import MicroForgePipeline
 from microforge.planner import plan_similarity
 from microforge.sampling import MEAN_LOSS_WEIGHT, loss_weight, uniform_grid
 from microforge.spec import ModelSpec
 from microforge.text_encoder import PAD_ID
-from microforge.training.edit_stage import drawn as drawn_from
-from microforge.training.flow_stage import FlowNetwork, without_padding
-from microforge.training.loop import WithoutAdversary
-from microforge.training.report import grid
+from microforge.training.distillation.int8_grid import on_int8_grid
+from microforge.training.distillation.samples import Rows, Student, Text, repeated, window_samples
+from microforge.training.distillation.settings import DistillSettings
+from microforge.training.distillation.teacher import Teacher, task_shares
+from microforge.training.distillation.trajectory_cache import Drawings
+from microforge.training.distillation.trajectory_cache import Shard as Drawn
+from microforge.training.engine.batch_shard import WHOLE, Shard
+from microforge.training.engine.loop import WithoutAdversary
+from microforge.training.engine.plots import grid
+from microforge.training.engine.state import step_rng
 from microforge.training.settings import LoopSettings
-from microforge.training.shard import WHOLE, Shard
-from microforge.training.state import step_rng
-from microforge_export.distill_samples import Rows, Student, Text, repeated, window_samples
-from microforge_export.distill_settings import DistillSettings
-from microforge_export.int8_grid import on_int8_grid
-from microforge_export.teacher import Teacher, task_shares
-from microforge_export.trajectories import Drawings
-from microforge_export.trajectories import Shard as Drawn
+from microforge.training.stages.edit import drawn as drawn_from
+from microforge.training.stages.flow import FlowNetwork, without_padding
 
 #: Keeps which row has which task, and which drawing, apart from other draws of a step.
 _MIX_STREAM = 13_000_000

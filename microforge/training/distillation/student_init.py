@@ -6,14 +6,14 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from microforge.bundle_files import atomic_folder, check_output
 from microforge.checkpoint import CONFIG, Checkpoint
 from microforge.errors import CheckpointError, SpecError
+from microforge.io.atomic import atomic_folder, check_output
 from microforge.spec import ModelSpec
-from microforge.training.flow_stage import FlowNetwork
-from microforge.training.ground import latents_id, open_checkpoint
-from microforge_export.distill import with_vae, write_student
-from microforge_export.teacher import Teacher
+from microforge.training.distillation.stage import with_vae, write_student
+from microforge.training.distillation.teacher import Teacher
+from microforge.training.runs.starting_weights import latents_id, open_checkpoint
+from microforge.training.stages.flow import FlowNetwork
 
 
 def starting_student(

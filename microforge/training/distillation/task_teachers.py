@@ -11,9 +11,9 @@ from pathlib import Path
 
 from microforge.checkpoint import Checkpoint
 from microforge.errors import SpecError
-from microforge_export.distill_settings import DistillSettings
-from microforge_export.student_start import alike
-from microforge_export.teacher import known_tasks
+from microforge.training.distillation.settings import DistillSettings
+from microforge.training.distillation.student_init import alike
+from microforge.training.distillation.teacher import known_tasks
 
 
 def open_drawers(

@@ -24,22 +24,19 @@ from rich.progress import (
 from torch import Tensor
 
 from microforge.checkpoint import Checkpoint
-from microforge.data.edit_source import SOURCE_TASKS, Triples, TripleSource
+from microforge.data.edit_examples import SOURCE_TASKS, Triples, TripleSource
+from microforge.data.image_source import ImageSource
 from microforge.data.order import PART
-from microforge.data.source import SCENES, ImageSource
+from microforge.data.world.image_source import SCENES
 from microforge.errors import CheckpointError, DataError
-from microforge.kept_cells import after_step, hole_cells
+from microforge.latent_blending import after_step, hole_cells
 from microforge.sampling import AfterStep, batch_time, interpolate, uniform_grid
 from microforge.spec import TASKS, to_dict
 from microforge.tokenizer import PromptTokenizer
-from microforge.training.encoded_triples import words_of
-from microforge.training.flow_stage import FlowNetwork
-from microforge.training.processes import ALONE, Processes
-from microforge.training.state import step_generator
-from microforge.vae import MicroForgeVAE
-from microforge_export.distill_settings import TEACHER_ORDER, TEACHER_STEPS
-from microforge_export.rollout import Prompts, guided_points
-from microforge_export.trajectories import (
+from microforge.training.caches.encoded_triples import words_of
+from microforge.training.distillation.rollout import Prompts, guided_points
+from microforge.training.distillation.settings import TEACHER_ORDER, TEACHER_STEPS
+from microforge.training.distillation.trajectory_cache import (
     CHUNK,
     CacheIdentity,
     Drawings,
@@ -51,6 +48,10 @@ from microforge_export.trajectories import (
     sweep,
     write_shard,
 )
+from microforge.training.engine.distributed import ALONE, Processes
+from microforge.training.engine.state import step_generator
+from microforge.training.stages.flow import FlowNetwork
+from microforge.vae import MicroForgeVAE
 
 #: The stage-5 mix (SPEC section 6), of which a student learns what its teacher knows.
 SHARES: Mapping[str, float] = {"generate": 0.40, "edit": 0.35, "inpaint": 0.15, "super-resolve": 0.10}

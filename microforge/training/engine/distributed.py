@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from microforge.errors import CheckpointError, SpecError, missing_extra
-from microforge.training.shard import Shard
+from microforge.training.engine.batch_shard import Shard
 
 #: Encoding a data set on the main process may take long; the others wait so many hours.
 PATIENCE = timedelta(hours=12)

@@ -13,16 +13,23 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from microforge.bundle_files import atomic_folder
 from microforge.checkpoint import CONFIG
-from microforge.training.budget import Budget
-from microforge.training.optimizers import make_optimizers, set_rate, take_step, update_ema
-from microforge.training.processes import ALONE, Processes
-from microforge.training.report import plot_losses, save_sheet
+from microforge.io.atomic import atomic_folder
+from microforge.training.engine.batch_shard import Shard
+from microforge.training.engine.distributed import ALONE, Processes
+from microforge.training.engine.monitor import LOG, Watch, progress_line
+from microforge.training.engine.optimizers import make_optimizers, set_rate, take_step, update_ema
+from microforge.training.engine.plots import plot_losses, save_sheet
+from microforge.training.engine.state import (
+    STATE,
+    Parts,
+    RunIdentity,
+    Standing,
+    load_state,
+    save_state,
+)
+from microforge.training.engine.time_budget import Budget
 from microforge.training.settings import LoopSettings, OptimizerSettings, learning_rate
-from microforge.training.shard import Shard
-from microforge.training.state import STATE, Parts, RunIdentity, Standing, load_state, save_state
-from microforge.training.watch import LOG, Watch, progress_line
 
 #: The checkpoint of the lowest smoothed loss, beside the last one.
 BEST = "best"

@@ -27,9 +27,9 @@ from rich.progress import (
 from torch import Tensor
 
 from microforge.errors import DivergenceError, missing_extra
-from microforge.training.processes import ALONE, Processes
+from microforge.training.engine.distributed import ALONE, Processes
+from microforge.training.engine.state import Standing
 from microforge.training.settings import LoopSettings
-from microforge.training.state import Standing
 
 LOG = "log.jsonl"
 #: Steps before a loss that rises is taken for divergence.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from microforge.errors import SpecError
-from microforge.training.muon import BatchedMuon
+from microforge.training.engine.muon import BatchedMuon
 from microforge.training.settings import OptimizerSettings
 
 #: Parameters of the SSM's decay, B and C: they learn slower and are not decayed (SPEC section 4).

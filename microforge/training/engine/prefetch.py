@@ -13,10 +13,10 @@ from typing import Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
-from microforge.data.edit_source import SceneTriples
-from microforge.data.source import SceneSource
+from microforge.data.world.edit_triples import SceneTriples
+from microforge.data.world.image_source import SceneSource
+from microforge.training.engine.batch_shard import WHOLE, Shard
 from microforge.training.settings import LoopSettings
-from microforge.training.shard import WHOLE, Shard
 
 T = TypeVar("T")
 #: Makes the rows of one piece of one step; without workers on the training device, in a worker on the CPU.

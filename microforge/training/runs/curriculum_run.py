@@ -14,25 +14,31 @@ from rich.console import Console
 from rich.table import Table
 
 from microforge.checkpoint import CONFIG
-from microforge.data.source import SCENES, ImageSource
+from microforge.data.world.image_source import SCENES
+from microforge.data.image_source import ImageSource
 from microforge.errors import CheckpointError, OutputExistsError, SpecError
 from microforge.spec import ModelSpec, preset
-from microforge.training.command import DEFAULT_CONFIG, check_folder, clear_run, run_plan
-from microforge.training.curriculum import CURRICULA, Curriculum, Phase, read_curriculum
-from microforge.training.feed import open_data
-from microforge.training.ground import SHIPPED_FOLDERS, Ground, open_checkpoint, stand_on
-from microforge.training.memory import describe
-from microforge.training.plan import (
-    DENOISER_STAGES,
+from microforge.training.runs.stage_run import DEFAULT_CONFIG, check_folder, clear_run, run_plan
+from microforge.training.runs.curriculum import CURRICULA, Curriculum, Phase, read_curriculum
+from microforge.training.runs.data_report import open_data
+from microforge.training.runs.starting_weights import (
+    SHIPPED_FOLDERS,
+    Ground,
+    open_checkpoint,
+    stand_on,
+)
+from microforge.training.runs.memory_estimate import describe
+from microforge.training.settings import DENOISER_STAGES
+from microforge.training.runs.plan import (
     StagePlan,
     TrainRequest,
     check_data,
     loop_settings,
     spread_over,
 )
-from microforge.training.processes import Processes, end_processes, open_processes, speaks
+from microforge.training.engine.distributed import Processes, end_processes, open_processes, speaks
 from microforge.training.settings import LoopSettings
-from microforge.training.state import STATE, is_complete, steps_done
+from microforge.training.engine.state import STATE, is_complete, steps_done
 
 #: A checkpoint by its folder, which may not be there yet, or by name.
 Source = Path | str | None

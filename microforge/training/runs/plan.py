@@ -12,8 +12,9 @@ import torch
 
 from microforge.errors import SpecError, missing_extra
 from microforge.spec import ModelSpec, check_size, parse_size
-from microforge.training.processes import launched_precision
+from microforge.training.engine.distributed import launched_precision
 from microforge.training.settings import (
+    DENOISER_STAGES, SELF_TAUGHT, STAGES, TAUGHT,
     EDIT_SETTINGS,
     FLOW_SETTINGS,
     KD_SETTINGS,
@@ -26,13 +27,6 @@ from microforge.training.settings import (
     check_steps,
 )
 
-#: Stages that learn from the model's own judged drawings, after all others.
-SELF_TAUGHT = ("reward", "rewrite")
-#: Stages that go on from a flow's weights, and those that may be given a teacher.
-ON_A_FLOW, TAUGHT = ("edit", *SELF_TAUGHT), ("kd", "edit", *SELF_TAUGHT)
-STAGES = ("vae", "flow", "kd", *ON_A_FLOW)
-#: The stages whose networks have hidden matrices, and are worth compiling.
-DENOISER_STAGES = STAGES[1:]
 DECODER = "vae-decoder"  # the folder of a decoder-only run
 _DENOISER = f"{', '.join(DENOISER_STAGES[:-1])} and {DENOISER_STAGES[-1]}"  # in messages
 CHECKPOINT = "checkpoint"  # a stage's checkpoint, below RUN/STAGE

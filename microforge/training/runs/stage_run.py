@@ -8,25 +8,26 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from microforge.data.corpus import build_tokenizer
-from microforge.data.edit_source import SceneTriples
-from microforge.data.source import SCENES, ImageSource
-from microforge.data.triples import FolderTriples
+from microforge.data.world.tokenizer_corpus import build_tokenizer
+from microforge.data.world.edit_triples import SceneTriples
+from microforge.data.world.image_source import SCENES
+from microforge.data.image_source import ImageSource
+from microforge.data.files.edit_triples import FolderTriples
 from microforge.errors import CheckpointError, OutputExistsError
 from microforge.spec import preset
 from microforge.tokenizer import PRETRAINED, PromptTokenizer
-from microforge.training.edit_stage import EditStage
-from microforge.training.feed import open_data, report_data, report_skipped
-from microforge.training.flow_stage import FlowStage
-from microforge.training.ground import Ground, find_ground, open_checkpoint, stand_on
-from microforge.training.kd_stage import KDStage
-from microforge.training.loop import Run, Stage, train
-from microforge.training.memory import describe
-from microforge.training.plan import StagePlan, TrainRequest, plan_stage, spread_over
-from microforge.training.processes import Processes, end_processes, open_processes
-from microforge.training.reward_stage import RewardStage
-from microforge.training.rewrite_stage import RewriteStage
-from microforge.training.self_taught import SelfTaughtStage
+from microforge.training.stages.edit import EditStage
+from microforge.training.runs.data_report import open_data, report_data, report_skipped
+from microforge.training.stages.flow import FlowStage
+from microforge.training.runs.starting_weights import Ground, find_ground, open_checkpoint, stand_on
+from microforge.training.stages.kd import KDStage
+from microforge.training.engine.loop import Run, Stage, train
+from microforge.training.runs.memory_estimate import describe
+from microforge.training.runs.plan import StagePlan, TrainRequest, plan_stage, spread_over
+from microforge.training.engine.distributed import Processes, end_processes, open_processes
+from microforge.training.stages.reward import RewardStage
+from microforge.training.stages.rewrite import RewriteStage
+from microforge.training.stages.oracle_feedback import SelfTaughtStage
 from microforge.training.settings import (
     EditSettings,
     KDSettings,
@@ -34,8 +35,8 @@ from microforge.training.settings import (
     RewriteSettings,
     VAESettings,
 )
-from microforge.training.state import STATE, RunIdentity, check_identity
-from microforge.training.vae_stage import VAEStage
+from microforge.training.engine.state import STATE, RunIdentity, check_identity
+from microforge.training.stages.vae import VAEStage
 
 #: What ``--config`` is when neither it nor ``--init`` says.
 DEFAULT_CONFIG = "tiny"

@@ -13,8 +13,9 @@ import torch
 from microforge.checkpoint import CONFIG, PRETRAINED, STUDENT, Checkpoint, read_checkpoint
 from microforge.errors import CheckpointError
 from microforge.spec import ModelSpec, check_size
-from microforge.training.kd_stage import check_teacher
-from microforge.training.plan import CHECKPOINT, DECODER, ON_A_FLOW, StagePlan, TrainRequest
+from microforge.training.stages.kd import check_teacher
+from microforge.training.runs.plan import CHECKPOINT, DECODER, StagePlan, TrainRequest
+from microforge.training.settings import ON_A_FLOW
 
 #: What ``--init`` and ``--teacher`` call the checkpoint that ships with the package.
 SHIPPED = "pretrained"

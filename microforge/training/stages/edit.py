@@ -19,14 +19,25 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint
-from microforge.data.edit_source import SOURCE_TASKS, Triples, TripleSource, shrunk
+from microforge.data.edit_examples import SOURCE_TASKS, Triples, TripleSource, shrunk
 from microforge.data.pixels import to_bytes
-from microforge.data.source import SHEET_SEED
+from microforge.data.world.image_source import SHEET_SEED
 from microforge.pipeline import MicroForgePipeline
 from microforge.text_encoder import PAD_ID
-from microforge.training.ahead import made_ahead
-from microforge.training.encoded_triples import EncodedTriples, Encoding, latents_of, load_or_encode, words_of
-from microforge.training.flow_stage import (
+from microforge.training.caches.encoded_triples import (
+    EncodedTriples,
+    Encoding,
+    latents_of,
+    load_or_encode,
+    words_of,
+)
+from microforge.training.engine.batch_shard import WHOLE, Shard
+from microforge.training.engine.loop import WithoutAdversary
+from microforge.training.engine.plots import grid
+from microforge.training.engine.prefetch import made_ahead
+from microforge.training.engine.state import step_rng
+from microforge.training.settings import EditSettings
+from microforge.training.stages.flow import (
     LENGTH_STEP,
     FlowBatch,
     FlowStage,
@@ -36,11 +47,6 @@ from microforge.training.flow_stage import (
     predict,
     without_padding,
 )
-from microforge.training.loop import WithoutAdversary
-from microforge.training.report import grid
-from microforge.training.settings import EditSettings
-from microforge.training.shard import WHOLE, Shard
-from microforge.training.state import step_rng
 
 #: Examples of each task with a source on a sample sheet, and prompts of generate.
 SHEET_EACH, SHEET_PROMPTS = 2, 6

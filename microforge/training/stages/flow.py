@@ -12,7 +12,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint, write_checkpoint
-from microforge.data.source import ImageSource, SceneSource
+from microforge.data.image_source import ImageSource
+from microforge.data.world.image_source import SceneSource
 from microforge.denoiser import Denoiser, build_backbone, build_planner
 from microforge.errors import CheckpointError
 from microforge.pipeline import MicroForgePipeline
@@ -21,14 +22,14 @@ from microforge.sampling import interpolate, loss_weight, shifted_time, velocity
 from microforge.spec import ModelSpec
 from microforge.text_encoder import PAD_ID, SimpleTextEncoder
 from microforge.tokenizer import PromptTokenizer
-from microforge.training.ahead import ahead_workers
-from microforge.training.latents import load_or_build
-from microforge.training.loop import WithoutAdversary
-from microforge.training.losses import weighted_velocity
-from microforge.training.report import grid
+from microforge.training.caches.latents import load_or_build
+from microforge.training.engine.batch_shard import WHOLE, Shard
+from microforge.training.engine.loop import WithoutAdversary
+from microforge.training.engine.plots import grid
+from microforge.training.engine.prefetch import ahead_workers
+from microforge.training.engine.state import step_generator, step_rng
+from microforge.training.losses.terms import weighted_velocity
 from microforge.training.settings import FlowSettings, LoopSettings
-from microforge.training.shard import WHOLE, Shard
-from microforge.training.state import step_generator, step_rng
 from microforge.vae import MicroForgeVAE
 
 #: Prompts of a sample sheet, at seed 0.

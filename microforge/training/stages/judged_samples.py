@@ -24,19 +24,19 @@ from rich.progress import track
 from torch import Tensor
 
 from microforge.checkpoint import Checkpoint
-from microforge.data.caption_reader import seen_prompt
-from microforge.data.captions import Prompt
 from microforge.data.order import step_rng
+from microforge.data.world.caption_reader import seen_prompt
+from microforge.data.world.captions import Prompt
 from microforge.errors import DataError
-from microforge.evaluation.evaluate import to_bytes
-from microforge.evaluation.oracle import detect
-from microforge.evaluation.verdict import judge
+from microforge.evaluation.generation import to_bytes
+from microforge.evaluation.oracle.detector import detect
+from microforge.evaluation.oracle.verdict import judge
 from microforge.pipeline import MicroForgePipeline
 from microforge.tokenizer import PromptTokenizer
-from microforge.training.flow_stage import without_padding
-from microforge.training.latents import metadata, save_whole
-from microforge.training.processes import Processes
+from microforge.training.caches.latents import metadata, save_whole
+from microforge.training.engine.distributed import Processes
 from microforge.training.settings import JudgedSettings, LoopSettings
+from microforge.training.stages.flow import without_padding
 
 #: Kind of scene -> its share of the captions: drawings teach most where about half of them are right.
 KINDS: Mapping[str, float] = types.MappingProxyType(

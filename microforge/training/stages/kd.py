@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint
 from microforge.errors import CheckpointError
-from microforge.training.flow_stage import FlowStage, flow_terms, frozen_network, predict
-from microforge.training.loop import WithoutAdversary
+from microforge.training.engine.batch_shard import WHOLE, Shard
+from microforge.training.engine.loop import WithoutAdversary
 from microforge.training.settings import KDSettings
-from microforge.training.shard import WHOLE, Shard
+from microforge.training.stages.flow import FlowStage, flow_terms, frozen_network, predict
 
 
 class KDStage(WithoutAdversary):

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint
 from microforge.spec import TASKS
-from microforge.training.edit_stage import EditStage
-from microforge.training.flow_stage import frozen_network
-from microforge.training.loop import WithoutAdversary
-from microforge.training.plan import SELF_TAUGHT
-from microforge.training.settings import JudgedSettings
+from microforge.training.engine.loop import WithoutAdversary
+from microforge.training.settings import SELF_TAUGHT, JudgedSettings
+from microforge.training.stages.edit import EditStage
+from microforge.training.stages.flow import frozen_network
 
 
 class SelfTaughtStage(WithoutAdversary):

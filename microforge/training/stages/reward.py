@@ -21,15 +21,15 @@ from torch import Tensor
 
 from microforge.checkpoint import Checkpoint
 from microforge.sampling import loss_weight, velocity_target
-from microforge.training.edit_stage import EditStage
-from microforge.training.flow_stage import FlowBatch, noising, on_device, predict, without_padding
-from microforge.training.judged import Judged, advantages, judged_prompts, load_or_draw
-from microforge.training.losses import weighted_velocity
-from microforge.training.processes import Processes
-from microforge.training.self_taught import SelfTaughtStage
+from microforge.training.engine.batch_shard import WHOLE, Shard
+from microforge.training.engine.distributed import Processes
+from microforge.training.engine.state import step_generator, step_rng
+from microforge.training.losses.terms import weighted_velocity
 from microforge.training.settings import RewardSettings
-from microforge.training.shard import WHOLE, Shard
-from microforge.training.state import step_generator, step_rng
+from microforge.training.stages.edit import EditStage
+from microforge.training.stages.flow import FlowBatch, noising, on_device, predict, without_padding
+from microforge.training.stages.judged_samples import Judged, advantages, judged_prompts, load_or_draw
+from microforge.training.stages.oracle_feedback import SelfTaughtStage
 
 #: Keeps what is drawn of the judged drawings apart from the edit stage's own draws.
 _REWARD_STREAM = 77_000_000

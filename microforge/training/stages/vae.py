@@ -11,18 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint, write_checkpoint
+from microforge.data.image_source import ImageSource
 from microforge.data.pixels import from_bytes, to_bytes
-from microforge.data.source import ImageSource, SceneSource
+from microforge.data.world.image_source import SceneSource
 from microforge.spec import ModelSpec
 from microforge.tokenizer import PromptTokenizer
-from microforge.training.ahead import made_ahead
-from microforge.training.discriminator import PatchDiscriminator, adversary_terms, generator_loss
-from microforge.training.losses import fft_l1, gradient_l1, mean_psnr, pooled_l1
-from microforge.training.perceptual import PerceptualHook, RandomFeatures, load_lpips
-from microforge.training.report import grid
+from microforge.training.engine.batch_shard import WHOLE, Shard
+from microforge.training.engine.plots import grid
+from microforge.training.engine.prefetch import made_ahead
+from microforge.training.engine.state import step_generator
+from microforge.training.losses.discriminator import (
+    PatchDiscriminator,
+    adversary_terms,
+    generator_loss,
+)
+from microforge.training.losses.perceptual import PerceptualHook, RandomFeatures, load_lpips
+from microforge.training.losses.terms import fft_l1, gradient_l1, mean_psnr, pooled_l1
 from microforge.training.settings import LoopSettings, OptimizerSettings, VAESettings
-from microforge.training.shard import WHOLE, Shard
-from microforge.training.state import step_generator
 from microforge.vae import MicroForgeVAE
 
 #: About so many images tell the latents' mean and deviation.

@@ -13,12 +13,13 @@ from typing import Literal
 
 import numpy as np
 
-from microforge.bundle import Component, TensorSpec
-from microforge.bundle_files import Bundle
+from microforge.bundle.files import Bundle
+from microforge.bundle.manifest import Component, TensorSpec
 from microforge.errors import BundleError, missing_extra
-from microforge_runtimes.mil_interpreter import Interpreter, Precision
-from microforge_runtimes.mil_reader import ValueType, package_folder, read_program
-from microforge_runtimes.session import Array, check_inputs, same_tensors
+from microforge_runtimes.arrays import Array
+from microforge_runtimes.engines.session import check_inputs, same_tensors
+from microforge_runtimes.mil.interpreter import Interpreter, Precision
+from microforge_runtimes.mil.reader import ValueType, package_folder, read_program
 
 ComputeUnits = Literal["all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"]
 _DTYPES = {"fp16": "float16", "fp32": "float32"}

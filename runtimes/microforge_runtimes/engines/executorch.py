@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from microforge.bundle import Component, TensorSpec
+from microforge.bundle.manifest import Component, TensorSpec
 from microforge.errors import BundleError, missing_extra
-from microforge.quiet import quiet
-from microforge_runtimes.session import Array, check_inputs
+from microforge.io.quiet import quiet
+from microforge_runtimes.arrays import Array
+from microforge_runtimes.engines.session import check_inputs
 
 #: Numbers of ExecuTorch's ScalarType.
 _DTYPES = {3: "int32", 4: "int64", 5: "float16", 6: "float32"}

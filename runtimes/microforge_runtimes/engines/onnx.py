@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from microforge.bundle import Component
+from microforge.bundle.manifest import Component
 from microforge.errors import BundleError, missing_extra
-from microforge_runtimes.session import Array, check_inputs, same_tensors
+from microforge_runtimes.arrays import Array
+from microforge_runtimes.engines.session import check_inputs, same_tensors
 
 try:
     import onnxruntime

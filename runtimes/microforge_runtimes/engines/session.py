@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from microforge.bundle import Component, TensorSpec
-from microforge.bundle_files import Bundle
-from microforge.errors import BundleError
-
-Array = NDArray[Any]
+from microforge.bundle.manifest import Component, TensorSpec
+from microforge_runtimes.arrays import Array
 
 
 class Session(Protocol):
@@ -30,36 +25,6 @@ class Session(Protocol):
     def close(self) -> None:
         """Free the network's memory; the session cannot run afterwards. Closing twice is fine."""
         ...
-
-
-def open_session(bundle: Bundle, target: str, key: str, threads: int | None = None) -> Session:
-    """Load component ``key`` of ``bundle`` on the engine ``target``, after its files' hashes were checked.
-
-    Args:
-        threads: that the engine may use for one operator; its own choice when None. ExecuTorch has one pool
-            for all sessions of a process, and Core ML chooses itself.
-
-    Raises:
-        BundleError: when the bundle lacks the target, this version has no engine for it, or a file is damaged.
-        MissingExtraError: when the engine is not installed.
-    """
-    path = bundle.file(target, key)
-    component = bundle.manifest.components[key]
-    if target == "onnx":
-        from microforge_runtimes.onnx_session import OnnxSession  # the engine loads only when it is used
-
-        return OnnxSession(path, component, threads)
-    if target == "executorch":
-        from microforge_runtimes.executorch_session import ExecutorchSession
-
-        return ExecutorchSession(path, key, component, threads)
-    if target == "coreml":
-        from microforge_runtimes.coreml_session import CoreMLSession, MilSession
-
-        # Core ML itself runs on Apple's systems only; elsewhere its files are interpreted, and checked so.
-        on_mac = platform.system() == "Darwin"
-        return CoreMLSession(path, component, key) if on_mac else MilSession(path, component, key)
-    raise BundleError(f"this version has no runtime for target {target!r}; it has: onnx, executorch, coreml")
 
 
 def check_inputs(component: Component, inputs: Mapping[str, Array]) -> None:

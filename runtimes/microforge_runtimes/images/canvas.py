@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from microforge_runtimes.picture import Pixels
+from microforge_runtimes.images.image_file import Pixels
 from microforge_runtimes.sampler import Floats, from_pixels
 
 Mask = NDArray[np.bool_]

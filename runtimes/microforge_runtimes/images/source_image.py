@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from microforge.bundle import Task
+from microforge.bundle.manifest import Task
 from microforge.errors import SpecError
-from microforge_runtimes.canvas import (
+from microforge_runtimes.images.canvas import (
     Mask,
     Place,
     best_canvas,
@@ -26,10 +26,10 @@ from microforge_runtimes.canvas import (
     restored,
     unscaled,
 )
-from microforge_runtimes.picture import Picture, Pixels, read_mask, read_picture
-from microforge_runtimes.resampling import FACTORS, OVERSAMPLING, consistent, shrunk
+from microforge_runtimes.images.image_file import Picture, Pixels, read_mask, read_picture
+from microforge_runtimes.images.resampling import FACTORS, OVERSAMPLING, consistent, shrunk
+from microforge_runtimes.images.tiling import Tile, joined, tiles
 from microforge_runtimes.sampler import Floats, from_pixels, to_pixels
-from microforge_runtimes.tiles import Tile, joined, tiles
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microforge.errors import SpecError
-from microforge_runtimes.picture import Pixels
+from microforge_runtimes.images.image_file import Pixels
 
 #: Share of a tile's side that it has in common with its neighbour, at least.
 OVERLAP = 0.25

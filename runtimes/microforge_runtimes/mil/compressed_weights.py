@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from microforge.errors import BundleError
-from microforge_runtimes.mil_blob import unpack_bits
-from microforge_runtimes.session import Array
+from microforge_runtimes.arrays import Array
+from microforge_runtimes.mil.weight_blob import unpack_bits
 
 
 def affine_dequantize(quantized_data: Array, zero_point: Array, scale: Array, axis: Array) -> Array:

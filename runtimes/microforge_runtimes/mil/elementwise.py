@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from microforge.errors import BundleError
-from microforge_runtimes import mil_constexpr, mil_layers, mil_shapes
-from microforge_runtimes.session import Array
+from microforge_runtimes.arrays import Array
+from microforge_runtimes.mil import compressed_weights, layers, shapes
 
 _erf = np.frompyfunc(math.erf, 1, 1)  # numpy has none
 
@@ -107,5 +107,5 @@ def _binary() -> dict[str, Callable[..., Array]]:
 
 #: Every operator that the interpreter knows, but ``const``.
 OPERATORS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
-    **_activations(), **_unary(), **_binary(), **mil_layers.OPERATORS, **mil_shapes.OPERATORS, **mil_constexpr.OPERATORS,
+    **_activations(), **_unary(), **_binary(), **layers.OPERATORS, **shapes.OPERATORS, **compressed_weights.OPERATORS,
 }  # fmt: skip

@@ -21,10 +21,10 @@ from typing import Literal
 import numpy as np
 
 from microforge.errors import BundleError
-from microforge_runtimes.mil_blob import ELEMENTS
-from microforge_runtimes.mil_ops import OPERATORS
-from microforge_runtimes.mil_reader import Argument, Function, Operation, Program, ValueType
-from microforge_runtimes.session import Array
+from microforge_runtimes.arrays import Array
+from microforge_runtimes.mil.elementwise import OPERATORS
+from microforge_runtimes.mil.reader import Argument, Function, Operation, Program, ValueType
+from microforge_runtimes.mil.weight_blob import ELEMENTS
 
 Precision = Literal["fp16", "fp32"]
 Value = Array | str

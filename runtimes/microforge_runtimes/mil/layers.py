@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from microforge.errors import BundleError
-from microforge_runtimes.session import Array
+from microforge_runtimes.arrays import Array
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:

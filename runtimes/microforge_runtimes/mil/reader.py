@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from microforge.bundle_files import inside
+from microforge.bundle.files import inside
 from microforge.errors import BundleError, missing_extra
-from microforge_runtimes.mil_blob import ELEMENTS, BlobFile, elements
-from microforge_runtimes.session import Array
+from microforge_runtimes.arrays import Array
+from microforge_runtimes.mil.weight_blob import ELEMENTS, BlobFile, elements
 
 SUFFIX, MODEL = ".mlpackage", "com.apple.CoreML/model.mlmodel"
 _MODEL_PATH = "@model_path/"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from microforge.errors import BundleError
-from microforge_runtimes.session import Array
+from microforge_runtimes.arrays import Array
 
 
 def reshape(x: Array, shape: Array) -> Array:

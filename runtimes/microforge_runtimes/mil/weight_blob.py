@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from microforge.errors import BundleError
-from microforge_runtimes.session import Array
+from microforge_runtimes.arrays import Array
 
 VERSION, ALIGNMENT, SENTINEL = 2, 64, 0xDEADBEEF
 _HEADER, _RECORD = struct.Struct("<II"), struct.Struct("<IIQQQ")

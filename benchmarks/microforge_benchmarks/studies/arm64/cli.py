@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from microforge.cli import DONE, FELL_SHORT, command_app, print_json, run, say
+from microforge.io.console import DONE, FELL_SHORT, command_app, print_json, run, say
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from microforge_benchmarks.arm64 import Report
+    from microforge_benchmarks.studies.arm64.compare import Report
 
 app = command_app("A bundle's drawing on emulated 64-bit Arm beside the same on x86-64.")
 EXAMPLE = "Example: python -m microforge_benchmarks.arm64_cli model.mfb --work build/arm64 --out arm64.json"
@@ -49,9 +49,10 @@ def arm64(
 
     from rich.console import Console
 
-    from microforge.bundle_files import atomic_bytes, check_output, load_bundle
-    from microforge_benchmarks.arm64_root import check_tools
-    from microforge_benchmarks.arm64_run import Wish, run_all
+    from microforge.bundle.files import load_bundle
+    from microforge.io.atomic import atomic_bytes, check_output
+    from microforge_benchmarks.studies.arm64.emulation import check_tools
+    from microforge_benchmarks.studies.arm64.run import Wish, run_all
 
     check_output(out, force)
     opened = [load_bundle(path) for path in bundles]

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from microforge.bundle_targets import Precision
+from microforge.bundle.targets import Precision
 from microforge.errors import ParityError
-from microforge_benchmarks.arm64_draw import Drawing, Engine
+from microforge_benchmarks.studies.arm64.draw import Drawing, Engine
 from microforge_runtimes.sampler import Floats
 
 FORMAT = 1

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from microforge.bundle_files import Bundle, load_bundle
+from microforge.bundle.files import Bundle, load_bundle
 from microforge.errors import MicroForgeError
 from microforge.noise import raw_words
-from microforge_runtimes.generate import Generator
+from microforge_runtimes.generator import Generator
 from microforge_runtimes.sampler import Floats
 
 WORD_BLOCKS = 4096

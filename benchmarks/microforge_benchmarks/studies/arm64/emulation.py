@@ -17,8 +17,8 @@ from pathlib import Path
 import microforge
 import microforge_benchmarks
 import microforge_runtimes
-from microforge.bundle_files import atomic_folder, check_output
 from microforge.errors import MissingExtraError, OutputError
+from microforge.io.atomic import atomic_folder, check_output
 
 QEMU = "qemu-aarch64-static"
 #: A core of phones since 2018: Armv8.2 with the dot products and half precision that INT8 kernels ask for.

@@ -9,11 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from microforge.bundle_files import Bundle
+from microforge.bundle.files import Bundle
 from microforge.errors import BundleError, SpecError
-from microforge_benchmarks.arm64 import FORMAT, LEAST_IMAGE_DB, Comparison, Report, compare
-from microforge_benchmarks.arm64_draw import Drawing, load, open_generator
-from microforge_benchmarks.arm64_root import (
+from microforge_benchmarks.measure.latency import run_group
+from microforge_benchmarks.studies.arm64.compare import (
+    FORMAT,
+    LEAST_IMAGE_DB,
+    Comparison,
+    Report,
+    compare,
+)
+from microforge_benchmarks.studies.arm64.draw import Drawing, load, open_generator
+from microforge_benchmarks.studies.arm64.emulation import (
     ONNXRUNTIME,
     PROCESSOR,
     QEMU,
@@ -24,9 +31,8 @@ from microforge_benchmarks.arm64_root import (
     make_site,
     native,
 )
-from microforge_benchmarks.latency import run_group
 
-DRAW = "microforge_benchmarks.arm64_draw"
+DRAW = "microforge_benchmarks.studies.arm64.draw"
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from microforge.bundle import Role
-from microforge.bundle_targets import TargetName
-from microforge_export.calibrate import Roll, roll
-from microforge_export.golden import Array
-from microforge_export.int8_recipe import Row, Scheme
-from microforge_export.int8_target import Draft, Trial
-from microforge_export.parity import psnr_db
-from microforge_export.program import Component, SourceModel
-from microforge_export.quality import Quality, component_psnr, measure_quality
-from microforge_export.recipe import Draw
-from microforge_export.timing import interleaved
-from microforge_export.tune_choice import Effort, Schemes
+from microforge.bundle.manifest import Role
+from microforge.bundle.targets import TargetName
+from microforge_export.checks.golden import Array
+from microforge_export.checks.parity import psnr_db
+from microforge_export.components.component import Component, SourceModel
+from microforge_export.quantization.base import Draft, Trial
+from microforge_export.quantization.calibration import Roll, roll
+from microforge_export.quantization.quality import Quality, component_psnr, measure_quality
+from microforge_export.quantization.tuning.choice import Effort, Schemes
+from microforge_export.quantization.tuning.timing import interleaved
+from microforge_export.recipes.build_recipe import Draw
+from microforge_export.recipes.int8_recipe import Row, Scheme
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from microforge.bundle import Role
-from microforge.bundle_targets import TargetName
-from microforge_export.int8_recipe import (
+from microforge.bundle.manifest import Role
+from microforge.bundle.targets import TargetName
+from microforge_export.quantization.tuning.timing import Times
+from microforge_export.recipes.int8_recipe import (
     Calibration,
     Int8Limits,
     Preference,
@@ -16,7 +17,6 @@ from microforge_export.int8_recipe import (
     fitting,
     float_scheme,
 )
-from microforge_export.timing import Times
 
 #: A group leaves the scheme that won as a whole when another takes less than this part of its time.
 _CLEAR = 0.9

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from microforge.bundle import Size
-from microforge.bundle_files import atomic_bytes, check_output
-from microforge.bundle_targets import TargetName
+from microforge.bundle.manifest import Size
+from microforge.bundle.targets import TargetName
 from microforge.errors import SpecError
+from microforge.io.atomic import atomic_bytes, check_output
 from microforge.spec import parse_size
-from microforge_export.int8_recipe import (
+from microforge_export.quantization.quality import Quality
+from microforge_export.quantization.tuning.timing import Times, read_measured
+from microforge_export.recipes.int8_recipe import (
     Int8Limits,
     Int8Recipe,
     Preference,
@@ -20,9 +22,7 @@ from microforge_export.int8_recipe import (
     read_recipe,
     render_recipe,
 )
-from microforge_export.quality import Quality
-from microforge_export.targets import require_packages
-from microforge_export.timing import Times, read_measured
+from microforge_export.targets.registry import require_packages
 
 #: Engines whose artefacts can be timed where ``tune`` runs.
 _TIMED = ("onnx", "executorch")
@@ -56,7 +56,7 @@ def tune_request(
     """
     engine, wish = _one_of("target", target, TargetName), _one_of("--prefer", prefer, Preference)
     require_packages((engine,))
-    from microforge_export.int8_target import drafting
+    from microforge_export.quantization.registry import drafting
 
     drafting(engine)
     if start is not None and measured is not None:
@@ -77,14 +77,14 @@ def run_tune(
     """Measure, choose, and write the recipe to ``out`` whole or not at all.
 
     Raises:
-        OutputExistsError, OutputError: as ``microforge.bundle_files.check_output``, before anything is measured.
+        OutputExistsError, OutputError: as ``microforge.bundle.files.check_output``, before anything is measured.
         CheckpointError, SpecError: when the model cannot be read or cannot have the size.
         ParityError: when no recipe meets the limits.
     """
     check_output(out, force)
-    from microforge_export.microforge_provider import read_model
-    from microforge_export.tune import tune
-    from microforge_export.tune_choice import Effort
+    from microforge_export.providers.microforge import read_model
+    from microforge_export.quantization.tuning.choice import Effort
+    from microforge_export.quantization.tuning.tune import tune
 
     model = read_model(checkpoint)
     size = model.native_size

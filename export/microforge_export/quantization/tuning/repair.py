@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
-from microforge.bundle import Role
+from microforge.bundle.manifest import Role
 from microforge.errors import ParityError
-from microforge_export.int8_recipe import Row, Scheme, float_scheme, safer
-from microforge_export.quality import Quality, Reporter, shortfalls
-from microforge_export.quality_gate import worst_group
-from microforge_export.tune_bench import Bench, Whole
-from microforge_export.tune_choice import Schemes, costliest, ratio
+from microforge_export.quantization.quality import Quality, Reporter, shortfalls
+from microforge_export.quantization.quality_gate import worst_group
+from microforge_export.quantization.tuning.candidates import Bench, Whole
+from microforge_export.quantization.tuning.choice import Schemes, costliest, ratio
+from microforge_export.recipes.int8_recipe import Row, Scheme, float_scheme, safer
 
 #: Evaluations of a component for an image, about: what a millisecond of it weighs.
 _WEIGHT: Mapping[Role, int] = {"denoiser": 4}

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from microforge.bench_rows import read_rows
-from microforge.bundle import Role
+from microforge.bundle.manifest import Role
+from microforge.bundle.measurements import read_rows
 from microforge.errors import SpecError
-from microforge_export.int8_recipe import Host, RowScheme
+from microforge_export.recipes.int8_recipe import Host, RowScheme
 
 #: Vector extensions that decide which int8 kernels an engine takes, as Linux names them.
 _INT8 = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
@@ -23,7 +23,7 @@ Times = Mapping[tuple[Role, str, RowScheme], tuple[float, float]]
 
 
 def read_measured(path: Path) -> Times:
-    """Times of a device, from the ``candidates`` of the rows of ``mf-bench`` (``microforge.bench_rows``).
+    """Times of a device, from the ``candidates`` of the rows of ``mf-bench`` (``microforge.bundle.measurements``).
 
     Raises:
         DataError: when the file is not one of rows.

@@ -13,8 +13,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from microforge.bundle_targets import TargetName
-from microforge_export.calibrate import (
+from microforge.bundle.targets import TargetName
+from microforge_export.components.component import Component, SourceModel, trace
+from microforge_export.quantization.base import Trial
+from microforge_export.quantization.calibration import (
     CALIBRATION_SEED,
     JUDGING_SEED,
     Roll,
@@ -23,7 +25,13 @@ from microforge_export.calibrate import (
     roll,
     torch_runner,
 )
-from microforge_export.int8_recipe import (
+from microforge_export.quantization.quality import Quality, Reporter, reference_rolls
+from microforge_export.quantization.registry import drafting
+from microforge_export.quantization.tuning.candidates import Bench, Whole
+from microforge_export.quantization.tuning.choice import Effort, Schemes, best_whole, choose, mark
+from microforge_export.quantization.tuning.repair import repair, soften
+from microforge_export.quantization.tuning.timing import this_host
+from microforge_export.recipes.int8_recipe import (
     SCHEMES,
     Int8Recipe,
     Row,
@@ -33,17 +41,6 @@ from microforge_export.int8_recipe import (
     resolve,
     role_schemes,
 )
-from microforge_export.int8_target import Trial, drafting
-from microforge_export.program import Component, SourceModel, trace
-from microforge_export.quality import (
-    Quality,
-    Reporter,
-    reference_rolls,
-)
-from microforge_export.timing import this_host
-from microforge_export.tune_bench import Bench, Whole
-from microforge_export.tune_choice import Effort, Schemes, best_whole, choose, mark
-from microforge_export.tune_repair import repair, soften
 
 
 def tune(

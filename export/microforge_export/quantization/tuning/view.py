@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from microforge_export.figures import image_figures
-from microforge_export.int8_recipe import Int8Recipe, Row, component_precision
-from microforge_export.quality import Quality, manifest_quality
+from microforge_export.checks.figures import image_figures
+from microforge_export.quantization.quality import Quality, manifest_quality
+from microforge_export.recipes.int8_recipe import Int8Recipe, Row, component_precision
 
 
 def tune_table(recipe: Int8Recipe, quality: Quality) -> RenderableType:

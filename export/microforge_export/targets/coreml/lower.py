@@ -17,11 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from torch.export import ExportedProgram
 
-from microforge.bundle import TensorSpec
+from microforge.bundle.manifest import TensorSpec
 from microforge.errors import GraphLintError
-from microforge_export.coreml_precision import in_half
-from microforge_export.coreml_tools import ct, quiet
-from microforge_export.program import Component
+from microforge_export.components.component import Component
+from microforge_export.targets.coreml.precision import in_half
+from microforge_export.targets.coreml.tools import ct, quiet
 
 Precision = Literal["fp16", "fp32"]
 Deployment = Literal["ios17", "ios18"]

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from microforge_export.coreml_tools import ct, quiet
+from microforge_export.targets.coreml.tools import ct, quiet
 
 SUFFIX = ".mlpackage"
 #: Namespace of the identifiers in a package's manifest; any fixed one will do.

@@ -15,18 +15,17 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
-from microforge.bundle import Role
-from microforge.bundle_files import file_entry
-from microforge.bundle_targets import FileEntry, Memory
+from microforge.bundle.files import file_entry
+from microforge.bundle.manifest import Role
+from microforge.bundle.targets import FileEntry, Memory
 from microforge.errors import GraphLintError
-from microforge_export.coreml_package import SUFFIX, merge, save
-from microforge_export.lint import MAX_RANK, most_frequent_first
-from microforge_export.program import Component
-from microforge_export.targets import TargetFiles
-from microforge_export.to_coreml import Deployment, Precision, Weights, lower
-from microforge_runtimes.mil_interpreter import activation_bytes
-from microforge_runtimes.mil_ops import OPERATORS
-from microforge_runtimes.mil_reader import Function, Program, operator_names, read_program
+from microforge_export.components.component import Component
+from microforge_export.targets.base import MAX_RANK, TargetFiles, most_frequent_first
+from microforge_export.targets.coreml.lower import Deployment, Precision, Weights, lower
+from microforge_export.targets.coreml.package import SUFFIX, merge, save
+from microforge_runtimes.mil.elementwise import OPERATORS
+from microforge_runtimes.mil.interpreter import activation_bytes
+from microforge_runtimes.mil.reader import Function, Program, operator_names, read_program
 
 FOLDER = "coreml"
 #: Roles whose weights are another role's: they are functions of its package.

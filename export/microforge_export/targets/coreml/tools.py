@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from microforge.errors import missing_extra
-from microforge.quiet import quiet as hushed
+from microforge.io.quiet import quiet as hushed
 
 
 @contextlib.contextmanager

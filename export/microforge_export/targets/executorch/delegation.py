@@ -15,7 +15,7 @@ from executorch.exir.lowered_backend_module import get_lowered_submodules
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from microforge.bundle_targets import Coverage
+from microforge.bundle.targets import Coverage
 
 #: The partitioner gives its reasons to the loggers below this one.
 _PARTITIONER = "executorch.backends.xnnpack.partition.config"

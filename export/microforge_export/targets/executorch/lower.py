@@ -22,16 +22,21 @@ from torch.export import ExportedProgram
 from torch.fx.passes.infra.partitioner import Partition
 from torch.fx.passes.utils.fuser_utils import validate_partition
 
-from microforge.bundle import Role
-from microforge.bundle_files import file_entry
-from microforge.bundle_targets import Coverage, FileEntry, Memory
+from microforge.bundle.files import file_entry
+from microforge.bundle.manifest import Role
+from microforge.bundle.targets import Coverage, FileEntry, Memory
 from microforge.errors import GraphLintError, MicroForgeError
-from microforge.quiet import quiet
-from microforge_export.coverage import coverage, delegate_graphs, live_bytes, operator_counts, rejections
-from microforge_export.executorch_ops import simplify
-from microforge_export.lint import MAX_RANK, most_frequent_first
-from microforge_export.program import Component
-from microforge_export.targets import TargetFiles
+from microforge.io.quiet import quiet
+from microforge_export.components.component import Component
+from microforge_export.targets.base import MAX_RANK, TargetFiles, most_frequent_first
+from microforge_export.targets.executorch.decompositions import simplify
+from microforge_export.targets.executorch.delegation import (
+    coverage,
+    delegate_graphs,
+    live_bytes,
+    operator_counts,
+    rejections,
+)
 
 #: Which program of a bundle holds a role's methods: those with the same weights lie together.
 PROGRAMS: Mapping[Role, str] = {

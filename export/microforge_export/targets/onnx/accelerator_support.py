@@ -17,7 +17,7 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 from onnxruntime.tools.mobile_helpers import usability_checker
 
-from microforge_export.targets import Usability
+from microforge_export.targets.base import Usability
 
 _CHECKS: Mapping[str, Callable[[onnx.ModelProto], Any]] = {
     "nnapi": lambda model: usability_checker.check_nnapi_partitions(model, True),

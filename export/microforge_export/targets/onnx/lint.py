@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
 
 from microforge.errors import GraphLintError
+from microforge_export.targets.base import HALF_MAX, MAX_RANK, most_frequent_first
 
 #: Operators whose work or output shape depends on values: interpreters of phones run them badly or not at all.
 REFUSED = frozenset({"Loop", "Scan", "If", "NonZero", "NonMaxSuppression", "Unique", "Compress"})
-MAX_RANK = 5  # Core ML's limit, and what mobile execution providers accept at most
 TYPES = frozenset({
     ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT8,
     ir.DataType.UINT8, ir.DataType.BOOL,
 })  # fmt: skip
-
-
-#: The largest finite number of half precision, in which accelerators may compute whatever the file says.
-HALF_MAX = 65504.0
 
 
 def lint(component: str, model: ir.Model) -> None:
@@ -75,8 +71,3 @@ def _holds_graph(attribute: ir.Attr) -> bool:
 def operator_counts(models: Iterable[ir.Model]) -> dict[str, int]:
     """How often each operator occurs in all ``models`` together, the most frequent first."""
     return most_frequent_first(Counter(node.op_type for model in models for node in model.graph.all_nodes()))
-
-
-def most_frequent_first(counts: Mapping[str, int]) -> dict[str, int]:
-    """``counts`` in the order that a manifest lists operators in."""
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -2,7 +2,7 @@
 
 The exporter's graph is folded completely: whatever depends on constants only becomes a constant, transposed
 weights included, so that graphs of two image sizes hold the same bytes for the same weight. Everything that
-varies between two runs (paths, stack traces) is removed. ``microforge_export.weights`` writes the result.
+varies between two runs (paths, stack traces) is removed. ``microforge_export.targets.onnx.shared_weights`` writes the result.
 """
 
 from __future__ import annotations
@@ -19,16 +19,21 @@ from onnx_ir.passes import common as passes
 from onnxscript import opset20, optimizer
 from torch.export import ExportedProgram
 
-from microforge.bundle_files import file_entry
+from microforge.bundle.files import file_entry
 from microforge.errors import GraphLintError
-from microforge.quiet import quiet
-from microforge_export.lint import lint, operator_counts
-from microforge_export.onnx_merge import merge_layers
-from microforge_export.onnx_rewrites import fewer_operators
-from microforge_export.program import Component
-from microforge_export.static_analysis import usability
-from microforge_export.targets import TargetFiles
-from microforge_export.weights import SharedWeights, check_graph, shared_digest, write_graph
+from microforge.io.quiet import quiet
+from microforge_export.components.component import Component
+from microforge_export.targets.base import TargetFiles
+from microforge_export.targets.onnx.accelerator_support import usability
+from microforge_export.targets.onnx.lint import lint, operator_counts
+from microforge_export.targets.onnx.merge_layers import merge_layers
+from microforge_export.targets.onnx.rewrites import fewer_operators
+from microforge_export.targets.onnx.shared_weights import (
+    SharedWeights,
+    check_graph,
+    shared_digest,
+    write_graph,
+)
 
 WEIGHTS = "onnx/weights.bin"
 #: Gelu is an operator since 20, and no later one gives these graphs anything.
@@ -44,7 +49,7 @@ class OnnxArtefacts:
     graphs: Mapping[str, ir.Model]
 
     def lint(self) -> None:
-        """Refuse graphs that phones cannot run well; see ``microforge_export.lint``."""
+        """Refuse graphs that phones cannot run well; see ``microforge_export.targets.onnx.lint``."""
         for key, graph in self.graphs.items():
             lint(key, graph)
 

@@ -16,9 +16,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from microforge_export.onnx_graph import constant, initializer, sole_user
-from microforge_export.operator_groups import digest, group_of, merged_name, parameter_names
-from microforge_export.program import Component
+from microforge_export.components.component import Component
+from microforge_export.components.operator_groups import (
+    digest,
+    group_of,
+    merged_name,
+    parameter_names,
+)
+from microforge_export.targets.onnx.graph import constant, initializer, sole_user
 
 #: What a Gemm's attributes are where it does not give them.
 _GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}

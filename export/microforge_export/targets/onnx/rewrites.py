@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from microforge_export.onnx_graph import constant, sole_user, users
+from microforge_export.targets.onnx.graph import constant, sole_user, users
 
 #: Operators that broadcast a vector like a tensor with ones in front of it.
 _ELEMENTWISE = ("Add", "Mul", "Sub", "Div")

@@ -1,0 +1,63 @@
+"""Opens a target by its name: the packages it needs and how components are lowered for it."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Iterable, Mapping
+
+from microforge.bundle.targets import TargetName
+from microforge.errors import missing_extra
+from microforge.io.quiet import quiet
+from microforge_export.recipes.build_recipe import TargetRecipe
+from microforge_export.targets.base import Lower
+
+#: The packages that a target needs to be lowered and checked, and the extra of the distribution with each.
+PACKAGES: Mapping[TargetName, Mapping[str, str]] = {
+    "onnx": {"onnx": "export", "onnx_ir": "export", "onnxscript": "export", "onnxruntime": "onnx"},
+    "executorch": {"executorch": "executorch"},
+    "coreml": {"coremltools": "coreml"},
+}
+
+
+#: Distributions whose versions the manifest records, beside torch.
+VERSIONS: Mapping[TargetName, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "executorch": ("executorch", "torchao"),
+    "coreml": ("coremltools",),
+}
+
+
+def require_packages(targets: Iterable[TargetName]) -> None:
+    """Refuse a target that could not be built or checked here.
+
+    Raises:
+        MissingExtraError: names the package and the extra that brings it.
+    """
+    for target in targets:
+        for package, extra in PACKAGES[target].items():
+            if importlib.util.find_spec(package) is None:
+                raise missing_extra(package, extra)
+
+
+def lowering(target: TargetRecipe) -> Lower:
+    """How ``target`` is lowered; its converter loads here.
+
+    Raises:
+        KeyError: for a target that this version has no module for.
+    """
+    if target.name == "onnx":
+        from microforge_export.targets.onnx.lower import lower_all as lower_onnx
+
+        return lower_onnx
+    if target.name == "executorch":
+        with quiet("torch.utils._pytree"):  # torchao, which comes with it, warns about its own use of torch
+            from microforge_export.targets.executorch.lower import lower_all as lower_executorch
+
+        return lower_executorch
+    if target.name == "coreml":
+        from microforge_export.targets.coreml.target import RECIPES
+        from microforge_export.targets.coreml.target import lower_all as lower_coreml
+
+        return functools.partial(lower_coreml, recipe=RECIPES[target.precision])
+    raise KeyError(target.name)

@@ -1,0 +1,116 @@
+"""A user's folder of edits: what can be used is, what cannot is skipped with its reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from microforge.data.files.edit_triples import FolderTriples, TripleFiles, _read_row, list_triples
+from microforge.errors import DataError
+
+
+def _folder(root: Path, count: int = 3) -> Path:
+    """``count`` triples: a grey source, and a target brighter by its number."""
+    rows = []
+    for index in range(count):
+        for kind, level in (("before", 40 + index), ("after", 140 + index)):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (70, 70), (level,) * 3).save(root / kind / f"{index}.png")
+        rows.append({
+            "source": f"before/{index}.png", "instruction": f"brighter {index}", "target": f"after/{index}.png",
+        })  # fmt: skip
+    (root / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return root
+
+
+def _write(root: Path, *rows: object) -> None:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    with (root / "metadata.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write("".join(line + "\n" for line in lines))
+
+
+def test_folder_triples_keep_source_words_and_target_together(tmp_path: Path) -> None:
+    source = FolderTriples(_folder(tmp_path))
+    found = source.triples("edit", 0, 0, 12, range(12), (64, 64), "cpu")
+    assert found.sources.shape == found.targets.shape == (12, 3, 64, 64)
+    for before, text, after in zip(found.sources, found.texts, found.targets, strict=True):
+        index = int(str(text).removeprefix("brighter "))
+        assert torch.allclose(before, torch.tensor((40 + index) / 255)), "the source of this instruction"
+        assert torch.allclose(after, torch.tensor((140 + index) / 255)), "and its target"
+    assert len(set(found.texts)) == 3
+    part = source.triples("edit", 0, 0, 12, [2, 7], (64, 64), "cpu")
+    assert torch.equal(part.targets, found.targets[[2, 7]]) and part.texts == (found.texts[2], found.texts[7])
+
+
+def test_folder_triples_teach_the_other_tasks_by_their_targets_without_words(tmp_path: Path) -> None:
+    source = FolderTriples(_folder(tmp_path))
+    holes = source.triples("inpaint", 0, 0, 4, range(4), (64, 96), "cpu")
+    assert holes.masks is not None and holes.masks.shape == (4, 1, 64, 96)
+    large = source.triples("super-resolve", 0, 0, 4, range(4), (64, 96), "cpu")
+    assert holes.texts == large.texts == (None,) * 4 and len(large.factors) == 4
+    assert float(holes.targets.min()) > 0.5, "targets, not sources"
+
+
+def test_list_triples_takes_the_imagefolder_column_names_and_several_instructions(tmp_path: Path) -> None:
+    _folder(tmp_path, 1)
+    _write(tmp_path, {
+        "source_file_name": "before/0.png", "text": ["lighter", "more light"], "target_file_name": "after/0.png",
+    })  # fmt: skip
+    files, skipped = list_triples(tmp_path)
+    assert files[1].instructions == ("lighter", "more light") and not skipped
+
+
+def test_list_triples_skips_what_it_cannot_use_and_says_why(tmp_path: Path) -> None:
+    _folder(tmp_path, 1)
+    good = {"source": "before/0.png", "instruction": "x", "target": "after/0.png"}
+    _write(
+        tmp_path, "{", {**good, "source": "gone.png"}, {**good, "target": "../0.png"}, {**good, "instruction": 3},
+        {"instruction": "x", "target": "after/0.png"}, {**good, "target": "metadata.jsonl"},
+        {"source": "before/0.png", "target": "after/0.png"},
+    )  # fmt: skip
+    files, skipped = list_triples(tmp_path)
+    assert len(files) == 1
+    assert [(item.name, item.reason) for item in skipped] == [
+        ("metadata.jsonl line 2", "not JSON"),
+        ("metadata.jsonl line 3 (gone.png)", "no such image"),
+        ("metadata.jsonl line 4 (../0.png)", "outside the folder"),
+        ("metadata.jsonl line 5", "caption is not a string"),
+        ("metadata.jsonl line 6", 'no "source"'),
+        (
+            "metadata.jsonl line 7 (metadata.jsonl)",
+            "not an image; allowed: .jpg, .jpeg, .png, .webp, .bmp, .gif",
+        ),
+        ("metadata.jsonl line 8", 'no "instruction" or "text"'),
+    ]
+
+
+def test_folder_triples_pass_over_a_broken_image(tmp_path: Path) -> None:
+    (_folder(tmp_path, 2) / "after" / "0.png").write_bytes(b"no image")
+    source = FolderTriples(tmp_path)
+    found = source.triples("edit", 0, 0, 6, range(6), (64, 64), "cpu")
+    assert set(found.texts) == {"brighter 1"}
+    assert [item.name for item in source.skipped] == ["metadata.jsonl line 1"]
+
+
+def test_folder_triples_refuse_a_folder_without_a_usable_triple(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no usable edit; write lines with source"):
+        FolderTriples(tmp_path)
+    (_folder(tmp_path, 1) / "after" / "0.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"not one triple of .* can be used"):
+        FolderTriples(tmp_path).triples("edit", 0, 0, 1, [0], (64, 64), "cpu")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(
+    st.sampled_from(["source", "target", "instruction", "text"]),
+    st.none() | st.text() | st.integers() | st.lists(st.text(), max_size=2),
+))  # fmt: skip
+def test_read_row_never_raises_and_never_finds_what_is_not_there(row: dict[str, object]) -> None:
+    root = Path("nowhere")
+    assert not isinstance(_read_row(root, root, "line 1", json.dumps(row).encode()), TripleFiles)

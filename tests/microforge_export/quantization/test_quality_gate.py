@@ -1,0 +1,121 @@
+"""The gate of a recipe: good ones pass, bad ones are refused by the name of what is at fault."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import cast
+
+import pytest
+from rich.console import Console
+from torch.export import ExportedProgram
+
+from microforge.bundle.files import Bundle
+from microforge.errors import SpecError
+from microforge_export.checks.figures import Figure
+from microforge_export.components.component import Component, SourceModel
+from microforge_export.quantization import quality_gate
+from microforge_export.quantization.calibration import Roll, Run
+from microforge_export.quantization.onnx import OnnxDraft
+from microforge_export.quantization.quality import Quality
+from microforge_export.quantization.quality_gate import (
+    Judged,
+    QualityError,
+    find_fault,
+    quality_figures,
+)
+from microforge_export.quantization.quality_view import fault_tables
+from microforge_export.recipes.build_recipe import Draw
+from microforge_export.recipes.int8_recipe import Host, Int8Limits, Int8Recipe, role_schemes
+
+RECIPE = Int8Recipe(
+    model="miniature", target="onnx", host=Host(machine="x86_64", instructions=(), threads=1),
+    schemes={"vae_decoder": {"conv decoder.stages.1": "static", "conv decoder.stages.2": "fp32"}},
+)  # fmt: skip
+GOOD = Quality(components={"denoiser": 30.0}, images=(40.0, 31.0, 26.0), survival=1.0, plan_drift=0.1)
+
+
+@pytest.mark.parametrize(
+    ("worse", "named"),
+    [
+        (replace(GOOD, components={"denoiser": 12.0}), "PSNR of denoiser is 12.0 dB, needed: at least 20 dB"),
+        (replace(GOOD, images=(29.0, 29.0, 40.0)), "median PSNR of 3 images is 29.0 dB"),
+        (replace(GOOD, images=(40.0, 40.0, 23.0)), "worst PSNR of 3 images is 23.0 dB"),
+        (replace(GOOD, survival=0.85), "survival is 0.850, needed: 0.9 to 1.1"),
+        (replace(GOOD, survival=1.2), "survival is 1.200"),
+        (replace(GOOD, plan_drift=0.5), "plan state is 0.500, needed: at most 0.25"),
+    ],
+)
+def test_every_limit_has_teeth(worse: Quality, named: str) -> None:
+    assert all(item.met for item in quality_figures(GOOD, RECIPE))
+    (missed,) = (item for item in quality_figures(worse, RECIPE) if not item.met)
+    assert named in missed.phrase()
+
+
+def test_suspects_are_judged_by_the_drawings_that_came_out_worst() -> None:
+    assert quality_gate.worst_drawings(replace(GOOD, images=(40.0, 17.0, 44.0, 23.0))) == [1, 3]
+
+
+def test_a_figure_that_is_no_number_is_not_met() -> None:
+    assert not Figure(what="x", value=float("nan"), low=1.0).met
+    assert not Figure(what="x", value=float("nan"), high=1.0).met
+
+
+@pytest.fixture(autouse=True)
+def lowered_once(drafts: dict[str, OnnxDraft], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality_gate, "drafting", lambda _: lambda component, *_: drafts[component.key])
+
+
+@pytest.fixture
+def judged(
+    source_model: SourceModel, components: tuple[Component, ...], programs: dict[str, ExportedProgram], rolled: Roll
+) -> Judged:  # fmt: skip
+    inputs = {item.key: [case.inputs for case in rolled.cases[item.role]][:4] for item in components}
+    return Judged(source_model, components, programs, inputs, [Draw("a red circle", 0)], [rolled])
+
+
+def test_the_fault_is_the_only_quantized_group(judged: Judged, components: tuple[Component, ...]) -> None:
+    decoder = next(item for item in components if item.role == "vae_decoder")
+    fault = find_fault(RECIPE, judged, decoder)
+    assert (fault.component, fault.group, fault.scheme) == ("vae_decoder", "conv decoder.stages.1", "static")
+    assert 20.0 < fault.alone_db < 100.0 <= fault.without_db
+
+
+def test_the_fault_names_the_component_alone_where_a_target_cannot_try_groups(
+    judged: Judged, components: tuple[Component, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: str) -> None:
+        raise SpecError("cannot be tuned")
+
+    monkeypatch.setattr(quality_gate, "drafting", refuse)
+    assert find_fault(RECIPE, judged, components[0]).group is None
+
+
+def test_a_missed_image_limit_is_blamed_on_the_component_that_hurts_images(
+    judged: Judged, drafts: dict[str, OnnxDraft], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through sessions as a bundle has them; only the decoder is quantized badly."""
+
+    @contextmanager
+    def sessions(*_: object) -> Iterator[Run]:
+        with ExitStack() as stack:
+            opened = {
+                item.component.role: stack.enter_context(
+                    item.trial(role_schemes(RECIPE, item.component.role))
+                )
+                for item in drafts.values()
+            }
+            yield lambda role, inputs: opened[role].session.run(inputs)
+
+    monkeypatch.setattr(quality_gate, "bundle_runner", sessions)
+    bundle = cast(Bundle, None)
+    quality = quality_gate.require_quality(bundle, RECIPE, judged)
+    assert 24.0 < quality.image_worst_db < 100.0 and quality.survival == pytest.approx(1.0, abs=1e-3)
+    strict = replace(RECIPE, limits=Int8Limits(image_psnr_worst_db=150.0))
+    with pytest.raises(QualityError, match=r"worst PSNR of 1 image .*vae_decoder.*'conv decoder\.stages\.1' \(static\)") as caught:  # fmt: skip
+        quality_gate.require_quality(bundle, strict, judged)
+    out = io.StringIO()
+    Console(file=out, width=160).print(fault_tables(caught.value))
+    assert "falls short" in out.getvalue() and "conv decoder.stages.1" in out.getvalue()

@@ -1,0 +1,201 @@
+"""Drawing from a source with a miniature bundle: known results, three branches, one stage in memory at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from microforge.errors import BundleError, PromptError, SpecError
+from microforge.tokenizer import TASK_IDS
+from microforge_runtimes import Editor
+from microforge_runtimes import generator as module
+from microforge_runtimes.engines.registry import open_session
+from microforge_runtimes.engines.session import Session
+from microforge_runtimes.sampler import Floats, Step
+
+GRID = (1.0, 0.75, 0.5, 0.25, 0.0)
+SIZE = (64, 64)
+MEAN, STD = (np.array(values).reshape(1, 2, 1, 1) for values in ([0.5, -0.5], [2.0, 1.0]))
+
+
+def _source(seed: int = 0) -> Floats:
+    return np.random.default_rng(seed).random((1, 3, *SIZE), dtype=np.float32)
+
+
+def _latent(image: Floats) -> np.ndarray:
+    """What the miniature encoder gives, normalised, in double precision."""
+    cells = image[:, :2].astype(np.float64).reshape(1, 2, 2, 32, 2, 32).mean(axis=(3, 5))
+    normalized: np.ndarray = (cells - MEAN) / STD
+    return normalized
+
+
+def _mask() -> Floats:
+    """A hole in the left upper cell alone."""
+    mask = np.zeros((1, 1, *SIZE), np.float32)
+    mask[..., 5:20, 3:9] = 1
+    return mask
+
+
+def _pooled(editor: Editor, task: str, prompt: str) -> tuple[float, float]:
+    words, empty = editor.encode(editor.tokens(prompt, task), editor.empty_tokens(task))  # type: ignore[arg-type]
+    return float(words.pooled.mean()), float(empty.pooled.mean())
+
+
+def _expected(
+    noise: Floats, source: np.ndarray, pooled: float, empty: float,
+    blend: Callable[[np.ndarray, float], np.ndarray] = lambda z, t: z,
+) -> np.ndarray:  # fmt: skip
+    """Three branches with a plan state each, in double precision: text 3, image 1.5."""
+    z, plans = noise.astype(np.float64), [0.0, 0.0, 0.0]
+    for t, t_next in itertools.pairwise(GRID):
+        plans = [plan / 2 + level for plan, level in zip(plans, (pooled, empty, empty), strict=True)]
+        full, source_only, nothing = (
+            z / 4 + t + plan + shown / 8
+            for plan, shown in zip(plans, (source, source, 0 * source), strict=True)
+        )
+        velocity = nothing + 1.5 * (source_only - nothing) + 3.0 * (full - source_only)
+        z = blend(z + (t_next - t) * velocity, t_next)
+    return z
+
+
+def test_edit_is_the_closed_form_of_three_branches(editing_bundle: Path) -> None:
+    editor, source = Editor(editing_bundle, size=SIZE), _source()
+    pooled, empty = _pooled(editor, "edit", "a red circle")
+    steps: list[Step] = []
+    result = editor.edit(source, "a red circle", 5, callback=steps.append)
+    expected = _expected(editor.noise(5), _latent(source), pooled, empty)
+    np.testing.assert_allclose(result.z, expected, atol=2e-5)
+    assert np.abs(expected - _expected(editor.noise(5), 0 * _latent(source), pooled, empty)).max() > 0.01
+    assert [step.index for step in steps] == [1, 2, 3, 4] and result.task == "edit"
+    assert set(result.seconds) == {"text_encoder", "vae_encoder", "denoiser_edit", "vae_decoder"}
+
+
+def test_edit_without_words_is_the_same_form_and_runs_two_branches(
+    editing_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = _logged(monkeypatch)
+    editor = Editor(editing_bundle, size=SIZE)
+    result = editor.edit(_source(), None, 5)
+    assert log.count("run denoiser_edit0") == 2 * 4
+    _, empty = _pooled(editor, "edit", "a")
+    np.testing.assert_allclose(
+        result.z, _expected(editor.noise(5), _latent(_source()), empty, empty), atol=2e-5
+    )
+
+
+@pytest.mark.parametrize("task", ["inpaint", "edit"])
+def test_a_mask_blends_the_known_cells_back_and_keeps_every_other_pixel(
+    editing_bundle: Path, task: str
+) -> None:
+    editor, source, mask = Editor(editing_bundle, size=SIZE), _source(), _mask()
+    pooled, empty = _pooled(editor, task, "a red circle")
+    noise, known = editor.noise(7), _latent(source)
+    hole = np.array([[[[1.0, 0.0], [0.0, 0.0]]]])
+
+    def blend(z: np.ndarray, t: float) -> np.ndarray:
+        mixed: np.ndarray = hole * z + (1 - hole) * ((1 - t) * known + t * noise)
+        return mixed
+
+    if task == "inpaint":  # an edit sees what lies under its mask
+        shown = np.where(mask > 0, np.float32(0.5), source)
+        result = editor.inpaint(source, mask, "a red circle", 7)
+    else:
+        shown, result = source, editor.edit(source, "a red circle", 7, mask=mask)
+    np.testing.assert_allclose(result.z, _expected(noise, _latent(shown), pooled, empty, blend), atol=2e-5)
+    np.testing.assert_allclose(result.z[..., 1, :], known[..., 1, :], atol=1e-6)
+    outside = mask[0, 0] == 0
+    original = np.rint(source[0] * 255).astype(np.uint8).transpose(1, 2, 0)
+    np.testing.assert_array_equal(result.image[outside], original[outside])
+    assert (result.image[~outside] != original[~outside]).any()
+
+
+def test_super_resolve_shows_the_bicubic_upsample(editing_bundle: Path) -> None:
+    editor = Editor(editing_bundle, size=SIZE)
+    small = np.full((1, 3, 16, 16), 0.25, np.float32)
+    result = editor.super_resolve(small, 4, seed=3)
+    _, empty = _pooled(editor, "super-resolve", "a")
+    flat = _latent(np.full((1, 3, *SIZE), 0.25, np.float32))
+    np.testing.assert_allclose(result.z, _expected(editor.noise(3), flat, empty, empty), atol=2e-5)
+    with pytest.raises(
+        SpecError, match=r"source is float32\[1, 3, 32, 32\]; it must be float32\[1, 3, 64, 64\]"
+    ):
+        editor.super_resolve(small, 2)
+
+
+def test_every_task_has_its_own_prefix(editing_bundle: Path) -> None:
+    editor = Editor(editing_bundle, size=SIZE)
+    for task, index in TASK_IDS.items():
+        assert editor.tokens("a", task).ids[1] == editor.empty_tokens(task).ids[1] == index  # type: ignore[arg-type]
+
+
+def test_an_editor_generates_as_a_generator_does(editing_bundle: Path) -> None:
+    image = module.Generator(editing_bundle, size=SIZE).generate("a red circle", 2).image
+    np.testing.assert_array_equal(Editor(editing_bundle, size=SIZE).generate("a red circle", 2).image, image)
+
+
+def _logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    events: list[str] = []
+
+    def opened(bundle, target, key, threads=None) -> Session:  # type: ignore[no-untyped-def]
+        session = open_session(bundle, target, key, threads)
+        events.append(f"open {key}")
+
+        class Logged:
+            def run(self, inputs):  # type: ignore[no-untyped-def]
+                events.append(f"run {key}")
+                return session.run(inputs)
+
+            def close(self) -> None:
+                events.append(f"close {key}")
+                session.close()
+
+        return Logged()
+
+    monkeypatch.setattr(module, "open_session", opened)
+    return events
+
+
+def test_one_stage_is_in_memory_at_a_time(editing_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = _logged(monkeypatch)
+    Editor(editing_bundle, size=SIZE).edit(_source(), "a red circle")
+    assert [event for event in log if not event.startswith("run")] == [
+        "open text", "close text", "open encoder0", "close encoder0",
+        "open denoiser_edit0", "close denoiser_edit0", "open decoder0", "close decoder0",
+    ]  # fmt: skip
+    assert log.count("run denoiser_edit0") == 3 * 4 and log.count("run text") == 2
+
+
+def test_folded_guidance_runs_one_branch(
+    new_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = _logged(monkeypatch)
+    Editor(new_bundle(sizes=(SIZE,), tasks=tuple(TASK_IDS))).edit(_source(), "a red circle")
+    assert log.count("run denoiser_edit0") == 4 and log.count("run text") == 1
+
+
+def test_bad_input_is_refused_before_an_engine_loads(
+    editing_bundle: Path, guided_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = _logged(monkeypatch)
+    with pytest.raises(BundleError, match="can none of edit, inpaint, super-resolve; its tasks: generate"):
+        Editor(guided_bundle, size=(32, 32))
+    editor = Editor(editing_bundle, size=SIZE)
+    with pytest.raises(PromptError, match="empty"):
+        editor.edit(_source(), " ")
+    with pytest.raises(SpecError, match="mask is all zero"):
+        editor.inpaint(_source(), 0 * _mask())
+    with pytest.raises(SpecError, match=r"mask is \(1, 1, 32, 32\)"):
+        editor.inpaint(_source(), _mask()[..., ::2, ::2])
+    with pytest.raises(SpecError, match="super-resolve takes no mask"):
+        editor.redraw("super-resolve", _source(), "a", _mask())
+    with pytest.raises(SpecError, match="inpaint needs a mask"):
+        editor.redraw("inpaint", _source())
+    with pytest.raises(SpecError, match="generate has no source"):
+        editor.redraw("generate", _source())
+    with pytest.raises(BundleError, match="steps is 3; this bundle allows: 4, 2, 1"):
+        editor.edit(_source(), "a", steps=3)
+    assert log == []
