@@ -1,3 +1,5 @@
 """MicroForge: text-to-image for phones. Importing this package imports no torch."""
 
-__version__ = "0.1.0"
+from microforge.version import __version__
+
+__all__ = ["__version__"]

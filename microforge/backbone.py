@@ -5,7 +5,7 @@
 Per block: grouped AdaLN of (time + pooled text) modulates a BiSSM mixer, a cross-attention to
 [text | plan] and a feed-forward. One shared MQA block follows every ``attn_every`` blocks (DiMSUM,
 arXiv 2411.04168). With ``source`` the clean source latent stands to the right of z (SPEC section 6)
-and only the left half of the output is returned: editing adds no parameters. With ``source_in_place`` every token
+and only the left half of the output is returned: editing adds no parameters. With ``aligned_source`` every token
 of z also has its source's features added (decision 0004).
 """
 
@@ -165,8 +165,8 @@ class MicroForgeBackbone(nn.Module):
         halves = 1 if source is None else 2
         grid = z if source is None else torch.cat([z, source], -1)
         x = self.patch_in(grid.flatten(2).transpose(1, 2))  # (B, N, D)
-        if source is not None and self.spec.source_in_place:
-            x = with_source_in_place(x, height, width)
+        if source is not None and self.spec.aligned_source:
+            x = add_aligned_source(x, height, width)
         x = x + position_features(height, width, x.shape[-1], halves, z.device).to(x.dtype)
         condition = self.time(time_features(t, self.spec.dim).to(x.dtype)) + self.pooled(pooled)
         condition = F.silu(condition)  # (B, D)
@@ -187,7 +187,7 @@ class MicroForgeBackbone(nn.Module):
         return velocity if source is None else velocity[..., :width]  # type: ignore[no-any-return]
 
 
-def with_source_in_place(x: Tensor, height: int, width: int) -> Tensor:
+def add_aligned_source(x: Tensor, height: int, width: int) -> Tensor:
     """Tokens (B, N, D) of [z | source], those of z with their source's own added, its features turned by half of D.
 
     Attention would first have to learn which token lies where; what stays as it was is then a sum away. The turn is

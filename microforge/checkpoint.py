@@ -27,10 +27,15 @@ from microforge.spec import TASKS, ModelSpec, from_dict, to_dict
 from microforge.tokenizer import PromptTokenizer
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
-FORMAT = 1
+FORMAT = 2
+#: Part of a format-1 ``model`` -> its keys that have another name in format 2; such checkpoints are still read.
+_FORMAT_1_KEYS: Mapping[str, Mapping[str, str]] = {
+    "backbone": {"source_in_place": "aligned_source"},
+    "sampler": {"guidance_folded": "guidance_distilled", "unchanged": "preserve_distances"},
+}
 #: What ships: the teacher, from which training goes on, and beside it the student, which draws.
-PRETRAINED = Path(__file__).parent / "pretrained"
-STUDENT = PRETRAINED / "student"
+SHIPPED_TEACHER = Path(__file__).parent / "pretrained"
+SHIPPED_STUDENT = SHIPPED_TEACHER / "student"
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,11 @@ def _read_own(folder: Path) -> tuple[Checkpoint, object]:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{folder / CONFIG} is not JSON: {error}") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise CheckpointError(f"{folder / CONFIG} is not a MicroForge checkpoint of format {FORMAT}")
+    if not isinstance(config, dict) or config.get("format") not in (1, FORMAT):
+        raise CheckpointError(f"{folder / CONFIG} is not a MicroForge checkpoint of format 1 or {FORMAT}")
+    model = _upgraded(config.get("model")) if config["format"] == 1 else config.get("model")
     try:
-        spec = from_dict(ModelSpec, config.get("model"), "config.json model")
+        spec = from_dict(ModelSpec, model, "config.json model")
     except SpecError as error:
         raise CheckpointError(f"{folder}: {error}") from None
     stages = config.get("stages", [])
@@ -107,6 +113,17 @@ def _read_own(folder: Path) -> tuple[Checkpoint, object]:
         sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
     )
     return found, config.get("base")
+
+
+def _upgraded(model: object) -> object:
+    """The ``model`` of a format-1 config.json with the keys of format 2."""
+    if not isinstance(model, dict):
+        return model
+    parts = dict(model)
+    for part, names in _FORMAT_1_KEYS.items():
+        if isinstance(values := parts.get(part), dict):
+            parts[part] = {names.get(key, key): value for key, value in values.items()}
+    return parts
 
 
 def _read_base(folder: Path, base: object) -> Checkpoint:

@@ -1,6 +1,6 @@
 """Text encoders of other libraries' models: CLIP text towers, Gemma-2 and BERT or MiniLM, by transformers.
 
-``HuggingFaceTextEncoder`` follows the protocol of ``microforge.text_encoder``, ``TowerTokenizer`` that of the built-in
+``HuggingFaceTextEncoder`` follows the protocol of ``microforge.text_encoder``, ``HuggingFaceTokenizer`` that of the built-in
 tokenizer, so the pipeline takes both as they are: ``replace(spec, text_encoder=tower.spec)`` gives the denoiser their
 width. transformers loads only when a model is read; the extra ``text`` brings it.
 """
@@ -178,10 +178,10 @@ class HuggingFaceTextEncoder(nn.Module):
 
 
 #: No tower has tokens of ours, so a task other than ``generate`` is named in words.
-TASK_WORDS = {task: "" if task == "generate" else f"{task}: " for task in TASKS}
+TASK_PREFIXES = {task: "" if task == "generate" else f"{task}: " for task in TASKS}
 
 
-class TowerTokenizer(PromptTokenizer):
+class HuggingFaceTokenizer(PromptTokenizer):
     """A tower's own tokenizer with one length for every prompt: special tokens as it was trained with, then padding."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -204,7 +204,7 @@ class TowerTokenizer(PromptTokenizer):
         self._tokenizer = plain
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, length: int = DEFAULT_LENGTH) -> TowerTokenizer:
+    def from_pretrained(cls, source: str | Path, length: int = DEFAULT_LENGTH) -> HuggingFaceTokenizer:
         """Read the tokenizer that belongs to the model in a folder, or of a hub id.
 
         Raises:
@@ -228,14 +228,14 @@ class TowerTokenizer(PromptTokenizer):
         return cls(made)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> TowerTokenizer:
+    def from_file(cls, path: str | Path) -> HuggingFaceTokenizer:
         """Read the ``tokenizer.json`` of an exported tower.
 
         Raises:
             CheckpointError: when it is missing, not a tokenizer, or pads to no fixed length.
         """
         made = cls.load(path)
-        assert isinstance(made, TowerTokenizer)
+        assert isinstance(made, HuggingFaceTokenizer)
         return made
 
     def save(self, path: str | Path) -> None:
@@ -263,13 +263,13 @@ class TowerTokenizer(PromptTokenizer):
         return str(self._tokenizer.decode([int(index) for index in ids], skip_special_tokens=True))
 
     def _framed(self, text: str, task: str, max_length: int | None) -> TokenIds:
-        if task not in TASK_WORDS:
-            raise SpecError(f"unknown task {task!r}; allowed: {', '.join(TASK_WORDS)}")
+        if task not in TASK_PREFIXES:
+            raise SpecError(f"unknown task {task!r}; allowed: {', '.join(TASK_PREFIXES)}")
         length = self.length if max_length is None else max_length
         room = length - self._tokenizer.num_special_tokens_to_add(False)
         if room < 1:
             raise SpecError(f"max_length is {length}; at least {length - room + 1} is needed")
-        clean = (TASK_WORDS[task] + text).encode("utf-8", "replace").decode("utf-8")
+        clean = (TASK_PREFIXES[task] + text).encode("utf-8", "replace").decode("utf-8")
         encoding = self._tokenizer.encode(clean, add_special_tokens=False)
         truncated = len(encoding) > room
         encoding.truncate(room)

@@ -17,16 +17,16 @@ from microforge.sampling import AfterStep
 
 #: Distances to the source's latent, in its standard deviations: a cell nearer than the first is unchanged, one beyond
 #: the second changed.
-Unchanged = tuple[float, float]
+PreserveDistances = tuple[float, float]
 
 
-def hole_cells(mask: Tensor, downsample: int) -> Tensor:
+def latent_mask(mask: Tensor, downsample: int) -> Tensor:
     """(B, 1, h, w): 1 for every cell with a masked pixel of ``mask`` (B, 1, H, W), which is redrawn as a whole."""
     return F.max_pool2d(mask, downsample)
 
 
 def after_step(
-    known: Tensor, noise: Tensor, hole: Tensor | None = None, unchanged: Unchanged | None = None
+    known: Tensor, noise: Tensor, hole: Tensor | None = None, unchanged: PreserveDistances | None = None
 ) -> AfterStep | None:
     """What is done to the latent after each step, or None for nothing.
 
@@ -41,12 +41,12 @@ def after_step(
     def after(z: Tensor, t: float) -> Tensor:
         if hole is not None:
             z = hole * z + (1.0 - hole) * ((1.0 - t) * known + t * noise)
-        return copied(z, known, unchanged) if t == 0.0 and unchanged is not None else z
+        return preserve_source(z, known, unchanged) if t == 0.0 and unchanged is not None else z
 
     return after
 
 
-def copied(z: Tensor, known: Tensor, unchanged: Unchanged) -> Tensor:
+def preserve_source(z: Tensor, known: Tensor, unchanged: PreserveDistances) -> Tensor:
     """``z`` (B, C, h, w) where it differs from ``known``, and next to there; ``known`` elsewhere.
 
     Between the two distances of ``unchanged`` it is a mixture, so that a small difference of two machines' arithmetic

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microforge.backbone import MicroForgeBackbone
-from microforge.checkpoint import STUDENT, Checkpoint, read_checkpoint, write_checkpoint
+from microforge.checkpoint import SHIPPED_STUDENT, Checkpoint, read_checkpoint, write_checkpoint
 from microforge.denoiser import Denoiser, build_backbone, build_planner
 from microforge.errors import PromptError, SpecError
-from microforge.latent_blending import after_step, hole_cells
+from microforge.latent_blending import after_step, latent_mask
 from microforge.noise import standard_normal
 from microforge.planner import RecurrentLatentPlanner
 from microforge.sampling import StepCallback, batch_time, guided, guided_edit, integrate, uniform_grid
@@ -72,7 +72,7 @@ class MicroForgePipeline(nn.Module):
         Raises:
             CheckpointError: when the folder is missing, damaged or incomplete.
         """
-        return cls.from_checkpoint(read_checkpoint(STUDENT if folder is None else folder))
+        return cls.from_checkpoint(read_checkpoint(SHIPPED_STUDENT if folder is None else folder))
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> MicroForgePipeline:
@@ -146,7 +146,7 @@ class MicroForgePipeline(nn.Module):
     ) -> Tensor:  # fmt: skip
         """Change ``source`` (B, 3, H, W) as ``instruction`` says; same size out. None is the empty instruction.
 
-        What comes out close to the source is the source's own latent; ``SamplerSpec.unchanged`` says how close.
+        What comes out close to the source is the source's own latent; ``SamplerSpec.preserve_distances`` says how close.
         With a ``mask`` (B, 1, H, W) only where it is 1: the rest is blended back as in ``inpaint``, whose errors it has.
         """
         return self._edit_task(
@@ -206,7 +206,7 @@ class MicroForgePipeline(nn.Module):
         sampler = self.spec.sampler
         text_scale = sampler.text_guidance if text_guidance is None else text_guidance
         image_scale = sampler.image_guidance if image_guidance is None else image_guidance
-        if isinstance(prompt, Tensor) or self.tokenizer is None or sampler.guidance_folded:
+        if isinstance(prompt, Tensor) or self.tokenizer is None or sampler.guidance_distilled:
             text_scale = image_scale = 1.0  # no empty prompt to guide against, or guidance is in the weights
         full = self._branch(with_text, encoded)
         if text_scale == image_scale == 1.0:
@@ -222,8 +222,8 @@ class MicroForgePipeline(nn.Module):
 
         noise = self._noise(size, batch, seed)
         known = encoded if shown is source else self.vae.normalize(self.vae.encode(source).mean)
-        hole = None if mask is None else hole_cells(mask, self.vae.spec.downsample)
-        after = after_step(known, noise, hole, sampler.unchanged if task == "edit" else None)
+        hole = None if mask is None else latent_mask(mask, self.vae.spec.downsample)
+        after = after_step(known, noise, hole, sampler.preserve_distances if task == "edit" else None)
         image = self._decode(integrate(velocity, noise, self.grid(num_steps), callback, after))
         return image if mask is None else torch.where(mask > 0, image, source)
 
@@ -284,14 +284,14 @@ class MicroForgePipeline(nn.Module):
         self._refuse_guidance(guidance)
         if guidance is not None:
             return guidance
-        if isinstance(prompt, Tensor) or self.spec.sampler.guidance_folded:
+        if isinstance(prompt, Tensor) or self.spec.sampler.guidance_distilled:
             return 1.0
         return self.spec.sampler.text_guidance
 
     def _refuse_guidance(self, *scales: float | None) -> None:
         """A distilled model draws one branch: another scale than 1 would guide it twice."""
         for scale in scales:
-            if self.spec.sampler.guidance_folded and scale not in (None, 1.0):
+            if self.spec.sampler.guidance_distilled and scale not in (None, 1.0):
                 raise SpecError(
                     f"guidance is {scale:g}; it is in the weights of this distilled model, leave it out"
                 )
@@ -301,7 +301,7 @@ class MicroForgePipeline(nn.Module):
         sampler = self.spec.sampler
         if num_steps is None or num_steps == len(sampler.timesteps) - 1:
             return sampler.timesteps
-        if sampler.guidance_folded:
+        if sampler.guidance_distilled:
             raise SpecError(
                 f"this model was distilled to {len(sampler.timesteps) - 1} steps, got {num_steps}"
             )

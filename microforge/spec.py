@@ -83,7 +83,7 @@ class BackboneSpec:
     use_ssm: bool = True  # False: full attention as the mixer (ablation A2)
     use_shared_attention: bool = True  # ablation A3
     use_conv: bool = True  # ablation A4
-    source_in_place: bool = False  # every token also sees what the source has in its place (decision 0004)
+    aligned_source: bool = False  # every token also sees what the source has in its place (decision 0004)
 
     def __post_init__(self) -> None:
         if self.dim % self.head_dim:
@@ -124,15 +124,18 @@ class SamplerSpec:
     timesteps: tuple[float, ...] = tuple(1.0 - i / 32 for i in range(33))
     text_guidance: float = 3.5
     image_guidance: float = 1.5
-    guidance_folded: bool = False  # True after step distillation: one evaluation per step
+    guidance_distilled: bool = False  # True after step distillation: one evaluation per step
     #: Of an edit: latent cells nearer to the source's than the first, in its standard deviations, are the source's own,
     #: those beyond the second as drawn (``kept_cells``); None: all as drawn.
-    unchanged: tuple[float, float] | None = (0.5, 0.9)
+    preserve_distances: tuple[float, float] | None = (0.5, 0.9)
 
     def __post_init__(self) -> None:
-        if self.unchanged is not None and not 0.0 <= self.unchanged[0] < self.unchanged[1]:
+        if (
+            self.preserve_distances is not None
+            and not 0.0 <= self.preserve_distances[0] < self.preserve_distances[1]
+        ):
             raise SpecError(
-                f"sampler unchanged is {list(self.unchanged)}; allowed: two rising distances from 0, or null"
+                f"sampler preserve_distances is {list(self.preserve_distances)}; allowed: two rising distances from 0, or null"
             )
         grid = self.timesteps
         if len(grid) < 2 or grid[0] != 1.0 or grid[-1] != 0.0:
@@ -174,7 +177,7 @@ def _preset(
     return ModelSpec(
         name=name,
         vae=VAESpec(channels, latent, enc, dec, mid),
-        backbone=BackboneSpec(depth=depth, dim=dim, attn_every=2 if depth < 6 else 3, source_in_place=True),
+        backbone=BackboneSpec(depth=depth, dim=dim, attn_every=2 if depth < 6 else 3, aligned_source=True),
         planner=PlannerSpec(depth=planner_depth, dim=dim, num_plan_tokens=16 if depth < 6 else 32),
         text_encoder=text,
         native_size=(size, size),

@@ -29,7 +29,7 @@ RESERVED = (*_NAMED, *(f"<reserved-{i}>" for i in range(16 - len(_NAMED))))
 #: Task -> id of its prefix token.
 TASK_IDS = {task: RESERVED.index(f"<{task}>") for task in TASKS}
 #: The tokenizer that ships with the package.
-PRETRAINED = Path(__file__).parent / "pretrained" / "tokenizer.json"
+SHIPPED_TOKENIZER = Path(__file__).parent / "pretrained" / "tokenizer.json"
 #: Reserved positions around the text: bos, task, eos.
 _FRAME = 3
 
@@ -65,7 +65,7 @@ class PromptTokenizer:
         self._tokenizer = tokenizer
 
     @classmethod
-    def load(cls, path: str | Path = PRETRAINED) -> PromptTokenizer:
+    def load(cls, path: str | Path = SHIPPED_TOKENIZER) -> PromptTokenizer:
         """Read a ``tokenizer.json``.
 
         Raises:

@@ -20,7 +20,7 @@ MINIATURE = ModelSpec(
         channels=(8, 8, 16, 16), latent_channels=4, encoder_depths=(1, 1, 1, 1), decoder_depths=(1, 1, 1, 1),
         mid_depth=1, latent_mean=(0.1, -0.2, 0.3, 0.0), latent_std=(1.5, 0.5, 1.0, 2.0),
     ),
-    backbone=BackboneSpec(depth=2, dim=64, attn_every=2, attn_heads=2, cross_heads=2, source_in_place=True),
+    backbone=BackboneSpec(depth=2, dim=64, attn_every=2, attn_heads=2, cross_heads=2, aligned_source=True),
     planner=PlannerSpec(depth=1, dim=64, num_plan_tokens=4, heads=2),
     text_encoder=TextEncoderSpec(embed_dim=32, num_layers=1, heads=2, vocab_size=320, max_length=16),
     sampler=SamplerSpec(timesteps=uniform_grid(4), text_guidance=2.0),

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from microforge import __version__
 from microforge.errors import BundleError, OutputError, SpecError
 from microforge.io.console import command_app, print_json, run, say_warning
+from microforge.version import __version__
 
 if TYPE_CHECKING:
     from microforge.bundle.manifest import Task

@@ -133,7 +133,7 @@ class Editor(Generator):
         guides = Guides(words, empty, self.encode_image(shown))
         known = guides.source if shown is source else self.encode_image(source)
         noise, latent = self.noise(seed), self.bundle.manifest.latent
-        cells = None if hole is None else latent_blending.hole_cells(hole, latent.downsample)
+        cells = None if hole is None else latent_blending.latent_mask(hole, latent.downsample)
         unchanged = self.bundle.manifest.sampler.unchanged if task == "edit" else None
         after = latent_blending.after_step(known, noise, cells, unchanged)
         clock.append(time.perf_counter())

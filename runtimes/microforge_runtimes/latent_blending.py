@@ -41,7 +41,7 @@ def composited(image: Floats, source: Floats, mask: Floats) -> Floats:
     return np.where(mask > 0, image, source)
 
 
-def hole_cells(mask: Floats, downsample: int) -> Floats:
+def latent_mask(mask: Floats, downsample: int) -> Floats:
     """(1, 1, h, w): 1 for every latent cell with a masked pixel, which is redrawn as a whole."""
     _, _, height, width = mask.shape
     cells = mask.reshape(1, 1, height // downsample, downsample, width // downsample, downsample)
@@ -65,12 +65,12 @@ def after_step(
     def after(z: Floats, t: float) -> Floats:
         if hole is not None:
             z = blended(z, t, known, noise, hole)
-        return copied(z, known, unchanged) if t == 0.0 and unchanged is not None else z
+        return preserve_source(z, known, unchanged) if t == 0.0 and unchanged is not None else z
 
     return after
 
 
-def copied(z: Floats, known: Floats, unchanged: tuple[float, float]) -> Floats:
+def preserve_source(z: Floats, known: Floats, unchanged: tuple[float, float]) -> Floats:
     """``z`` (1, C, h, w) where it differs from ``known``, and next to there; ``known`` elsewhere.
 
     Cells nearer than the first distance are unchanged, those beyond the second changed, the others a mixture.

@@ -31,7 +31,7 @@ from microforge.training.settings import (
 MINI = ModelSpec(
     name="mini",
     vae=VAESpec((8, 8, 16, 16), 4, (1, 1, 1, 1), (1, 1, 1, 1), 1),
-    backbone=BackboneSpec(depth=2, dim=64, attn_every=2, attn_heads=2, cross_heads=2, source_in_place=True),
+    backbone=BackboneSpec(depth=2, dim=64, attn_every=2, attn_heads=2, cross_heads=2, aligned_source=True),
     planner=PlannerSpec(depth=1, dim=64, num_plan_tokens=4, heads=2),
     text_encoder=TextEncoderSpec(embed_dim=32, num_layers=1, heads=2, max_length=16),
     native_size=(64, 64),
@@ -78,7 +78,7 @@ def random_checkpoint(folder: Path, folded: bool = False) -> Path:
         if not bool(parameter.any()):
             torch.nn.init.normal_(parameter, std=0.1)
     if folded:
-        pipeline.spec = replace(MINI, sampler=SamplerSpec((1.0, 0.5, 0.0), guidance_folded=True))
+        pipeline.spec = replace(MINI, sampler=SamplerSpec((1.0, 0.5, 0.0), guidance_distilled=True))
     pipeline.stages = ("vae", "flow")
     pipeline.save_pretrained(folder)
     return folder

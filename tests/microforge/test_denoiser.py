@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from microforge.backbone import MicroForgeBackbone, with_source_in_place
+from microforge.backbone import MicroForgeBackbone, add_aligned_source
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import preset
 
@@ -104,18 +104,18 @@ def test_source_in_place_adds_each_source_token_to_its_own_and_no_parameter() ->
     height, width, dim = 3, 2, 8
     x = torch.randn(2, 2 * height * width, dim)
     grid = x.reshape(2, height, 2 * width, dim)
-    found = with_source_in_place(x, height, width).reshape(grid.shape)
+    found = add_aligned_source(x, height, width).reshape(grid.shape)
     assert torch.equal(found[:, :, width:], grid[:, :, width:])
     added = found[:, :, :width] - grid[:, :, :width]
     assert torch.allclose(added, grid[:, :, width:].roll(dim // 2, -1), atol=1e-6)
 
 
 def test_source_in_place_changes_edits_alone() -> None:
-    spec = replace(preset("nano").backbone, source_in_place=False)
+    spec = replace(preset("nano").backbone, aligned_source=False)
     torch.manual_seed(0)
     without = MicroForgeBackbone(16, spec, 32).eval()
     torch.nn.init.normal_(without.head.weight, std=0.1)
-    with_it = MicroForgeBackbone(16, replace(spec, source_in_place=True), 32).eval()
+    with_it = MicroForgeBackbone(16, replace(spec, aligned_source=True), 32).eval()
     with_it.load_state_dict(without.state_dict())  # the same parameters, to the name
     z, source = torch.randn(2, 1, 16, 4, 4)
     rest = (

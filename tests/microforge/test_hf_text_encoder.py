@@ -16,7 +16,7 @@ from torch import nn
 
 from microforge.denoiser import build_backbone, build_planner
 from microforge.errors import CheckpointError, MissingExtraError, PromptError, SpecError
-from microforge.hf_text_encoder import HuggingFaceTextEncoder, TowerTokenizer
+from microforge.hf_text_encoder import HuggingFaceTextEncoder, HuggingFaceTokenizer
 from microforge.pipeline import MicroForgePipeline
 from microforge.vae import MicroForgeVAE
 
@@ -42,10 +42,10 @@ def byte_tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def tokenizer() -> TowerTokenizer:
+def tokenizer() -> HuggingFaceTokenizer:
     made = byte_tokenizer()
     made.enable_padding(pad_id=EOS, pad_token="<eos>", length=LENGTH)
-    return TowerTokenizer(made)
+    return HuggingFaceTokenizer(made)
 
 
 @pytest.fixture
@@ -63,25 +63,25 @@ def model_of(library: Any, kind: str) -> Any:
     return library.Gemma2Model(config)
 
 
-def test_tokens_have_one_length_with_special_tokens_first_and_last(tokenizer: TowerTokenizer) -> None:
+def test_tokens_have_one_length_with_special_tokens_first_and_last(tokenizer: HuggingFaceTokenizer) -> None:
     found = tokenizer.encode("red")
     assert found.ids.shape == (LENGTH,) and found.ids.dtype == np.int64 and found.mask.dtype == np.float32
     assert found.ids[0] == BOS and list(found.ids[4:]) == [EOS] * (LENGTH - 4)
     assert found.mask.sum() == 5 and not found.truncated and tokenizer.decode(found.ids) == "red"
 
 
-def test_text_that_does_not_fit_is_cut_before_the_end_token(tokenizer: TowerTokenizer) -> None:
+def test_text_that_does_not_fit_is_cut_before_the_end_token(tokenizer: HuggingFaceTokenizer) -> None:
     found = tokenizer.encode("a red circle and a star", max_length=8)
     assert found.truncated and found.ids.shape == (8,) and found.ids[-1] == EOS and found.mask.all()
     assert tokenizer.decode(found.ids) == "a red "
 
 
-def test_a_prompt_cannot_spell_a_special_token(tokenizer: TowerTokenizer) -> None:
+def test_a_prompt_cannot_spell_a_special_token(tokenizer: HuggingFaceTokenizer) -> None:
     found = tokenizer.encode("a<eos>b")
     assert list(found.ids).index(EOS) == 8 and tokenizer.decode(found.ids) == "a<eos>b"
 
 
-def test_an_empty_prompt_is_refused_and_its_own_encoding_is_not(tokenizer: TowerTokenizer) -> None:
+def test_an_empty_prompt_is_refused_and_its_own_encoding_is_not(tokenizer: HuggingFaceTokenizer) -> None:
     with pytest.raises(PromptError, match="the prompt is empty"):
         tokenizer.encode("")
     assert (
@@ -89,16 +89,16 @@ def test_an_empty_prompt_is_refused_and_its_own_encoding_is_not(tokenizer: Tower
     )
 
 
-def test_tasks_differ_by_their_words(tokenizer: TowerTokenizer) -> None:
+def test_tasks_differ_by_their_words(tokenizer: HuggingFaceTokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode("red", "edit").ids) == "edit: red"
     assert tokenizer.decode(tokenizer.encode_empty("inpaint").ids) == "inpaint: "
     with pytest.raises(SpecError, match="unknown task 'paint'; allowed: generate, edit"):
         tokenizer.encode("red", "paint")
 
 
-def test_a_saved_tokenizer_pads_by_itself(tokenizer: TowerTokenizer, tmp_path: Path) -> None:
+def test_a_saved_tokenizer_pads_by_itself(tokenizer: HuggingFaceTokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "tokenizer.json")
-    again = TowerTokenizer.from_file(tmp_path / "tokenizer.json")
+    again = HuggingFaceTokenizer.from_file(tmp_path / "tokenizer.json")
     assert np.array_equal(again.encode("a star").ids, tokenizer.encode("a star").ids)
     plain = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("a star")
     assert plain.ids == list(again.encode("a star").ids)
@@ -108,12 +108,12 @@ def test_a_saved_tokenizer_pads_by_itself(tokenizer: TowerTokenizer, tmp_path: P
 def test_a_tokenizer_without_a_fixed_length_is_refused(tmp_path: Path) -> None:
     byte_tokenizer().save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(CheckpointError, match="pads to no fixed length"):
-        TowerTokenizer.from_file(tmp_path / "tokenizer.json")
+        HuggingFaceTokenizer.from_file(tmp_path / "tokenizer.json")
 
 
 def test_a_missing_transformers_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    for read in (HuggingFaceTextEncoder.from_pretrained, TowerTokenizer.from_pretrained):
+    for read in (HuggingFaceTextEncoder.from_pretrained, HuggingFaceTokenizer.from_pretrained):
         with pytest.raises(MissingExtraError, match=r"transformers is not installed: .*microforge\[text\]"):
             read(tmp_path)
 
@@ -218,14 +218,14 @@ def test_tower_tokens_are_transformers_own(library: Any, tmp_path: Path, prompt:
         tokenizer_object=byte_tokenizer(), bos_token="<bos>", eos_token="<eos>", pad_token="<eos>", padding_side="left"
     )  # fmt: skip
     own.save_pretrained(tmp_path)
-    found = TowerTokenizer.from_pretrained(tmp_path, LENGTH).encode(prompt)
+    found = HuggingFaceTokenizer.from_pretrained(tmp_path, LENGTH).encode(prompt)
     expected = own(prompt, max_length=LENGTH, padding="max_length", padding_side="right", truncation=True)
     assert list(found.ids) == expected["input_ids"] and list(found.mask) == expected["attention_mask"]
 
 
 @pytest.mark.slow
 def test_pipeline_draws_with_a_clip_tower_and_the_prompt_matters(
-    library: Any, pipeline: MicroForgePipeline, tokenizer: TowerTokenizer
+    library: Any, pipeline: MicroForgePipeline, tokenizer: HuggingFaceTokenizer
 ) -> None:
     tower = HuggingFaceTextEncoder(model_of(library, "clip"), LENGTH)
     spec = replace(pipeline.spec, text_encoder=tower.spec)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from microforge.bundle.manifest import Sampler
 from microforge.errors import SpecError
-from microforge.latent_blending import after_step, copied, hole_cells
+from microforge.latent_blending import after_step, latent_mask, preserve_source
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import SamplerSpec
 from microforge_runtimes import latent_blending
@@ -29,7 +29,7 @@ def test_copied_keeps_a_changed_cell_with_its_neighbours_and_takes_all_others_fr
     known = _noise(1, 4, 6, 6)
     z = known + 0.3 * _noise(1, 4, 6, 6, seed=1).sign()  # everywhere at a distance of 0.3
     z[..., 1, 1] = known[..., 1, 1] + 2.0
-    found = copied(z, known, NEAR_FAR)
+    found = preserve_source(z, known, NEAR_FAR)
     torch.testing.assert_close(found[..., :3, :3], z[..., :3, :3])
     assert torch.equal(found[..., 3:, :], known[..., 3:, :])
     assert torch.equal(found[..., :, 3:], known[..., :, 3:])
@@ -39,15 +39,15 @@ def test_copied_mixes_between_the_two_distances() -> None:
     known = torch.zeros(1, 4, 1, 1)
     for distance, weight in ((0.5, 0.0), (0.6, 0.25), (0.7, 0.5), (0.9, 1.0)):
         z = torch.full_like(known, distance)
-        torch.testing.assert_close(copied(z, known, NEAR_FAR), weight * z)
+        torch.testing.assert_close(preserve_source(z, known, NEAR_FAR), weight * z)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.0, 0.8), st.integers(1, 5), st.integers(1, 5))
 def test_the_runtimes_copied_is_torchs(seed: int, near: float, height: int, width: int) -> None:
     known, change = (_noise(1, 3, height, width, seed=seed + index) for index in range(2))
     unchanged = (near, near + 0.4)
-    wanted = copied(known + change, known, unchanged)
-    found = latent_blending.copied((known + change).numpy(), known.numpy(), unchanged)
+    wanted = preserve_source(known + change, known, unchanged)
+    found = latent_blending.preserve_source((known + change).numpy(), known.numpy(), unchanged)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)
 
@@ -56,7 +56,7 @@ def test_after_step_blends_outside_the_hole_at_every_time_and_copies_at_the_end_
     z, known, noise = (_noise(1, 2, 2, 4, seed=seed) for seed in range(3))
     mask = torch.zeros(1, 1, 4, 8)
     mask[..., 0, 0] = 1.0
-    hole = hole_cells(mask, 2)
+    hole = latent_mask(mask, 2)
     assert hole[0, 0].tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
     both = after_step(known, noise, hole, (0.0, 1e-6))
     assert both is not None
@@ -76,9 +76,9 @@ def test_an_edit_that_changes_nothing_is_the_round_trip_of_its_source(pipeline: 
     latent = pipeline.vae.normalize(pipeline.vae.encode(source).mean)
     spec, drawn = pipeline.spec, pipeline.edit(source, ids)
     try:
-        pipeline.spec = replace(spec, sampler=replace(spec.sampler, unchanged=(1e6, 2e6)))
+        pipeline.spec = replace(spec, sampler=replace(spec.sampler, preserve_distances=(1e6, 2e6)))
         same = pipeline.edit(source, ids)
-        pipeline.spec = replace(spec, sampler=replace(spec.sampler, unchanged=None))
+        pipeline.spec = replace(spec, sampler=replace(spec.sampler, preserve_distances=None))
         free = pipeline.edit(source, ids)
     finally:
         pipeline.spec = spec
@@ -90,6 +90,6 @@ def test_an_edit_that_changes_nothing_is_the_round_trip_of_its_source(pipeline: 
 @pytest.mark.parametrize("unchanged", [(0.9, 0.5), (-0.1, 0.5), (0.5, 0.5)])
 def test_distances_that_do_not_rise_are_refused(unchanged: tuple[float, float]) -> None:
     with pytest.raises(SpecError, match="allowed: two rising distances from 0, or null"):
-        SamplerSpec(unchanged=unchanged)
+        SamplerSpec(preserve_distances=unchanged)
     with pytest.raises(ValidationError, match="two rising distances"):
         Sampler(timesteps=(1.0, 0.0), guidance="folded", prediction="velocity", unchanged=unchanged)

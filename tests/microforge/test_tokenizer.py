@@ -16,15 +16,15 @@ from microforge.tokenizer import (
     BOS,
     EOS,
     PAD,
-    PRETRAINED,
     RESERVED,
+    SHIPPED_TOKENIZER,
     TASK_IDS,
     PromptTokenizer,
     train_tokenizer,
 )
 
 TOKENIZER = PromptTokenizer.load()
-LIBRARY = Tokenizer.from_file(str(PRETRAINED))
+LIBRARY = Tokenizer.from_file(str(SHIPPED_TOKENIZER))
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 
@@ -119,13 +119,15 @@ def test_load_refuses_missing_broken_and_foreign_files(tmp_path: Path) -> None:
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"not a tokenizer\.json"):
         PromptTokenizer.load(path)
-    path.write_text(PRETRAINED.read_text(encoding="utf-8").replace("<bos>", "<start>"), encoding="utf-8")
+    path.write_text(
+        SHIPPED_TOKENIZER.read_text(encoding="utf-8").replace("<bos>", "<start>"), encoding="utf-8"
+    )
     with pytest.raises(CheckpointError, match="tokenizer has <bos> at id None; it must be 1"):
         PromptTokenizer.load(path)
 
 
 def test_prompt_tokenizer_refuses_added_tokens_that_text_could_spell() -> None:
-    tokenizer = Tokenizer.from_file(str(PRETRAINED))
+    tokenizer = Tokenizer.from_file(str(SHIPPED_TOKENIZER))
     tokenizer.add_special_tokens(["<eos>"])
     with pytest.raises(CheckpointError, match="has added tokens"):
         PromptTokenizer(tokenizer)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from microforge.errors import SpecError
 from microforge.sampling import guided_edit
-from microforge_runtimes.latent_blending import blended, check_mask, composited, hole_cells, with_hole
+from microforge_runtimes.latent_blending import blended, check_mask, composited, latent_mask, with_hole
 from microforge_runtimes.sampler import guided_edit_velocity
 
 
@@ -29,8 +29,8 @@ def test_guided_edit_velocity_is_torchs() -> None:
 def test_hole_cells_redraws_a_cell_for_one_pixel() -> None:
     mask = np.zeros((1, 1, 64, 96), np.float32)
     mask[0, 0, 31, 32] = 1
-    np.testing.assert_array_equal(hole_cells(mask, 32)[0, 0], [[0, 1, 0], [0, 0, 0]])
-    np.testing.assert_array_equal(hole_cells(mask, 32), F.max_pool2d(torch.from_numpy(mask), 32).numpy())
+    np.testing.assert_array_equal(latent_mask(mask, 32)[0, 0], [[0, 1, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(latent_mask(mask, 32), F.max_pool2d(torch.from_numpy(mask), 32).numpy())
 
 
 def test_blended_keeps_the_known_latent_at_the_end_and_noise_at_the_start() -> None:

@@ -200,12 +200,12 @@ def contenders_of(teacher: Path, students: Sequence[Path]) -> list[Contender]:
     """
     from microforge.checkpoint import read_checkpoint
 
-    if read_checkpoint(teacher).spec.sampler.guidance_folded:
+    if read_checkpoint(teacher).spec.sampler.guidance_distilled:
         raise SpecError(f"{teacher} was distilled itself; the first argument is the teacher")
     counts, own = set(), []
     for folder in students:
         sampler = read_checkpoint(folder).spec.sampler
-        if not sampler.guidance_folded:
+        if not sampler.guidance_distilled:
             raise SpecError(f"{folder} was not distilled; the teacher comes first and once")
         counts.add(len(sampler.timesteps) - 1)
         own.append(Contender(folder.name, folder))
@@ -234,7 +234,7 @@ def compare(
         reference = drawn if reference is None else reference
         entry = {"checkpoint": str(contender.folder), "steps": len(pipeline.grid(contender.steps)) - 1}
         entry |= figures(drawn, reference)
-        if contender.steps is None and pipeline.spec.sampler.guidance_folded:
+        if contender.steps is None and pipeline.spec.sampler.guidance_distilled:
             entry["plan_drift"] = plan_drift(pipeline, [prompt.text for prompt in asked[:BATCH]], seed)
         tasks = [task for task in pipeline.spec.tasks if task != "generate"] if examples else []
         if tasks and contender.steps is None:
@@ -283,14 +283,14 @@ def main(
     ] = False,
 ) -> None:
     """Draw the same prompts from the same noise with all of them, and write how they compare."""
-    from microforge.checkpoint import PRETRAINED
+    from microforge.checkpoint import SHIPPED_TEACHER
     from microforge.io.atomic import atomic_bytes, check_output
 
     if out.suffix.lower() != ".json":
         raise OutputError(f"--out is {out}; the figures are JSON, give a name that ends in .json")
     for path in (out, out.with_suffix(".png")):
         check_output(path, force)
-    folder = PRETRAINED if str(teacher) == "pretrained" else teacher
+    folder = SHIPPED_TEACHER if str(teacher) == "pretrained" else teacher
     found = compare(contenders_of(folder, students), prompts, seed, examples)
     report = {"format": FORMAT, "prompts": prompts, "seed": seed, "examples": examples, "contenders": found}
     atomic_bytes(out.with_suffix(".png"), plot(found), force)

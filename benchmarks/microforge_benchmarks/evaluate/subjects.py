@@ -107,11 +107,11 @@ def _open_checkpoint(path: Path, settings: Settings) -> Subject:
     height, width = parse_size(settings.size, factor) if settings.size else pipeline.spec.native_size
     own_steps = len(sampler.timesteps) - 1
     steps = own_steps if settings.steps is None else settings.steps
-    if sampler.guidance_folded and steps != own_steps:
+    if sampler.guidance_distilled and steps != own_steps:
         raise SpecError(f"this model was distilled to {own_steps} steps, got {steps}")
     if settings.guidance is not None and not math.isfinite(settings.guidance):
         raise SpecError(f"guidance is {settings.guidance}; a finite number is needed")
-    own_guidance = 1.0 if sampler.guidance_folded else sampler.text_guidance
+    own_guidance = 1.0 if sampler.guidance_distilled else sampler.text_guidance
     guidance = own_guidance if settings.guidance is None else settings.guidance
 
     def draw(prompts: Sequence[Prompt], seed: int) -> Images:
@@ -135,7 +135,7 @@ def _open_checkpoint(path: Path, settings: Settings) -> Subject:
             moved = replace(moved, masks=found.masks.to(device))
         return drawn(pipeline, task, moved, seed).cpu()
 
-    if not sampler.guidance_folded:  # what ``drawn`` draws with is the pipeline's own
+    if not sampler.guidance_distilled:  # what ``drawn`` draws with is the pipeline's own
         own = replace(sampler, timesteps=pipeline.grid(steps), text_guidance=guidance)
         pipeline.spec = replace(pipeline.spec, sampler=own)
     tasks = pipeline.spec.tasks

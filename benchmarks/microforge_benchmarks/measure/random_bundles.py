@@ -65,7 +65,7 @@ def scaling_spec(config: str, form: Form) -> ModelSpec:
     """
     spec = preset(config)
     grid = tuple(1 - step / STEPS for step in range(STEPS + 1))
-    spec = replace(spec, sampler=SamplerSpec(timesteps=grid, guidance_folded=True))
+    spec = replace(spec, sampler=SamplerSpec(timesteps=grid, guidance_distilled=True))
     if form == "preset":
         return spec
     ones = (1, 1, 1, 1)
@@ -115,12 +115,12 @@ def write_random(spec: ModelSpec, folder: Path) -> None:
         import torch
     except ImportError:
         raise missing_extra("torch", "export") from None
-    from microforge.checkpoint import PRETRAINED
+    from microforge.checkpoint import SHIPPED_TEACHER
     from microforge.pipeline import MicroForgePipeline
     from microforge.tokenizer import PromptTokenizer
 
     torch.manual_seed(0)
-    pipeline = MicroForgePipeline.from_spec(spec, PromptTokenizer.load(PRETRAINED / "tokenizer.json"))
+    pipeline = MicroForgePipeline.from_spec(spec, PromptTokenizer.load(SHIPPED_TEACHER / "tokenizer.json"))
     for parameter in pipeline.parameters():
         if not bool(parameter.any()):
             torch.nn.init.normal_(parameter, std=0.02)

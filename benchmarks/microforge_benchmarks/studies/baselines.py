@@ -137,12 +137,12 @@ def _torch_draws(bundle: Bundle, contest: Contest, size: tuple[int, int]) -> dic
         import torch
     except ImportError:
         raise missing_extra("torch", "train") from None
-    from microforge.checkpoint import STUDENT, read_checkpoint
+    from microforge.checkpoint import SHIPPED_STUDENT, read_checkpoint
     from microforge.io.quiet import quiet
     from microforge.pipeline import MicroForgePipeline
 
     torch.set_num_threads(contest.threads)
-    folder = STUDENT if contest.checkpoint is None else contest.checkpoint
+    folder = SHIPPED_STUDENT if contest.checkpoint is None else contest.checkpoint
     if read_checkpoint(folder).sha256 != bundle.manifest.provenance.checkpoint_sha256:
         raise BundleError(f"{bundle.path} was not built from {folder}; give its own with --checkpoint")
     draws: dict[str, Draw] = {}

@@ -17,16 +17,20 @@ from typing import Any
 
 from PIL import Image
 
-from microforge.bundle.manifest import MANIFEST
-from microforge.bundle.manifest import Golden, Manifest, Size, Trajectory
-from microforge.io.atomic import atomic_folder, check_output
 from microforge.bundle.files import file_entry, load_bundle, write_manifest
+from microforge.bundle.manifest import MANIFEST, Golden, Manifest, Size, Trajectory
 from microforge.bundle.targets import ImageParity
 from microforge.errors import ParityError, SpecError
+from microforge.io.atomic import atomic_folder, check_output
 from microforge.spec import parse_size
-from microforge_export.checks import golden, parity, test_images
+from microforge_export.build.manifest import TOKENIZER, make_manifest, make_target, worst_by_task
 from microforge_export.build.report import build_report
+from microforge_export.build.stages import Reporter, Stage, State, check_order, run_stages
+from microforge_export.checks import golden, parity, test_images
 from microforge_export.checks.inspect import REPORT
+from microforge_export.checks.reference import drawing, record
+from microforge_export.checks.verify import verify
+from microforge_export.components.component import SourceModel, trace
 from microforge_export.quantization.build_steps import (
     judge,
     lower_int8,
@@ -34,13 +38,8 @@ from microforge_export.quantization.build_steps import (
     read_recipes,
     record_drawings,
 )
-from microforge_export.build.manifest import TOKENIZER, make_manifest, make_target, worst_by_task
-from microforge_export.components.component import SourceModel, trace
 from microforge_export.recipes.build_recipe import Recipe, TargetRecipe
-from microforge_export.checks.reference import drawing, record
-from microforge_export.build.stages import Reporter, Stage, State, check_order, run_stages
 from microforge_export.targets.registry import lowering, require_packages
-from microforge_export.checks.verify import verify
 from microforge_runtimes.sampler import to_pixels
 
 PREVIEW = "preview.png"

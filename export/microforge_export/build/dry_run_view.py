@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from microforge_export.build.stages import State
 from microforge_export.components.component import Component
 from microforge_export.recipes.build_recipe import TargetRecipe
-from microforge_export.build.stages import State
 
 
 def plan_values(state: State) -> dict[str, Any]:

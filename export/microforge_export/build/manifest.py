@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import microforge
-from microforge.bundle.manifest import Golden, Manifest, Provenance, Size, SizeEntry, Task, Tokenizer
 from microforge.bundle.files import file_entry
+from microforge.bundle.manifest import Golden, Manifest, Provenance, Size, SizeEntry, Task, Tokenizer
 from microforge.bundle.targets import ImageParity, Parity, Precision, Quality, Target, TargetName
 from microforge.noise import NOISE_NAME
+from microforge.version import __version__
 from microforge_export.checks import test_images
 from microforge_export.components.component import Component, SourceModel
 from microforge_export.recipes.build_recipe import Draw, Recipe
-from microforge_export.targets.registry import VERSIONS
 from microforge_export.targets.base import TargetFiles
+from microforge_export.targets.registry import VERSIONS
 
 TOKENIZER = "tokenizer.json"
 
@@ -87,7 +87,7 @@ def make_manifest(
         golden=golden,
         provenance=Provenance(
             checkpoint_sha256=model.checkpoint_sha256,
-            versions={"microforge": microforge.__version__, **{name: version(name) for name in packages}},
+            versions={"microforge": __version__, **{name: version(name) for name in packages}},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
     )

@@ -16,10 +16,10 @@ from torch.export import ExportedProgram
 
 from microforge.bundle.manifest import Golden, Manifest, Size
 from microforge.bundle.targets import ImageParity, Parity, Quality, TargetName
-from microforge_export.quantization.build_steps import Drawings
-from microforge_export.components.component import Component, SourceModel
-from microforge_export.recipes.build_recipe import Draw, Recipe
 from microforge_export.checks.reference import Reference
+from microforge_export.components.component import Component, SourceModel
+from microforge_export.quantization.build_steps import Drawings
+from microforge_export.recipes.build_recipe import Draw, Recipe
 from microforge_export.targets.base import Artefacts, TargetFiles
 
 #: Told of every stage before it starts: number from 1, count, name.

@@ -146,7 +146,10 @@ class _Artist:
 
         known, cells = source, None
         if hole is not None:
-            cells, known = latent_blending.hole_cells(hole, self.model.latent.downsample), self._encode(whole)
+            cells, known = (
+                latent_blending.latent_mask(hole, self.model.latent.downsample),
+                self._encode(whole),
+            )
         unchanged = sampler.unchanged if draw.task == "edit" else None
         after = latent_blending.after_step(known, noise, cells, unchanged)
         tensors = self._integrate(velocity, noise, steps, after) | {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from microforge.bundle.manifest import Guidance, Latent, Role, Sampler, Size, Task, TensorSpec
-from microforge.checkpoint import STUDENT, Checkpoint, read_checkpoint
+from microforge.checkpoint import SHIPPED_STUDENT, Checkpoint, read_checkpoint
 from microforge.errors import CheckpointError
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import ModelSpec, check_size, to_dict
@@ -147,7 +147,7 @@ def read_model(folder: Path | None = None) -> SourceModel:
     Raises:
         CheckpointError: when it is missing, damaged, not trained far enough, or has no fitting tokenizer.
     """
-    folder = STUDENT if folder is None else folder
+    folder = SHIPPED_STUDENT if folder is None else folder
     checkpoint = read_checkpoint(folder)
     if checkpoint.tokenizer is None:
         raise CheckpointError(f"{folder}: the checkpoint has no tokenizer.json, which a bundle needs")
@@ -193,7 +193,7 @@ def _sampler(spec: ModelSpec) -> Sampler:
     scales = Guidance(text=sampler.text_guidance, image=sampler.image_guidance)
     return Sampler(
         timesteps=sampler.timesteps,
-        guidance="folded" if sampler.guidance_folded else scales,
+        guidance="folded" if sampler.guidance_distilled else scales,
         prediction="velocity",
-        unchanged=sampler.unchanged if "edit" in spec.tasks else None,
+        unchanged=sampler.preserve_distances if "edit" in spec.tasks else None,
     )

@@ -17,7 +17,7 @@ from microforge.bundle.files import file_entry, inside, sha256_file
 from microforge.bundle.manifest import Component
 from microforge.bundle.targets import Entry, FileEntry, Parity
 from microforge.errors import BundleError, CheckpointError, ParityError
-from microforge.hf_text_encoder import HuggingFaceTextEncoder, TowerTokenizer
+from microforge.hf_text_encoder import HuggingFaceTextEncoder, HuggingFaceTokenizer
 from microforge.io.atomic import atomic_folder, check_output
 from microforge_export.checks.golden import Array, Case
 from microforge_export.checks.parity import measure
@@ -76,7 +76,7 @@ def export_text_encoder(
     check_output(out, force)
     report(1, 4, "read the model")
     tower = HuggingFaceTextEncoder.from_pretrained(source, length)
-    tokenizer = TowerTokenizer.from_pretrained(source, tower.spec.max_length)
+    tokenizer = HuggingFaceTokenizer.from_pretrained(source, tower.spec.max_length)
     _check_vocabulary(source, tower, tokenizer)
     with atomic_folder(out, force, marker=DESCRIPTION) as folder:
         report(2, 4, "export by optimum")
@@ -86,7 +86,7 @@ def export_text_encoder(
         tokenizer.save(folder / TOKENIZER)
         report(4, 4, "check parity")
         component = text_component(tower)
-        written = TowerTokenizer.from_file(folder / TOKENIZER)
+        written = HuggingFaceTokenizer.from_file(folder / TOKENIZER)
         parity = _parity(folder / GRAPH, component, written, threshold_db)
         made = TextEncoderFiles(
             schema_version=1,
@@ -108,7 +108,7 @@ def export_text_encoder(
 
 def open_text_encoder(
     folder: Path, threads: int | None = None
-) -> tuple[OnnxSession, TowerTokenizer, TextEncoderFiles]:
+) -> tuple[OnnxSession, HuggingFaceTokenizer, TextEncoderFiles]:
     """An exported tower ready to run: the session takes ids and mask (1, L) and gives text and pooled.
 
     Raises:
@@ -126,10 +126,10 @@ def open_text_encoder(
         if entry is not None and sha256_file(inside(folder, entry.path)) != entry.sha256:
             raise BundleError(f"{folder / entry.path} is not what its SHA-256 says; copy or export it again")
     session = OnnxSession(folder / described.graph.path, described.component, threads)
-    return session, TowerTokenizer.from_file(folder / described.tokenizer.path), described
+    return session, HuggingFaceTokenizer.from_file(folder / described.tokenizer.path), described
 
 
-def _check_vocabulary(source: str, tower: HuggingFaceTextEncoder, tokenizer: TowerTokenizer) -> None:
+def _check_vocabulary(source: str, tower: HuggingFaceTextEncoder, tokenizer: HuggingFaceTokenizer) -> None:
     if tokenizer.vocab_size > tower.spec.vocab_size:
         raise CheckpointError(
             f"{source}: the tokenizer has {tokenizer.vocab_size} tokens, the model {tower.spec.vocab_size}"
@@ -137,7 +137,7 @@ def _check_vocabulary(source: str, tower: HuggingFaceTextEncoder, tokenizer: Tow
 
 
 def _parity(
-    graph: Path, component: SourceComponent, tokenizer: TowerTokenizer, threshold_db: float
+    graph: Path, component: SourceComponent, tokenizer: HuggingFaceTokenizer, threshold_db: float
 ) -> Parity:
     """Worst figure over ``PROMPTS`` and the empty one, through the runtime; refuses what falls short."""
     cases = []

@@ -165,7 +165,7 @@ def plan_distill(request: DistillRequest, teacher: Checkpoint) -> DistillPlan:
     Raises:
         SpecError, CheckpointError, MissingExtraError: for options, or a teacher, that cannot work.
     """
-    if teacher.spec.sampler.guidance_folded:
+    if teacher.spec.sampler.guidance_distilled:
         raise CheckpointError("this checkpoint was distilled already; distill from its teacher")
     out = request.out
     if out is None and not request.dry_run:

@@ -47,7 +47,7 @@ def guided_points(
     Returns:
         (B, 1 + steps / every, C, h, w) float32
     """
-    branch = _Branches(network, prompts, not sampler.guidance_folded)
+    branch = _Branches(network, prompts, not sampler.guidance_distilled)
     z, points = noise, [noise]
     last: Tensor | None = None
     for index, (t, t_next) in enumerate(itertools.pairwise(grid), start=1):

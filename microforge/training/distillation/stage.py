@@ -47,7 +47,7 @@ SHEET_PROMPTS, SHEET_EACH = 6, 2
 
 def student_spec(teacher: ModelSpec, steps: int, size: tuple[int, int], tasks: tuple[str, ...]) -> ModelSpec:
     """The teacher's spec with the student's grid and guidance in the weights; the scales stay as a record."""
-    sampler = replace(teacher.sampler, timesteps=uniform_grid(steps), guidance_folded=True)
+    sampler = replace(teacher.sampler, timesteps=uniform_grid(steps), guidance_distilled=True)
     return replace(teacher, sampler=sampler, native_size=size, tasks=tasks)
 
 

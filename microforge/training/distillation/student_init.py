@@ -43,12 +43,12 @@ def starting_student(
             )
         return None
     start = alike("--init", init, teacher)
-    if not start.spec.sampler.guidance_folded:
+    if not start.spec.sampler.guidance_distilled:
         raise CheckpointError(f"--init {init} is no student: without --init one starts as its teacher")
     if before is None:
         return start
     old = alike("--init-teacher", before, teacher)
-    if old.spec.sampler.guidance_folded:
+    if old.spec.sampler.guidance_distilled:
         raise CheckpointError(f"--init-teacher {before} is a student, not the teacher of one")
     moved = {
         name: value

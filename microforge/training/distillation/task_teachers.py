@@ -67,7 +67,7 @@ def _check_drawer(task: str, folder: str, checkpoint: Checkpoint, settings: Dist
 def few_steps(checkpoint: Checkpoint) -> int | None:
     """The steps of a student; None for a teacher, which draws in ``TEACHER_STEPS`` guided ones."""
     sampler = checkpoint.spec.sampler
-    return len(sampler.timesteps) - 1 if sampler.guidance_folded else None
+    return len(sampler.timesteps) - 1 if sampler.guidance_distilled else None
 
 
 def kept_intervals(tasks: Collection[str], drawers: Mapping[str, Checkpoint], kept: int) -> dict[str, int]:

@@ -29,7 +29,7 @@ from microforge.data.image_source import ImageSource
 from microforge.data.order import PART
 from microforge.data.world.image_source import SCENES
 from microforge.errors import CheckpointError, DataError
-from microforge.latent_blending import after_step, hole_cells
+from microforge.latent_blending import after_step, latent_mask
 from microforge.sampling import AfterStep, batch_time, interpolate, uniform_grid
 from microforge.spec import TASKS, to_dict
 from microforge.tokenizer import PromptTokenizer
@@ -165,7 +165,7 @@ class Teacher:
     def _points(self, prompts: Prompts, noise: Tensor, kept: int, after: AfterStep | None) -> Tensor:
         """(B, P, C, h, w): guided, with ``kept`` intervals; a student's are its own steps."""
         sampler = self.spec.sampler
-        if sampler.guidance_folded:
+        if sampler.guidance_distilled:
             return guided_points(self.network, prompts, noise, sampler.timesteps, 1, sampler, after)
         return guided_points(
             self.network, prompts, noise, uniform_grid(TEACHER_STEPS), TEACHER_STEPS // kept, sampler, after,
@@ -182,8 +182,10 @@ class Teacher:
         if (
             masks is not None
         ):  # what lies under the hole of ``source`` is not known; that of ``truth`` is not used
-            known, hole = truth, hole_cells(masks.to(truth), self.vae.spec.downsample)
-        return after_step(known, noise, hole, self.spec.sampler.unchanged if task == "edit" else None)
+            known, hole = truth, latent_mask(masks.to(truth), self.vae.spec.downsample)
+        return after_step(
+            known, noise, hole, self.spec.sampler.preserve_distances if task == "edit" else None
+        )
 
 
 def build_cache(

@@ -21,9 +21,8 @@ from pathlib import Path
 
 from microforge.errors import SpecError
 from microforge.spec import from_dict, parse_size, preset, to_dict
-from microforge.training.settings import DENOISER_STAGES, ON_A_FLOW, TAUGHT
 from microforge.training.runs.plan import check_settings, preset_settings
-from microforge.training.settings import StageSettings
+from microforge.training.settings import DENOISER_STAGES, ON_A_FLOW, TAUGHT, StageSettings
 
 #: The curricula that ship with the package, CONFIG.toml each.
 CURRICULA = Path(__file__).parents[1] / "curricula"

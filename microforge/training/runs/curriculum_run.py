@@ -14,21 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from microforge.checkpoint import CONFIG
-from microforge.data.world.image_source import SCENES
 from microforge.data.image_source import ImageSource
+from microforge.data.world.image_source import SCENES
 from microforge.errors import CheckpointError, OutputExistsError, SpecError
 from microforge.spec import ModelSpec, preset
-from microforge.training.runs.stage_run import DEFAULT_CONFIG, check_folder, clear_run, run_plan
+from microforge.training.engine.distributed import Processes, end_processes, open_processes, speaks
+from microforge.training.engine.state import STATE, is_complete, steps_done
 from microforge.training.runs.curriculum import CURRICULA, Curriculum, Phase, read_curriculum
 from microforge.training.runs.data_report import open_data
-from microforge.training.runs.starting_weights import (
-    SHIPPED_FOLDERS,
-    Ground,
-    open_checkpoint,
-    stand_on,
-)
 from microforge.training.runs.memory_estimate import describe
-from microforge.training.settings import DENOISER_STAGES
 from microforge.training.runs.plan import (
     StagePlan,
     TrainRequest,
@@ -36,9 +30,14 @@ from microforge.training.runs.plan import (
     loop_settings,
     spread_over,
 )
-from microforge.training.engine.distributed import Processes, end_processes, open_processes, speaks
-from microforge.training.settings import LoopSettings
-from microforge.training.engine.state import STATE, is_complete, steps_done
+from microforge.training.runs.stage_run import DEFAULT_CONFIG, check_folder, clear_run, run_plan
+from microforge.training.runs.starting_weights import (
+    SHIPPED_FOLDERS,
+    Ground,
+    open_checkpoint,
+    stand_on,
+)
+from microforge.training.settings import DENOISER_STAGES, LoopSettings
 
 #: A checkpoint by its folder, which may not be there yet, or by name.
 Source = Path | str | None

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from microforge.io.atomic import atomic_bytes
-from microforge.data.skipped import Skipped, shown, skip_summary
 from microforge.data.edit_examples import TripleSource
 from microforge.data.files.image_source import Augmentation
 from microforge.data.image_source import ImageSource
 from microforge.data.open import open_source
-from microforge.training.runs.plan import TrainRequest
+from microforge.data.skipped import Skipped, shown, skip_summary
+from microforge.io.atomic import atomic_bytes
 from microforge.training.engine.distributed import Processes
+from microforge.training.runs.plan import TrainRequest
 
 #: In --out: the index files of shards.
 CACHE = "cache"

@@ -23,11 +23,11 @@ from torch.utils._pytree import tree_leaves
 from microforge import layers, ssm
 from microforge.spec import ModelSpec
 from microforge.tokenizer import PromptTokenizer
-from microforge.training.stages.flow import FlowBatch, FlowNetwork, flow_terms, predict
+from microforge.training.engine.batch_shard import Shard
 from microforge.training.engine.optimizers import group_parameters
 from microforge.training.runs.plan import StagePlan
 from microforge.training.settings import EditSettings, FlowSettings, JudgedSettings, VAESettings
-from microforge.training.engine.batch_shard import Shard
+from microforge.training.stages.flow import FlowBatch, FlowNetwork, flow_terms, predict
 from microforge.training.stages.vae import VAEStage
 from microforge.vae import MicroForgeVAE
 

@@ -14,12 +14,15 @@ from microforge.errors import SpecError, missing_extra
 from microforge.spec import ModelSpec, check_size, parse_size
 from microforge.training.engine.distributed import launched_precision
 from microforge.training.settings import (
-    DENOISER_STAGES, SELF_TAUGHT, STAGES, TAUGHT,
+    DENOISER_STAGES,
     EDIT_SETTINGS,
     FLOW_SETTINGS,
     KD_SETTINGS,
     REWARD_SETTINGS,
     REWRITE_SETTINGS,
+    SELF_TAUGHT,
+    STAGES,
+    TAUGHT,
     VAE_SETTINGS,
     LoopSettings,
     StageSettings,

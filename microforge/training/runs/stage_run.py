@@ -8,26 +8,21 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from microforge.data.world.tokenizer_corpus import build_tokenizer
+from microforge.data.files.edit_triples import FolderTriples
+from microforge.data.image_source import ImageSource
 from microforge.data.world.edit_triples import SceneTriples
 from microforge.data.world.image_source import SCENES
-from microforge.data.image_source import ImageSource
-from microforge.data.files.edit_triples import FolderTriples
+from microforge.data.world.tokenizer_corpus import build_tokenizer
 from microforge.errors import CheckpointError, OutputExistsError
 from microforge.spec import preset
-from microforge.tokenizer import PRETRAINED, PromptTokenizer
-from microforge.training.stages.edit import EditStage
-from microforge.training.runs.data_report import open_data, report_data, report_skipped
-from microforge.training.stages.flow import FlowStage
-from microforge.training.runs.starting_weights import Ground, find_ground, open_checkpoint, stand_on
-from microforge.training.stages.kd import KDStage
+from microforge.tokenizer import SHIPPED_TOKENIZER, PromptTokenizer
+from microforge.training.engine.distributed import Processes, end_processes, open_processes
 from microforge.training.engine.loop import Run, Stage, train
+from microforge.training.engine.state import STATE, RunIdentity, check_identity
+from microforge.training.runs.data_report import open_data, report_data, report_skipped
 from microforge.training.runs.memory_estimate import describe
 from microforge.training.runs.plan import StagePlan, TrainRequest, plan_stage, spread_over
-from microforge.training.engine.distributed import Processes, end_processes, open_processes
-from microforge.training.stages.reward import RewardStage
-from microforge.training.stages.rewrite import RewriteStage
-from microforge.training.stages.oracle_feedback import SelfTaughtStage
+from microforge.training.runs.starting_weights import Ground, find_ground, open_checkpoint, stand_on
 from microforge.training.settings import (
     EditSettings,
     KDSettings,
@@ -35,7 +30,12 @@ from microforge.training.settings import (
     RewriteSettings,
     VAESettings,
 )
-from microforge.training.engine.state import STATE, RunIdentity, check_identity
+from microforge.training.stages.edit import EditStage
+from microforge.training.stages.flow import FlowStage
+from microforge.training.stages.kd import KDStage
+from microforge.training.stages.oracle_feedback import SelfTaughtStage
+from microforge.training.stages.reward import RewardStage
+from microforge.training.stages.rewrite import RewriteStage
 from microforge.training.stages.vae import VAEStage
 
 #: What ``--config`` is when neither it nor ``--init`` says.
@@ -153,7 +153,7 @@ def build_stage(plan: StagePlan, ground: Ground, source: ImageSource, console: C
     """
     settings, loop = plan.settings, plan.loop
     if isinstance(settings, VAESettings):
-        tokenizer = PromptTokenizer.load() if PRETRAINED.is_file() else build_tokenizer()
+        tokenizer = PromptTokenizer.load() if SHIPPED_TOKENIZER.is_file() else build_tokenizer()
         finished = ground.vae if plan.decoder_only else None
         source.prepare(plan.size)
         vae = VAEStage(plan.spec, settings, loop, plan.size, tokenizer, finished, source=source)

@@ -10,17 +10,19 @@ from pathlib import Path
 
 import torch
 
-from microforge.checkpoint import CONFIG, PRETRAINED, STUDENT, Checkpoint, read_checkpoint
+from microforge.checkpoint import CONFIG, SHIPPED_STUDENT, SHIPPED_TEACHER, Checkpoint, read_checkpoint
 from microforge.errors import CheckpointError
 from microforge.spec import ModelSpec, check_size
-from microforge.training.stages.kd import check_teacher
 from microforge.training.runs.plan import CHECKPOINT, DECODER, StagePlan, TrainRequest
 from microforge.training.settings import ON_A_FLOW
+from microforge.training.stages.kd import check_teacher
 
 #: What ``--init`` and ``--teacher`` call the checkpoint that ships with the package.
 SHIPPED = "pretrained"
 #: Every checkpoint that ships, by such a name: that one, and its few-step student.
-SHIPPED_FOLDERS: Mapping[str, Path] = types.MappingProxyType({SHIPPED: PRETRAINED, "student": STUDENT})
+SHIPPED_FOLDERS: Mapping[str, Path] = types.MappingProxyType(
+    {SHIPPED: SHIPPED_TEACHER, "student": SHIPPED_STUDENT}
+)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def stand_on(plan: StagePlan, ground: Ground) -> StagePlan:
     for what, found in (("the VAE", ground.vae), ("--init", ground.init)):
         if found is not None and found is not ground.teacher:
             _check_config(what, found, spec, whole=found is ground.init and plan.stage != "vae")
-    if ground.init is not None and ground.init.spec.sampler.guidance_folded:
+    if ground.init is not None and ground.init.spec.sampler.guidance_distilled:
         raise CheckpointError(
             "--init was distilled to few steps; start from the checkpoint that it was distilled from"
         )

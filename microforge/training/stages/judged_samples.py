@@ -133,7 +133,7 @@ def _drawn(
     tokenizer, length = pipeline.tokenizer, pipeline.spec.text_encoder.max_length
     assert tokenizer is not None  # `check_teacher` and `stand_on` have seen to it
     sampler = pipeline.spec.sampler
-    few = sampler.guidance_folded
+    few = sampler.guidance_distilled
     steps, guidance = (None, None) if few else (settings.drawing_steps, sampler.text_guidance)
     found = []
     together = max(1, AT_ONCE // settings.group)

@@ -40,7 +40,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("checkpoints")
     pipeline.save_pretrained(root / "teacher")
     pipeline.spec = replace(
-        SPEC, sampler=replace(SPEC.sampler, timesteps=uniform_grid(2), guidance_folded=True)
+        SPEC, sampler=replace(SPEC.sampler, timesteps=uniform_grid(2), guidance_distilled=True)
     )
     pipeline.save_pretrained(root / "student")
     return root / "teacher", root / "student"

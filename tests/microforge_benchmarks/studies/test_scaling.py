@@ -50,7 +50,7 @@ def test_tokens_must_make_a_square_image() -> None:
 def test_both_forms_are_chosen_whatever_the_size() -> None:
     assert scaling_spec("nano", "dense").backbone.dense_limit > 10**6
     assert scaling_spec("nano", "chunked").backbone.dense_limit == 0
-    assert scaling_spec("nano", "preset").sampler.guidance_folded
+    assert scaling_spec("nano", "preset").sampler.guidance_distilled
 
 
 def test_a_summary_compares_the_forms_and_can_be_drawn(tmp_path: Path) -> None:

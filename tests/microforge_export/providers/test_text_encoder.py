@@ -135,11 +135,11 @@ def test_exported_tower_runs_in_the_runtime_and_equals_torch(
 def test_exported_tokens_are_transformers_own(towers: dict[str, Path], tmp_path: Path, kind: str) -> None:
     import transformers
 
-    from microforge.hf_text_encoder import TowerTokenizer
+    from microforge.hf_text_encoder import HuggingFaceTokenizer
     from microforge_export.providers.text_encoder import export_text_encoder
 
     export_text_encoder(str(towers[kind]), tmp_path / "out", 16)
-    exported = TowerTokenizer.from_file(tmp_path / "out" / "tokenizer.json")
+    exported = HuggingFaceTokenizer.from_file(tmp_path / "out" / "tokenizer.json")
     own = transformers.AutoTokenizer.from_pretrained(towers[kind])
     for prompt in ("red", "A Red circle, 3 stars, and more than fits"):
         found = exported.encode(prompt)

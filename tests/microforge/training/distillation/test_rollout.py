@@ -100,7 +100,7 @@ def test_a_student_of_before_draws_in_its_own_steps_without_guidance(
     editing_checkpoint: Path, task: str
 ) -> None:
     found = read_checkpoint(editing_checkpoint)
-    sampler = replace(found.spec.sampler, timesteps=(1.0, 0.5, 0.0), guidance_folded=True)
+    sampler = replace(found.spec.sampler, timesteps=(1.0, 0.5, 0.0), guidance_distilled=True)
     student = replace(found, spec=replace(found.spec, sampler=sampler))
     drawer, pipeline = Teacher(student, "cpu"), MicroForgePipeline.from_checkpoint(student)
     triples = SceneTriples().triples("edit", 0, 0, 2, range(2), (64, 64), "cpu")

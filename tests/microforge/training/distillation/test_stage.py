@@ -330,7 +330,7 @@ def test_student_spec_refuses_other_steps_and_guidance_by_name(checkpoint: Path,
     stage = stage_of(checkpoint, tmp_path / "cache", steps=2, drawings=2)
     stage.write(tmp_path / "student", stage.student)
     student = MicroForgePipeline.from_pretrained(tmp_path / "student")
-    assert student.spec.sampler.timesteps == (1.0, 0.5, 0.0) and student.spec.sampler.guidance_folded
+    assert student.spec.sampler.timesteps == (1.0, 0.5, 0.0) and student.spec.sampler.guidance_distilled
     assert student.stages[-1] == "distill"
     with pytest.raises(SpecError, match="this model was distilled to 2 steps, got 4"):
         student.text2img("a red circle", num_steps=4)

@@ -167,7 +167,7 @@ def test_init_of_another_configuration_is_refused_and_both_are_named(tmp_path: P
         CheckpointError, match=r"backbone BackboneSpec\(depth=3.*mini has BackboneSpec\(depth=2"
     ):
         run_stage(mini.request(tmp_path / "run", "flow", init=str(odd)))
-    sampler = SamplerSpec(timesteps=(1.0, 0.5, 0.0), guidance_folded=True)
+    sampler = SamplerSpec(timesteps=(1.0, 0.5, 0.0), guidance_distilled=True)
     distilled = _finished(tmp_path / "distilled", mini, sampler=sampler)
     with pytest.raises(CheckpointError, match="distilled to few steps"):
         run_stage(mini.request(tmp_path / "run", "flow", init=str(distilled)))

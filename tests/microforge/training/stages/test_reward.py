@@ -227,8 +227,8 @@ def test_reward_refuses_what_it_cannot_learn_from(tmp_path: Path, mini: Any) -> 
 
 
 def test_the_shipped_student_is_known_by_name() -> None:
-    assert open_checkpoint("student").spec.sampler.guidance_folded
-    assert not open_checkpoint("pretrained").spec.sampler.guidance_folded
+    assert open_checkpoint("student").spec.sampler.guidance_distilled
+    assert not open_checkpoint("pretrained").spec.sampler.guidance_distilled
 
 
 def test_curriculum_reads_a_reward_phase_with_its_drawer(tmp_path: Path, mini: Any) -> None:
