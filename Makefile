@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo "$$python" && break; done)
 
-.PHONY: env demo test lint arm64 clean $(SUITES:%=test-%)
+.PHONY: env demo test lint docs arm64 clean $(SUITES:%=test-%)
 
 env: $(STAMP)
 
@@ -40,6 +40,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site in build/site; fails on any warning.
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs build --quiet --strict
 
 # The bundle on emulated 64-bit Arm beside x86-64 (docs/benchmarks.md, "Arm"); needs qemu-user-static and a network.
 # ARM64_BUNDLES may name more, such as one of --precision int8. benchmarks/results/arm64.json is such a result.
