@@ -43,7 +43,7 @@ lint: $(STAMP)
 
 # The site in build/site; fails on any warning.
 docs: $(STAMP)
-	$(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 # The bundle on emulated 64-bit Arm beside x86-64 (docs/benchmarks.md, "Arm"); needs qemu-user-static and a network.
 # ARM64_BUNDLES may name more, such as one of --precision int8. benchmarks/results/arm64.json is such a result.
