@@ -153,7 +153,7 @@ def test_what_is_no_bundle_is_bad_input(
 
 
 def test_help_is_quick_and_loads_no_torch() -> None:
-    code = "import sys\nfrom microforge_export.cli import app\nfrom microforge.cli import exit_code\nexit_code(app, ['build', '--help'])\nassert 'torch' not in sys.modules"
+    code = "import sys\nfrom microforge_export.cli import app\nfrom microforge.io.console import exit_code\nexit_code(app, ['build', '--help'])\nassert 'torch' not in sys.modules"
     start = time.perf_counter()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Example: mf-export build" in result.stdout

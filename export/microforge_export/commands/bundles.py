@@ -1,0 +1,81 @@
+"""``mf-export verify``, ``inspect`` and ``fit``: commands that read a bundle."""
+
+from __future__ import annotations
+
+from microforge.io.console import say, say_error
+from microforge_export.commands import options
+from microforge_export.commands.output import print_result
+
+
+def verify(bundle: options.Bundle, json: options.Json = False) -> int:
+    """Check the hash of every file and repeat every parity check.
+
+    The exit code is 1 if a hash is wrong or a check misses its limit. PyTorch is not needed.
+    """
+    from rich.table import Table
+
+    from microforge.bundle.files import load_bundle
+    from microforge.io.console import DONE, FELL_SHORT
+    from microforge_export.checks.verify import verify as check
+
+    result = check(load_bundle(bundle), lambda what: say(f"checking {what}"))
+    table = Table("checked", "measured", "needed")
+    for target, components in result.parity.items():
+        for key, value in components.items():
+            table.add_row(f"{target} {key}", f"{value.psnr_db:.1f} dB", f"{value.threshold_db:g} dB")
+        for name, image in result.images[target].items():
+            row = (f"{target} image of {name}", f"{image.max_abs_255:.3g}/255", f"{image.threshold:g}/255")
+            table.add_row(*row)
+        for figure in result.figures.get(target, ()):
+            table.add_row(f"{target} {figure.what}", figure.measured(), figure.needed())
+    targets = {
+        target: {
+            "parity": {key: value.model_dump() for key, value in result.parity[target].items()},
+            "images": {name: value.model_dump() for name, value in result.images[target].items()},
+            "figures": {figure.what: figure.value for figure in result.figures.get(target, ())},
+        }
+        for target in result.parity
+    }
+    problems = list(result.problems)
+    values = {"bundle": str(bundle), "ok": not problems, "targets": targets, "problems": problems}
+    print_result(json, values, table)
+    for problem in result.problems:
+        say_error(problem)
+    return FELL_SHORT if result.problems else DONE
+
+
+def inspect(bundle: options.Bundle, json: options.Json = False) -> None:
+    """Show components, files, shapes, precision, bytes, parity and operators."""
+    from microforge.bundle.files import load_bundle
+    from microforge_export.checks.inspect import render, summary
+
+    opened = load_bundle(bundle)
+    print_result(json, summary(opened), render(opened))
+
+
+def fit(
+    bundle: options.Bundle,
+    device: options.Device = "phone-3gb",
+    mode: options.LoadingMode = "auto",
+    target: options.FitTarget = "onnx",
+    size: options.FitSize = None,
+    json: options.Json = False,
+) -> int:
+    """Predict the peak memory of every component on a device.
+
+    The exit code is 1 if the bundle does not fit.
+    """
+    from microforge.bundle.devices import find_device
+    from microforge.bundle.files import load_bundle
+    from microforge.io.console import DONE, FELL_SHORT
+    from microforge.spec import parse_size
+    from microforge_export.memory.fit import fit as check
+    from microforge_export.memory.fit_view import fit_table, fit_values
+
+    profile, opened = find_device(device), load_bundle(bundle)
+    pixels = None if size is None else parse_size(size, opened.manifest.latent.downsample)
+    answer = check(opened, profile, target, pixels, mode)
+    print_result(json, fit_values(opened, answer), fit_table(answer))
+    if not answer.fits:
+        say_error(f"does not fit: {answer.reason}")
+    return DONE if answer.fits else FELL_SHORT

@@ -1,0 +1,200 @@
+"""The options of ``mf-export`` that several commands share, and the long ones, as annotated types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_OUTPUT, _CONTENT, _TUNING = "Output", "What the bundle contains", "Measurement"
+
+# Arguments
+Bundle = Annotated[Path, typer.Argument(help="Bundle folder, written by mf-export build.", metavar="BUNDLE")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Argument(
+        help="Checkpoint folder with config.json, model.safetensors and tokenizer.json. Default: the shipped student.",
+        metavar="CHECKPOINT",
+    ),
+]
+TextModel = Annotated[
+    str,
+    typer.Argument(
+        help="Folder of a transformers model with its tokenizer, or a Hugging Face Hub id. CLIP, Gemma-2, BERT and MiniLM are supported.",
+        metavar="FOLDER_OR_ID",
+    ),
+]
+
+# Output
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print the result as one JSON object on the last line of stdout.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print what would be built and write nothing.", rich_help_panel=_OUTPUT),
+]
+BundleOut = Annotated[
+    Path | None,
+    typer.Option(
+        help="Bundle folder to write. Required unless --dry-run is given.",
+        metavar="FOLDER.mfb",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+RecipeOut = Annotated[
+    Path, typer.Option(help="Recipe file to write.", metavar="FILE.toml", rich_help_panel=_OUTPUT)
+]
+TextEncoderOut = Annotated[
+    Path,
+    typer.Option(
+        help="Folder to write: text_encoder.onnx, tokenizer.json and text_encoder.json.",
+        metavar="FOLDER",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Replace the output if it exists.", rich_help_panel=_OUTPUT),
+]
+
+# What a bundle contains
+Targets = Annotated[
+    str,
+    typer.Option(
+        help="Engines to build for, separated by commas: onnx, executorch, coreml.",
+        metavar="NAMES",
+        rich_help_panel=_CONTENT,
+    ),
+]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Image size in pixels: 256, or 256x384 (height x width). Repeat for several sizes in one bundle. Default: the size that the model was trained at.",
+        metavar="SIZE",
+        rich_help_panel=_CONTENT,
+    ),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="fp32 or int8, and fp16 for coreml. Default: fp16 for coreml, fp32 for the others.",
+        metavar="NAME",
+        rich_help_panel=_CONTENT,
+    ),
+]
+Recipes = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--recipe",
+        help="INT8 recipe written by mf-export tune. Repeat for several targets. Default: the recipe that ships for the model.",
+        metavar="FILE.toml",
+        rich_help_panel=_CONTENT,
+    ),
+]
+Tasks = Annotated[
+    str | None,
+    typer.Option(
+        help="Tasks, separated by commas: generate, edit, inpaint, super-resolve. Default: all tasks of the checkpoint.",
+        metavar="NAMES",
+        rich_help_panel=_CONTENT,
+    ),
+]
+
+# Tuning
+TuneTarget = Annotated[
+    str, typer.Option(help="Engine to tune for: onnx, executorch or coreml.", metavar="NAME")
+]
+Prefer = Annotated[
+    str,
+    typer.Option(
+        help="speed: quantize a component only if that makes it faster, and choose the fastest candidate. size: choose the smallest candidate within the limits.",
+        metavar="speed|size",
+    ),
+]
+TuneSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Image size in pixels: 256, or 256x384 (height x width). Default: the size that the model was trained at.",
+        metavar="SIZE",
+    ),
+]
+StartRecipe = Annotated[
+    Path | None,
+    typer.Option(
+        help="Begin with the choice of this recipe instead of measuring candidates, and only relax it until all limits hold.",
+        metavar="FILE.toml",
+    ),
+]
+Prompts = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Images that are compared with fp32, now and in every build that applies the recipe.",
+        metavar="N",
+        rich_help_panel=_TUNING,
+    ),
+]
+Rounds = Annotated[
+    int,
+    typer.Option(min=1, help="Timed evaluations of each candidate.", metavar="N", rich_help_panel=_TUNING),
+]
+Threads = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Threads of the engine while it is timed.", metavar="N", rich_help_panel=_TUNING
+    ),
+]
+Measured = Annotated[
+    Path | None,
+    typer.Option(
+        help="Read the times from this file of mf-bench rows, measured on a device, instead of timing candidates here.",
+        metavar="ROWS.json",
+        rich_help_panel=_TUNING,
+    ),
+]
+Note = Annotated[
+    str,
+    typer.Option(
+        help="One line about the measurements, stored in the recipe.",
+        metavar="TEXT",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+
+# Text encoder
+Length = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens per encoded prompt. Default: 64, or the limit of the model if that is lower.",
+        metavar="TOKENS",
+    ),
+]
+
+# Memory
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Device profile: phone-2gb, phone-3gb, phone-4gb, or a TOML file.", metavar="NAME_OR_FILE"
+    ),
+]
+LoadingMode = Annotated[
+    str,
+    typer.Option(
+        help="resident: all components stay loaded. staged: each component is loaded for its turn. auto: resident if it fits.",
+        metavar="auto|resident|staged",
+    ),
+]
+FitTarget = Annotated[str, typer.Option(help="Engine: onnx or executorch.", metavar="NAME")]
+FitSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Image size, 256 or 256x384 (height x width). Required if the bundle has several sizes.",
+        metavar="SIZE",
+    ),
+]

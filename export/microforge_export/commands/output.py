@@ -1,0 +1,42 @@
+"""How ``mf-export`` shows progress and results: a bar and tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from microforge.io.console import print_json, say
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from microforge_export.build.stages import Reporter
+
+
+def print_result(json: bool, values: Mapping[str, Any], table: RenderableType) -> None:
+    """Print ``values`` as JSON, or else ``table``, to stdout."""
+    if json:
+        print_json(values)
+        return
+    from rich.console import Console
+
+    Console().print(table)
+
+
+@contextmanager
+def progress() -> Iterator[Reporter]:
+    """Yield a progress callback: a bar on the stderr of a terminal, one line per stage elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda number, count, name: say(f"[{number}/{count}] {name}")
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True) as bars:
+        bar = bars.add_task("")
+        yield lambda number, count, name: bars.update(
+            bar, completed=number - 1, total=count, description=name
+        )
