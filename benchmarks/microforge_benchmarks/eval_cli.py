@@ -12,6 +12,7 @@ import typer
 
 from microforge.errors import OutputError, missing_extra
 from microforge.io.console import command_app, print_json, run
+from microforge.streams import FixedSeed
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -28,8 +29,6 @@ EXAMPLE = "Example: mf-eval runs/tiny/checkpoint --prompts 500 --out scores.json
 FORMAT = 1
 VAE_SCENES = 128
 PLANNER_PROMPTS = 16
-#: Added to the seed of the true renders that KID compares with; the ceiling's own renders start at the seed.
-REFERENCE_SEED = 1_000_003
 #: KID is printed in thousandths.
 _KID_SCALE = 1000
 
@@ -154,7 +153,8 @@ def _measure(subject: Subject, prompts: list[Prompt], seed: int) -> tuple[list[J
             judged, copies = score(scenes_draw(*size, subject.round_trip), "ceiling of the VAE")
             ceilings["vae_round_trip"] = summarize(judged)
             quality = vae_quality(subject.round_trip, *size, scenes=VAE_SCENES, seed=seed)
-    reference = _true_features(scenes_draw(*size), prompts, seed + REFERENCE_SEED, classifier)
+    # the ceiling's own renders start at the seed: the reference has others
+    reference = _true_features(scenes_draw(*size), prompts, seed + FixedSeed.UNSEEN_SCENES, classifier)
     scores = {"scores": summarize(results), "ceilings": ceilings, "vae": quality}
     distances = _distances(features, true_rows, copies, reference, classifier.identity)
     return results, {**scores, "kid": distances, "planner": _planner(subject, prompts, seed)}

@@ -18,11 +18,8 @@ from torch import Tensor
 Examples = tuple[Tensor, Sequence[tuple[str, ...]]]
 #: Images of the latent cache are enumerated in parts of this many, each with a random stream of its own.
 PART = 1024
-#: Keeps the latent cache's random draws apart from those of training steps.
-CACHE_STREAM = 7_000_000
 #: Images per decoded batch of the enumerations.
 CHUNK = 64
-STATISTICS_SEED = 1_000_033
 
 
 @dataclass(frozen=True)

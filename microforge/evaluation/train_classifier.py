@@ -34,6 +34,7 @@ from microforge.evaluation.classifier import (
 )
 from microforge.io.atomic import atomic_bytes, check_output
 from microforge.io.console import command_app, print_json, run, say
+from microforge.streams import StepStream
 
 Labels = dict[str, Tensor]
 
@@ -41,7 +42,6 @@ Labels = dict[str, Tensor]
 CANVASES = ((64, 64), (96, 96), (128, 128), (160, 160), (96, 144), (144, 96))
 #: Weights that bring the mean losses of yes/no questions to the size of the one-of-many losses.
 LOSS_WEIGHTS = {"shape": 12.0, "color": 6.0, "count": 1.0, "background": 0.5}
-_CHECK_SEED, _CALIBRATION_SEED = 2**32, 2**33  # beyond every step number
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,9 @@ def train_classifier(
 @torch.no_grad()
 def calibrate(classifier: Classifier, settings: ClassifierSettings) -> Classifier:
     """``classifier`` with the mean and standard deviation of its pooled values on renders as they are."""
-    batches = (draw_batch(settings, _CALIBRATION_SEED + i)[0] for i in range(settings.calibration))
+    batches = (
+        draw_batch(settings, StepStream.CLASSIFIER_CALIBRATION + i)[0] for i in range(settings.calibration)
+    )
     pooled = torch.cat([classifier.pooled(images) for images in batches])  # (N, F)
     classifier.mean.copy_(pooled.mean(0))
     # A unit that true renders never excite has no scale of its own.
@@ -158,7 +160,10 @@ def calibrate(classifier: Classifier, settings: ClassifierSettings) -> Classifie
 def fresh_accuracy(classifier: Classifier, batches: int = 32, batch: int = 64) -> dict[str, float]:
     """Share of entirely right answers per question, on renders that no training run has seen."""
     settings = ClassifierSettings(batch=batch)
-    parts = [exact_shares(classifier, *draw_batch(settings, _CHECK_SEED + i)) for i in range(batches)]
+    parts = [
+        exact_shares(classifier, *draw_batch(settings, StepStream.CLASSIFIER_CHECK + i))
+        for i in range(batches)
+    ]
     return {name: sum(part[name] for part in parts) / batches for name in HEADS}
 
 

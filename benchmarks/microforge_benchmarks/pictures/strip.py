@@ -19,10 +19,10 @@ from microforge.data.world.scenes import sample_scene
 from microforge.errors import BundleError, SpecError
 from microforge.evaluation.contact_sheet import wrapped
 from microforge.evaluation.generation import to_bytes
+from microforge.streams import FixedSeed
 from microforge_benchmarks.evaluate.subjects import Settings, open_subject
 
 #: Fixed before any of them was drawn; not picked.
-SEED = 2_026
 COUNT, GAP, ARROW, CAPTION, FONT, FACTOR = 6, 12, 22, 48, 13, 4
 
 
@@ -38,14 +38,14 @@ def strip(model: Path, task: str) -> Image.Image:
     if task not in subject.tasks or subject.draw_triples is None:
         raise BundleError(f"{model} cannot {task}; its tasks: {', '.join(subject.tasks)}")
     found = examples(task, (subject.height, subject.width))
-    results = subject.draw_triples(task, found, SEED)
+    results = subject.draw_triples(task, found, FixedSeed.EDIT_STRIP)
     words = [text or f"{FACTOR} times larger" for text in found.texts]
     return _picture(found.sources, results, words)
 
 
 def examples(task: str, size: tuple[int, int]) -> Triples:
     """The fixed examples of ``task`` at ``size`` (height, width): edits are one of every operation."""
-    rng = np.random.default_rng([SEED, SOURCE_TASKS.index(task)])
+    rng = np.random.default_rng([FixedSeed.EDIT_STRIP, SOURCE_TASKS.index(task)])
     if task == "edit":
         edits = [sample_edit(rng, name) for name in islice(cycle(OPERATIONS), COUNT)]
         sources, targets = (

@@ -11,11 +11,10 @@ from microforge.bundle.files import Bundle
 from microforge.bundle.manifest import Size
 from microforge.bundle.targets import Precision, Quality, TargetName
 from microforge.errors import SpecError
+from microforge.streams import FixedSeed
 from microforge_export.components.component import Component, SourceModel
 from microforge_export.quantization.base import Recorded
 from microforge_export.quantization.calibration import (
-    CALIBRATION_SEED,
-    JUDGING_SEED,
     Roll,
     calibration_inputs,
     captions,
@@ -71,14 +70,14 @@ def record_drawings(
 ) -> Drawings:
     """Draw with torch at every size what ``recipes`` calibrate with and are judged by: each drawing once."""
     most = max(item.calibration.drawings for item in recipes)
-    draws = captions(max(item.limits.images for item in recipes), JUDGING_SEED)
+    draws = captions(max(item.limits.images for item in recipes), FixedSeed.QUANTIZATION_QUALITY)
     calibrated: dict[Size, tuple[Roll, ...]] = {}
     references: dict[Size, tuple[Roll, ...]] = {}
     for size in sizes_of(components):
         chosen = of_size(components, size)
         run = torch_runner(chosen)
         rolls = []
-        for index, draw in enumerate(captions(most, CALIBRATION_SEED)):
+        for index, draw in enumerate(captions(most, FixedSeed.CALIBRATION)):
             report(f"calibration {index + 1}/{most} at {size}")
             rolls.append(roll(model, chosen, run, draw))
         calibrated[size] = tuple(rolls)

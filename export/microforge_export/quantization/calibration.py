@@ -23,8 +23,6 @@ from microforge_export.components.component import Component, SourceModel
 from microforge_export.recipes.build_recipe import Draw
 from microforge_runtimes import sampler as rules
 
-#: Seeds of the captions that ranges are calibrated on and that a result is judged by: never the same ones.
-CALIBRATION_SEED, JUDGING_SEED = 20_000, 30_000
 #: Evaluate the component of a role: inputs by name to outputs by name.
 Run = Callable[[Role, Mapping[str, Array]], Mapping[str, Array]]
 

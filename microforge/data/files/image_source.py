@@ -24,10 +24,11 @@ from torch import Tensor
 
 from microforge.data.files.captioned import CaptionedImage, Listing
 from microforge.data.files.decode import Pixels, decode_image
-from microforge.data.order import CHUNK, PART, STATISTICS_SEED, ExamplePlan, Examples, epoch_rows, step_rng
+from microforge.data.order import CHUNK, PART, ExamplePlan, Examples, epoch_rows, step_rng
 from microforge.data.pixels import from_bytes
 from microforge.data.skipped import Skipped, shown
 from microforge.errors import DataError
+from microforge.streams import FixedSeed
 
 #: Bytes of decoded images that may stay in memory, per process.
 RAM_BUDGET = 2 << 30
@@ -118,7 +119,7 @@ class PhotoSource:
         """Training images: the statistics are the training set's (SPEC section 3)."""
         self.prepare(size)
         total = len(self._train)
-        drawn = epoch_rows(STATISTICS_SEED, 0, min(count, total), total).tolist()
+        drawn = epoch_rows(FixedSeed.STATISTICS, 0, min(count, total), total).tolist()
         for first in range(0, len(drawn), CHUNK):
             pixels = self._load(self._train, drawn[first : first + CHUNK], size)
             yield pixels_tensor([_window(image, size) for image in pixels], device)

@@ -15,6 +15,7 @@ from microforge.data.order import step_rng
 from microforge.data.world.caption_reader import CATEGORY_OF, one_of, read_caption, seen_prompt
 from microforge.data.world.captions import JOINTS, RELATION_WORDS, Prompt, canonical_prompt, caption
 from microforge.data.world.scenes import choice, relation_is_held_out, sample_scene
+from microforge.streams import StepStream
 
 #: Relations in which the first thing named comes first in reading order; the second where the first is held out.
 READING = ("left of", "above")
@@ -23,7 +24,6 @@ SHARE = 0.6
 #: Kinds of scene: of the rewritten prompts, and of the others with their shares.
 VAGUE = ("two", "attribute")
 _CLEAR = {"counting": 0.45, "position": 0.25, "single": 0.30}
-_STREAM = 9_000_000  # keeps these prompts apart from training's captions
 _SAID = re.compile(
     rf" (?:is )?(?:{one_of(word for name in READING for word in RELATION_WORDS[name])}) (?=an? )"
 )
@@ -39,7 +39,7 @@ class Rewrite:
 
 def rewrites(count: int, seed: int) -> list[Rewrite]:
     """``count`` prompts of the built-in world, ``SHARE`` of them vague; never a composition that training does not show."""
-    rng = step_rng(seed, _STREAM)
+    rng = step_rng(seed, StepStream.PROMPT_REWRITES)
     return [_vague(rng) if rng.random() < SHARE else _clear(rng) for _ in range(count)]
 
 

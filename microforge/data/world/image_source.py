@@ -10,17 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from microforge.data.order import CACHE_STREAM, CHUNK, PART, STATISTICS_SEED, ExamplePlan, Examples, step_rng
+from microforge.data.order import CHUNK, PART, ExamplePlan, Examples, step_rng
 from microforge.data.skipped import Skipped
 from microforge.data.world.captions import caption
 from microforge.data.world.renderer import render
 from microforge.data.world.scenes import Scene, sample_scene
+from microforge.streams import FixedSeed, StepStream
 
 SCENES = "scenes"
-
-
-#: Seed of scenes that training never draws.
-SHEET_SEED = 1_000_003
 
 
 #: What the flow's sample sheets show for the built-in world, at seed 0.
@@ -69,12 +66,12 @@ class SceneSource:
         ])  # fmt: skip
 
     def sheet(self, count: int, size: tuple[int, int], device: str) -> Tensor:
-        return self.images(SHEET_SEED, 0, count, size, device)
+        return self.images(FixedSeed.UNSEEN_SCENES, 0, count, size, device)
 
     def statistics(self, count: int, size: tuple[int, int], device: str) -> Iterator[Tensor]:
         """Scenes that training never draws: there are always more."""
         for part in range(max(1, count // CHUNK)):
-            yield self.images(STATISTICS_SEED, part, CHUNK, size, device)
+            yield self.images(FixedSeed.STATISTICS, part, CHUNK, size, device)
 
     def plan(self, images: int, captions: int, seed: int) -> ExamplePlan:
         return ExamplePlan(images, captions, seed)
@@ -82,7 +79,7 @@ class SceneSource:
     def examples(
         self, plan: ExamplePlan, part: int, size: tuple[int, int], device: str
     ) -> Iterator[Examples]:
-        rng = step_rng(plan.seed, CACHE_STREAM + part)
+        rng = step_rng(plan.seed, StepStream.LATENT_CACHE + part)
         scenes = [sample_scene(rng) for _ in range(min(PART, plan.images - part * PART))]
         texts = [tuple(caption(scene, rng) for _ in range(plan.captions)) for scene in scenes]
         for first in range(0, len(scenes), CHUNK):

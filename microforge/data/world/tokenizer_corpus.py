@@ -20,6 +20,7 @@ import numpy as np
 from microforge.data.world.captions import caption
 from microforge.data.world.edits import sample_edit
 from microforge.data.world.scenes import sample_scene
+from microforge.streams import FixedSeed
 from microforge.tokenizer import PromptTokenizer, train_tokenizer
 
 #: Words of everyday image prompts, each worth a token of its own.
@@ -59,7 +60,7 @@ paint color recolor bigger smaller brighter darker blur sharpen crop restore enh
 
 def tokenizer_texts() -> Iterator[str]:
     """Every training text, in a fixed order."""
-    rng = np.random.default_rng(20240607)
+    rng = np.random.default_rng(FixedSeed.TOKENIZER_CORPUS)
     for _ in range(12_000):
         yield caption(sample_scene(rng), rng)
     for _ in range(6_000):

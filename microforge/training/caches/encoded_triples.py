@@ -23,6 +23,7 @@ from torch import Tensor
 
 from microforge.data.edit_examples import SOURCE_TASKS, TripleSource
 from microforge.data.pixels import from_bytes, to_bytes
+from microforge.streams import StepStream
 from microforge.tokenizer import PromptTokenizer
 from microforge.training.caches.latents import encoder_sha256, metadata, save_whole
 from microforge.training.settings import EditSettings, LoopSettings
@@ -30,8 +31,6 @@ from microforge.vae import MicroForgeVAE
 
 #: Examples of a part, and those encoded at once.
 PART, AT_ONCE = 512, 32
-#: Keeps the examples apart from those that a step would make.
-_STREAM = 12_000_000
 _NAMES = ("sources", "targets", "ids")
 
 
@@ -60,7 +59,7 @@ class Encoding:
         for start in range(0, count, AT_ONCE):
             own = min(AT_ONCE, count - start)
             # a stream of its own, so that no call draws what another one keeps
-            stream = _STREAM + (number * PART + start) // AT_ONCE
+            stream = StepStream.ENCODED_TRIPLES + (number * PART + start) // AT_ONCE
             found = triples.triples(
                 task, self.loop.seed, stream, own, range(own), self.size, self.loop.device
             )
@@ -77,7 +76,9 @@ class Encoding:
             f"{triples.name} {counts} {self.length} {self.size} {self.loop.seed}".encode()
         )
         for task in counts:
-            first = triples.triples(task, self.loop.seed, _STREAM, 1, [0], self.size, "cpu")
+            first = triples.triples(
+                task, self.loop.seed, StepStream.ENCODED_TRIPLES, 1, [0], self.size, "cpu"
+            )
             digest.update(words_of(self.tokenizer, first.texts, task, self.length).numpy().tobytes())
             for images in (first.sources, first.targets):
                 digest.update(to_bytes(images).numpy().tobytes())

@@ -14,6 +14,7 @@ from torch import Tensor
 from microforge.denoiser import Denoiser, build_backbone, build_planner
 from microforge.sampling import interpolate, velocity_target
 from microforge.spec import ModelSpec
+from microforge.streams import TensorStream
 from microforge.training.distillation.settings import DistillSettings
 from microforge.training.distillation.trajectory_cache import Shard as Drawn
 from microforge.training.engine.optimizers import update_ema
@@ -24,8 +25,6 @@ from microforge.training.stages.flow import FlowNetwork
 Text = tuple[Tensor, Tensor, Tensor]
 #: RIN's share of samples with a previous plan, for the rows that keep the flow loss.
 SELF_CONDITION = 0.9
-#: Keep the noise of anchors, the places of segment-CD and perturbed starts apart from other draws of a step.
-_ANCHOR_STREAM, _PLACE_STREAM, _PERTURB_STREAM = 15_000_000, 17_000_000, 19_000_000
 
 
 class Student(FlowNetwork):
@@ -88,7 +87,7 @@ def window_samples(
         previous.flatten(0, 1), has_plan.flatten(), torch.ones(starts.shape[:2], device=device).flatten(),
     )  # fmt: skip
     if settings.skip is not None:
-        generator = step_generator(seed, _PLACE_STREAM + step)
+        generator = step_generator(seed, TensorStream.SKIP_POSITION + step)
         place = torch.randint(each, (settings.batch, windows), generator=generator).to(device)[rows.places]
         samples = segment(student, samples, rows, text, index * each + place)
     if bool(rows.anchor.any()):
@@ -114,7 +113,7 @@ def perturbation(rows: Rows, settings: DistillSettings, step: int, seed: int) ->
     Every drawing has a strength of its own, from none to ``settings.perturb``: the runtime's latents have none.
     """
     points, places = rows.drawn.points, rows.places.cpu()
-    generator = step_generator(seed, _PERTURB_STREAM + step)
+    generator = step_generator(seed, TensorStream.START_NOISE + step)
     noise = torch.randn(settings.batch, settings.steps, *points.shape[2:], generator=generator)[places]
     strength = settings.perturb * torch.rand(settings.batch, 1, 1, 1, 1, generator=generator)[places]
     return (strength * noise).to(points.device)
@@ -187,7 +186,7 @@ def _with_anchors(
     windows, drawn, device = settings.steps, rows.drawn, samples.z.device
     kept = rows.anchor.nonzero()[:, 0]  # (A,)
     truth = drawn.truth[kept].repeat_interleave(windows, 0)  # (A W, C, h, w)
-    generator = step_generator(seed, _ANCHOR_STREAM + step)
+    generator = step_generator(seed, TensorStream.FLOW_NOISE + step)
     noise = torch.randn(settings.batch, windows, *truth.shape[1:], generator=generator)
     chance = torch.rand(2, settings.batch, windows, generator=generator)
     places = rows.places[kept].cpu()

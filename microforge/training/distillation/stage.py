@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint, write_checkpoint
 from microforge.data.edit_examples import SOURCE_TASKS, TripleSource
-from microforge.data.world.image_source import SHEET_SEED
 from microforge.pipeline import MicroForgePipeline
 from microforge.planner import plan_similarity
 from microforge.sampling import MEAN_LOSS_WEIGHT, loss_weight, uniform_grid
 from microforge.spec import ModelSpec
+from microforge.streams import FixedSeed, StepStream
 from microforge.text_encoder import PAD_ID
 from microforge.training.distillation.int8_grid import on_int8_grid
 from microforge.training.distillation.samples import Rows, Student, Text, repeated, window_samples
@@ -39,8 +39,6 @@ from microforge.training.settings import LoopSettings
 from microforge.training.stages.edit import drawn as drawn_from
 from microforge.training.stages.flow import FlowNetwork, without_padding
 
-#: Keeps which row has which task, and which drawing, apart from other draws of a step.
-_MIX_STREAM = 13_000_000
 #: Prompts, and examples of each task with a source, on a sample sheet.
 SHEET_PROMPTS, SHEET_EACH = 6, 2
 
@@ -141,7 +139,7 @@ class DistillStage(WithoutAdversary):
         """
         batch, device = self.settings.batch, self.loop.device
         shard.rows(batch)  # refuses a batch that does not divide
-        rng = step_rng(self.loop.seed, _MIX_STREAM + step)
+        rng = step_rng(self.loop.seed, StepStream.DISTILLATION_ROWS + step)
         edges = np.cumsum(list(self.shares.values()))[:-1]
         places = np.searchsorted(edges, (np.arange(batch) + rng.random()) / batch, side="right")
         tasks = [tuple(self.shares)[place] for place in places]
@@ -190,7 +188,7 @@ class DistillStage(WithoutAdversary):
                 continue
             numbers = range(SHEET_EACH)
             found = self.triples.triples(
-                task, SHEET_SEED, 0, SHEET_EACH, numbers, self.size, self.loop.device
+                task, FixedSeed.UNSEEN_SCENES, 0, SHEET_EACH, numbers, self.size, self.loop.device
             )
             images[task] = torch.cat([found.sources, drawn_from(pipeline, task, found)])
         return images

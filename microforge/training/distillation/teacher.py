@@ -32,6 +32,7 @@ from microforge.errors import CheckpointError, DataError
 from microforge.latent_blending import after_step, latent_mask
 from microforge.sampling import AfterStep, batch_time, interpolate, uniform_grid
 from microforge.spec import TASKS, to_dict
+from microforge.streams import STREAM_LENGTH, TensorStream
 from microforge.tokenizer import PromptTokenizer
 from microforge.training.caches.encoded_triples import words_of
 from microforge.training.distillation.rollout import Prompts, guided_points
@@ -55,8 +56,6 @@ from microforge.vae import MicroForgeVAE
 
 #: The stage-5 mix (SPEC section 6), of which a student learns what its teacher knows.
 SHARES: Mapping[str, float] = {"generate": 0.40, "edit": 0.35, "inpaint": 0.15, "super-resolve": 0.10}
-#: Keeps the noise of drawings apart from that of training steps.
-_NOISE_STREAM = 11_000_000
 
 
 def known_tasks(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -149,7 +148,7 @@ class Teacher:
         """The shard ``number`` of ``task``: what the teacher makes of ``examples``."""
         truth = self.latents(examples.targets)
         source = None if task == "generate" else self.latents(examples.sources)
-        stream = _NOISE_STREAM + TASKS.index(task) * 1_000_000 + number
+        stream = TensorStream.TRAJECTORY_NOISE + TASKS.index(task) * STREAM_LENGTH + number
         generator = step_generator(plan.seed, stream)
         noise = torch.randn(truth.shape, generator=generator).to(self.device)
         if source is not None and task in plan.true_targets:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from microforge.checkpoint import Checkpoint
 from microforge.data.edit_examples import SOURCE_TASKS, Triples, TripleSource, shrunk
 from microforge.data.pixels import to_bytes
-from microforge.data.world.image_source import SHEET_SEED
 from microforge.pipeline import MicroForgePipeline
+from microforge.streams import FixedSeed, StepStream
 from microforge.text_encoder import PAD_ID
 from microforge.training.caches.encoded_triples import (
     EncodedTriples,
@@ -50,10 +50,6 @@ from microforge.training.stages.flow import (
 
 #: Examples of each task with a source on a sample sheet, and prompts of generate.
 SHEET_EACH, SHEET_PROMPTS = 2, 6
-#: Keeps which task a row has, and what it drops, apart from the flow's own draws.
-_MIX_STREAM = 9_000_000
-#: Stream of which encoded examples a step takes.
-_POOL_STREAM = 11_000_000
 #: Sources and targets as bytes (B, 3, H, W), and a text of None for no text.
 Sourced = tuple[Tensor, Tensor, Sequence[str | None]]
 #: Latents of sources and targets (B, C, h, w), and token ids (B, L).
@@ -134,7 +130,7 @@ class EditStage(WithoutAdversary):
         batch = self.settings.batch
         shard.rows(batch)  # refuses a batch that does not divide
         whole = self.flow.draw(step, WHOLE)
-        dropped = step_rng(self.flow.loop.seed, _MIX_STREAM + step).random(batch + 1)[1:]
+        dropped = step_rng(self.flow.loop.seed, StepStream.TASK_MIX + step).random(batch + 1)[1:]
         rows = task_rows(self.settings, self.flow.loop.seed, step, shard)
         made = self._remembered(step, rows) if self.pool else self._encoded(self.sources(step, shard))
         parts = {}
@@ -157,7 +153,7 @@ class EditStage(WithoutAdversary):
         """Examples of each task out of those that were encoded before the first step."""
         whole = task_rows(self.settings, self.flow.loop.seed, step, WHOLE)
         device, found = self.flow.loop.device, {}
-        rng = step_rng(self.flow.loop.seed, _POOL_STREAM + step)
+        rng = step_rng(self.flow.loop.seed, StepStream.ENCODED_TRIPLE_CHOICE + step)
         for task, pool in self.pool.items():
             places = rng.integers(0, len(pool.ids), len(whole[task][0]) if task in whole else 0)
             if task in rows:
@@ -198,7 +194,13 @@ class EditStage(WithoutAdversary):
         for task in SOURCE_TASKS:
             if self.settings.shares[task] > 0.0:
                 found = self.triples.triples(
-                    task, SHEET_SEED, 0, SHEET_EACH, range(SHEET_EACH), size, self.flow.loop.device
+                    task,
+                    FixedSeed.UNSEEN_SCENES,
+                    0,
+                    SHEET_EACH,
+                    range(SHEET_EACH),
+                    size,
+                    self.flow.loop.device,
                 )
                 results = drawn(pipeline, task, found)
                 for triple in zip(found.sources, results, found.targets, strict=True):
@@ -219,7 +221,7 @@ def task_rows(
     Each task has its share of the whole batch, to less than one row.
     """
     shares, batch = settings.shares, settings.batch
-    offset = step_rng(seed, _MIX_STREAM + step).random()
+    offset = step_rng(seed, StepStream.TASK_MIX + step).random()
     edges = np.cumsum(list(shares.values()))[:-1]
     found = np.searchsorted(edges, (np.arange(batch) + offset) / batch, side="right")
     rows = {}

@@ -32,6 +32,7 @@ from microforge.evaluation.generation import to_bytes
 from microforge.evaluation.oracle.detector import detect
 from microforge.evaluation.oracle.verdict import judge
 from microforge.pipeline import MicroForgePipeline
+from microforge.streams import StepStream
 from microforge.tokenizer import PromptTokenizer
 from microforge.training.caches.latents import metadata, save_whole
 from microforge.training.engine.distributed import Processes
@@ -44,8 +45,6 @@ KINDS: Mapping[str, float] = types.MappingProxyType(
 )
 #: Captions of a part, and the drawings that are made at once.
 PART, AT_ONCE = 64, 64
-#: Keeps captions and noise apart from those of training.
-_STREAM = 8_000_000
 #: A caption that is nearly always right, or nearly always wrong, must not outweigh the others.
 MOST_ADVANTAGE = 2.0
 
@@ -81,7 +80,7 @@ def advantages(right: Tensor) -> Tensor:
 
 def judged_prompts(count: int, seed: int) -> list[Prompt]:
     """``count`` captions with their facts: half as prompts are typed, half with all that training's captions say."""
-    rng = step_rng(seed, _STREAM)
+    rng = step_rng(seed, StepStream.JUDGED_SAMPLES)
     kinds, shares = list(KINDS), list(KINDS.values())
     return [seen_prompt(str(rng.choice(kinds, p=shares)), rng) for _ in range(count)]
 
@@ -114,7 +113,7 @@ def load_or_draw(
         pipeline = MicroForgePipeline.from_checkpoint(drawer).to(loop.device)
         for number in track(mine, "drawing and judging", console=console, disable=not processes.is_main):
             here = prompts[number * PART : (number + 1) * PART]
-            seed = _STREAM + loop.seed * 1_000_003 + number * PART * settings.group
+            seed = StepStream.JUDGED_SAMPLES + loop.seed * 1_000_003 + number * PART * settings.group
             _write(files[number], _drawn(pipeline, here, settings, loop, size, seed), key)
     processes.wait()
     if processes.is_main:

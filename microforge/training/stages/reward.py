@@ -21,6 +21,7 @@ from torch import Tensor
 
 from microforge.checkpoint import Checkpoint
 from microforge.sampling import loss_weight, velocity_target
+from microforge.streams import StepStream, TensorStream
 from microforge.training.engine.batch_shard import WHOLE, Shard
 from microforge.training.engine.distributed import Processes
 from microforge.training.engine.state import step_generator, step_rng
@@ -30,9 +31,6 @@ from microforge.training.stages.edit import EditStage
 from microforge.training.stages.flow import FlowBatch, noising, on_device, predict, without_padding
 from microforge.training.stages.judged_samples import Judged, advantages, judged_prompts, load_or_draw
 from microforge.training.stages.oracle_feedback import SelfTaughtStage
-
-#: Keeps what is drawn of the judged drawings apart from the edit stage's own draws.
-_REWARD_STREAM = 77_000_000
 
 
 class RewardStage(SelfTaughtStage):
@@ -83,11 +81,11 @@ class RewardStage(SelfTaughtStage):
         """Rows ``shard`` of the judged drawings of step ``step`` with new noise, and their advantages (B * draws,)."""
         settings, device = self.settings, self.flow.loop.device
         captions, draws = settings.judged_captions, settings.draws
-        rng = step_rng(self.flow.loop.seed, _REWARD_STREAM + step)
+        rng = step_rng(self.flow.loop.seed, StepStream.REWARD_ROWS + step)
         total, group = self.judged.right.shape
         rows = torch.from_numpy(rng.integers(0, total, captions))
         members = torch.from_numpy(rng.permuted([range(group)] * captions, axis=1)[:, :draws])  # (B, draws)
-        generator = step_generator(self.flow.loop.seed, _REWARD_STREAM + step, device)
+        generator = step_generator(self.flow.loop.seed, TensorStream.REWARD_NOISE + step, device)
         count = captions * draws
         z0 = on_device(self.judged.latents[rows[:, None], members].flatten(0, 1).float(), device)
         noise, t, has_plan = noising(z0.shape, settings.judged_shift, settings.self_condition, generator)

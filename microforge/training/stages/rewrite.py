@@ -24,6 +24,7 @@ from microforge.checkpoint import Checkpoint
 from microforge.data.world.clear_prompts import Rewrite, rewrites
 from microforge.errors import DataError
 from microforge.sampling import loss_weight
+from microforge.streams import StepStream, TensorStream
 from microforge.training.engine.batch_shard import WHOLE, Shard
 from microforge.training.engine.distributed import Processes
 from microforge.training.engine.state import step_generator, step_rng
@@ -33,9 +34,6 @@ from microforge.training.stages.edit import EditStage
 from microforge.training.stages.flow import FlowBatch, noising, on_device, predict, without_padding
 from microforge.training.stages.judged_samples import load_or_draw, prompt_ids
 from microforge.training.stages.oracle_feedback import SelfTaughtStage
-
-#: Keeps what is drawn of the drawings apart from the edit stage's own draws.
-_REWRITE_STREAM = 88_000_000
 
 
 class RewriteStage(SelfTaughtStage):
@@ -96,7 +94,7 @@ class RewriteStage(SelfTaughtStage):
         """Rows ``shard`` of step ``step``'s drawings with what was asked and new noise, and what was meant (B, L)."""
         settings, device = self.settings, self.flow.loop.device
         count, draws = settings.judged_captions, settings.draws
-        rng = step_rng(self.flow.loop.seed, _REWRITE_STREAM + step)
+        rng = step_rng(self.flow.loop.seed, StepStream.REWRITE_ROWS + step)
         rows = torch.from_numpy(rng.integers(0, len(self.latents), count))
         empty = torch.from_numpy(rng.random(count) < settings.text_dropout)[:, None]
         few, many = shard.rows(count), shard.rows(count * draws)
@@ -105,7 +103,7 @@ class RewriteStage(SelfTaughtStage):
             for ids in (self.asked, self.meant)
         )
         z0 = on_device(self.latents[rows].float(), device).repeat_interleave(draws, 0)  # (B * draws, C, h, w)
-        generator = step_generator(self.flow.loop.seed, _REWRITE_STREAM + step, device)
+        generator = step_generator(self.flow.loop.seed, TensorStream.REWRITE_NOISE + step, device)
         noise, t, has_plan = noising(z0.shape, settings.judged_shift, settings.self_condition, generator)
         return FlowBatch(asked, z0[many], noise[many], t[many], has_plan[many], draws), meant
 

@@ -16,12 +16,13 @@ from microforge.data import image_source as source_module
 from microforge.data.files.image_source import Augmentation, PhotoSource
 from microforge.data.image_source import ImageSource
 from microforge.data.open import open_source
-from microforge.data.order import CACHE_STREAM, PART
+from microforge.data.order import PART
 from microforge.data.world.captions import caption
-from microforge.data.world.image_source import SHEET_SEED, SceneSource
+from microforge.data.world.image_source import SceneSource
 from microforge.data.world.renderer import render
 from microforge.data.world.scenes import sample_scene
 from microforge.errors import DataError, SpecError
+from microforge.streams import FixedSeed, StepStream
 
 SIZE = (32, 64)
 
@@ -79,7 +80,7 @@ def test_scene_examples_are_those_of_the_cache_stream() -> None:
     source = SceneSource()
     plan = source.plan(PART + 3, 2, 11)
     assert plan.parts == 2 and plan.images == PART + 3
-    rng = np.random.default_rng([11, CACHE_STREAM + 1])
+    rng = np.random.default_rng([11, StepStream.LATENT_CACHE + 1])
     scenes = [sample_scene(rng) for _ in range(3)]
     texts = [tuple(caption(scene, rng) for _ in range(2)) for scene in scenes]
     [(images, captions)] = list(source.examples(plan, 1, SIZE, "cpu"))
@@ -89,7 +90,7 @@ def test_scene_examples_are_those_of_the_cache_stream() -> None:
 def test_scene_sheet_and_statistics_are_fixed_and_apart_from_training() -> None:
     source = SceneSource()
     sheet = source.sheet(8, SIZE, "cpu")
-    assert torch.equal(sheet, source.images(SHEET_SEED, 0, 8, SIZE, "cpu"))
+    assert torch.equal(sheet, source.images(FixedSeed.UNSEEN_SCENES, 0, 8, SIZE, "cpu"))
     batches = list(source.statistics(128, SIZE, "cpu"))
     assert [len(batch) for batch in batches] == [64, 64] and not torch.equal(*batches)
     assert source.skipped == () and len(source.prompts(12)) == 12

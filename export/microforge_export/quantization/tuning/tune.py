@@ -14,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from microforge.bundle.targets import TargetName
+from microforge.streams import FixedSeed
 from microforge_export.components.component import Component, SourceModel, trace
 from microforge_export.quantization.base import Trial
 from microforge_export.quantization.calibration import (
-    CALIBRATION_SEED,
-    JUDGING_SEED,
     Roll,
     calibration_inputs,
     captions,
@@ -60,7 +59,7 @@ def tune(
     """
     report("drawing with torch")
     run = torch_runner(components)
-    draws = captions(effort.limits.images, JUDGING_SEED)
+    draws = captions(effort.limits.images, FixedSeed.QUANTIZATION_QUALITY)
     references = reference_rolls(model, components, run, draws, lambda _: None)
     with tempfile.TemporaryDirectory() as folder:
         benches = _benches(model, components, target, effort, references, Path(folder))
@@ -83,7 +82,8 @@ def _benches(
 ) -> list[Bench]:  # fmt: skip
     make, run = drafting(target), torch_runner(components)
     calibrated = [
-        roll(model, components, run, draw) for draw in captions(effort.calibration.drawings, CALIBRATION_SEED)
+        roll(model, components, run, draw)
+        for draw in captions(effort.calibration.drawings, FixedSeed.CALIBRATION)
     ]
     benches = []
     for item in components:

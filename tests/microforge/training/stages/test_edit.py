@@ -20,6 +20,7 @@ from microforge.data.world.edit_triples import SceneTriples
 from microforge.data.world.image_source import SceneSource
 from microforge.errors import CheckpointError, SpecError
 from microforge.pipeline import MicroForgePipeline
+from microforge.streams import StepStream
 from microforge.text_encoder import PAD_ID
 from microforge.tokenizer import TASK_IDS, PromptTokenizer
 from microforge.training.caches import encoded_triples
@@ -170,7 +171,7 @@ def test_encoded_triples_are_those_of_the_source_and_are_kept(
     monkeypatch.setattr(encoded_triples, "AT_ONCE", 2)
     stage = _stage(tmp_path, mini, triples=9)
     found = SceneTriples().triples(
-        "edit", 0, encoded_triples._STREAM + 1, 2, range(2), (64, 64), "cpu"
+        "edit", 0, StepStream.ENCODED_TRIPLES + 1, 2, range(2), (64, 64), "cpu"
     )  # the second call
     wanted = encoded_triples.latents_of(stage.flow.vae, to_bytes(found.sources), "cpu")
     assert torch.allclose(stage.pool["edit"].sources[2:4].float(), wanted, atol=2e-3)
