@@ -17,12 +17,12 @@ from microforge.training.settings import EditSettings, OptimizerSettings
 from microforge.training.stages.edit import task_rows
 
 #: Streams of more than one ``STREAM_LENGTH``.
-LENGTHS = {TensorStream.TRAJECTORY_NOISE: len(TASKS) * STREAM_LENGTH}
+LENGTHS = {"TRAJECTORY_NOISE": len(TASKS) * STREAM_LENGTH}
 
 
 @pytest.mark.parametrize("streams", [StepStream, TensorStream])
 def test_no_two_streams_share_a_number(streams: type[IntEnum]) -> None:
-    spans = sorted((int(one), int(one) + LENGTHS.get(one, STREAM_LENGTH)) for one in streams)
+    spans = sorted((int(one), int(one) + LENGTHS.get(one.name, STREAM_LENGTH)) for one in streams)
     assert spans[0][0] >= STREAM_LENGTH  # below are the training steps themselves
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
     assert len(spans) == len(streams.__members__)  # no alias

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from microforge.data import image_source as source_module
 from microforge.data.files.image_source import Augmentation, PhotoSource
 from microforge.data.image_source import ImageSource
 from microforge.data.open import open_source
 from microforge.data.order import PART
+from microforge.data.world import image_source as source_module
 from microforge.data.world.captions import caption
 from microforge.data.world.image_source import SceneSource
 from microforge.data.world.renderer import render
