@@ -25,7 +25,7 @@ from microforge.spec import SamplerSpec, preset
 from microforge.tokenizer import PromptTokenizer
 from microforge_benchmarks.eval_cli import app
 from microforge_benchmarks.evaluate.subjects import Settings, _bundle_round_trip, open_subject
-from microforge_runtimes.engines import session
+from microforge_runtimes.engines import registry
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_bundle_with_an_encoder_has_a_round_trip(monkeypatch: pytest.MonkeyPat
             assert tensor.shape == (1, 3, 64, 96)
             return {"latent": tensor, "image": tensor}
 
-    monkeypatch.setattr(session, "open_session", lambda *_: Echo())
+    monkeypatch.setattr(registry, "open_session", lambda *_: Echo())
     keys = SimpleNamespace(component=lambda role, size: (role, None))
     round_trip = _bundle_round_trip(SimpleNamespace(bundle=keys, target="onnx", size=None))  # type: ignore[arg-type]
     images = torch.rand(3, 3, 64, 96)
@@ -193,7 +193,7 @@ def test_judged_images_do_not_hold_their_batch_in_memory() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from microforge.cli import exit_code; from microforge_benchmarks.eval_cli import app\n"
+        "import sys; from microforge.io.console import exit_code; from microforge_benchmarks.eval_cli import app\n"
         "assert exit_code(app, ['--help']) == 0\n"
         "print([name for name in ('torch', 'numpy', 'scipy', 'PIL', 'pydantic') if name in sys.modules])"
     )

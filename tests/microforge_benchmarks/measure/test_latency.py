@@ -87,7 +87,7 @@ def test_a_worker_that_fails_gives_its_last_words(tmp_path: Path) -> None:
 def test_a_worker_never_loads_torch(bundle: Path) -> None:
     import subprocess
 
-    code = "import sys; from microforge_benchmarks.worker import main; main(sys.argv[1]); print('torch' in sys.modules)"
+    code = "import sys; from microforge_benchmarks.measure.worker import main; main(sys.argv[1]); print('torch' in sys.modules)"
     words = [sys.executable, "-c", code, _job("draw", bundle).model_dump_json()]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False", done.stderr

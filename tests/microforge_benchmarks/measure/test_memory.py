@@ -30,7 +30,7 @@ def test_other_sizes_are_refused(text: str) -> None:
 def test_the_sampler_sees_a_block_that_is_freed_again() -> None:
     # in a process of its own: in one that has freed much before, an allocator may keep what it is given back
     code = (
-        "from microforge_benchmarks.memory import Sampler, peak_resident_bytes, resident_bytes\n"
+        "from microforge_benchmarks.measure.memory import Sampler, peak_resident_bytes, resident_bytes\n"
         "with Sampler(every=0.001) as sampler:\n"
         "    held = bytearray(b'x') * (64 * 2**20)\n"
         "    before = resident_bytes()[0]\n"
@@ -44,7 +44,7 @@ def test_the_sampler_sees_a_block_that_is_freed_again() -> None:
 
 def test_the_data_limit_stops_an_allocation_but_not_a_reservation_within_it() -> None:
     code = (
-        "from microforge_benchmarks.memory import apply_data_limit\n"
+        "from microforge_benchmarks.measure.memory import apply_data_limit\n"
         "apply_data_limit(256 * 2**20)\n"
         "a = bytearray(64 * 2**20)\n"
         "print('small', flush=True)\n"
