@@ -1,6 +1,6 @@
 """A measured run as one typed value: what ``mf-bench`` writes, and what apps on phones write in the same form.
 
-``python -m microforge.bench_rows`` prints the JSON Schema (docs/bench_row.schema.json). Times are in seconds,
+``python -m microforge.bundle.measurements`` prints the JSON Schema (docs/bench_row.schema.json). Times are in seconds,
 memory in bytes. What a device cannot measure is null, never zero. It lies here, and not with the benchmarks,
 because ``mf-export tune --measured`` reads rows too. No torch.
 """

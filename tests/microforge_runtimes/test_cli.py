@@ -191,7 +191,7 @@ def test_generating_never_imports_torch(folded_bundle: Path, tmp_path: Path) -> 
         "import sys, pkgutil, importlib, microforge_runtimes\n"
         "for module in pkgutil.iter_modules(microforge_runtimes.__path__):\n"
         "    importlib.import_module('microforge_runtimes.' + module.name)\n"
-        "from microforge.cli import exit_code\n"
+        "from microforge.io.console import exit_code\n"
         "code = exit_code(microforge_runtimes.cli.app)\n"
         "print(code, 'torch' in sys.modules, 'onnxruntime' in sys.modules)"
     )

@@ -190,7 +190,7 @@ def test_a_bundle_without_the_task_says_which_it_has(
 def test_drawing_from_a_source_never_imports_torch(editing_bundle: Path, tmp_path: Path) -> None:
     icon = _icon(tmp_path / "icon.png")
     code = (
-        "import sys\nfrom microforge.cli import exit_code\nfrom microforge_runtimes.cli import app\n"
+        "import sys\nfrom microforge.io.console import exit_code\nfrom microforge_runtimes.cli import app\n"
         "print(exit_code(app), 'torch' in sys.modules, 'PIL' in sys.modules)"
     )
     words = [editing_bundle, "a", "--source", icon, "--out", tmp_path / "image.png"]

@@ -1,6 +1,6 @@
 """Students beside their teacher: the same prompts from the same noise, judged by the oracle and by distance.
 
-    python -m microforge_benchmarks.distill_compare TEACHER STUDENT... --prompts 500 --out compare.json
+    python -m microforge_benchmarks.evaluate.students TEACHER STUDENT... --prompts 500 --out compare.json
 
 The reference is the teacher on its own grid, guided. Beside it stands the teacher cut down to each student's number of
 steps. Writes JSON, and a plot beside it.
@@ -268,7 +268,7 @@ def plot(found: Mapping[str, Mapping[str, Any]]) -> bytes:
 
 
 @app.command(
-    epilog="Example: python -m microforge_benchmarks.distill_compare pretrained runs/nano-4 --out compare.json"
+    epilog="Example: python -m microforge_benchmarks.evaluate.students pretrained runs/nano-4 --out compare.json"
 )
 def main(
     teacher: Annotated[Path, typer.Argument(help="The teacher's checkpoint, or pretrained.")],

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: ``python -m microforge_benchmarks.worker JOB`` prints its result.
+"""One measurement in a process of its own: ``python -m microforge_benchmarks.measure.worker JOB`` prints its result.
 
 No torch, and nothing loads before the clock and the memory limit are set. Several kinds, since one disturbs
 another: watching memory costs time, and a network that was loaded once loads quicker the second time.

@@ -1,7 +1,7 @@
 """The README's pictures: fixed prompts, or fixed edits before and after, at fixed seeds.
 
-python -m microforge_benchmarks.showcase model.mfb --out docs/images/samples.png
-python -m microforge_benchmarks.showcase model.mfb --task edit --out docs/images/edit.png
+python -m microforge_benchmarks.pictures.showcase model.mfb --out docs/images/samples.png
+python -m microforge_benchmarks.pictures.showcase model.mfb --task edit --out docs/images/edit.png
 """
 
 from __future__ import annotations

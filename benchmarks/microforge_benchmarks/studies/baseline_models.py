@@ -2,7 +2,7 @@
 
 Time and memory do not depend on the weights' values, so nothing is downloaded and nothing is said about
 quality. Text encoders are left out on this side: all of these use a larger one than ours. Needs the extra
-``rivals``. ``python -m microforge_benchmarks.rivals FOLDER STEPS THREADS`` prints the peak RSS of a drawing.
+``rivals``. ``python -m microforge_benchmarks.studies.baseline_models FOLDER STEPS THREADS`` prints the peak RSS of a drawing.
 """
 
 from __future__ import annotations

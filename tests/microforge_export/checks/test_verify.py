@@ -171,7 +171,7 @@ def test_a_bundle_without_golden_files_does_not_pass(bundle: Path, tmp_path: Pat
 def test_verify_and_inspect_of_onnx_need_no_torch(two_sizes: Path) -> None:
     code = (
         "import sys\nsys.modules['torch'] = None\nfrom microforge_export.cli import app\n"
-        "from microforge.cli import exit_code\n"
+        "from microforge.io.console import exit_code\n"
         f"sys.exit(exit_code(app, ['verify', {str(two_sizes)!r}]) or exit_code(app, ['inspect', {str(two_sizes)!r}]))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

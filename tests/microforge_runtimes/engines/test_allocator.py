@@ -11,7 +11,7 @@ from microforge_runtimes.engines.allocator import return_freed_memory
 
 _SCRIPT = """
 from pathlib import Path
-from microforge_runtimes.allocator import return_freed_memory
+from microforge_runtimes.engines.allocator import return_freed_memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -126,7 +126,7 @@ def test_a_missing_engine_names_its_extra(program: Path, monkeypatch: pytest.Mon
 
 def test_the_module_alone_loads_neither_torch_nor_the_engine() -> None:
     code = (
-        "import sys, microforge_runtimes.executorch_session\n"
+        "import sys, microforge_runtimes.engines.executorch\n"
         "sys.exit(any(name.split('.')[0] in ('torch', 'executorch') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

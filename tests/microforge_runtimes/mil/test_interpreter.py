@@ -148,8 +148,8 @@ def test_the_interpreter_needs_neither_torch_nor_coremltools(plain: dict[str, An
     code = (
         "import sys, numpy\n"
         "from pathlib import Path\n"
-        "from microforge_runtimes.mil_interpreter import Interpreter\n"
-        "from microforge_runtimes.mil_reader import read_program\n"
+        "from microforge_runtimes.mil.interpreter import Interpreter\n"
+        "from microforge_runtimes.mil.reader import read_program\n"
         "net = Interpreter(read_program(Path(sys.argv[1])))\n"
         "net.run({name: numpy.ones(kind.shape, 'float32') for name, kind in net.function.inputs.items()})\n"
         "assert not {'torch', 'coremltools'} & set(sys.modules)\n"

@@ -1,4 +1,4 @@
-"""A bundle on emulated 64-bit Arm beside x86-64: ``python -m microforge_benchmarks.arm64_cli BUNDLE... --out FILE``.
+"""A bundle on emulated 64-bit Arm beside x86-64: ``python -m microforge_benchmarks.studies.arm64.cli BUNDLE... --out FILE``.
 
 ``make arm64`` runs it. Exit 1 when an image is further from x86-64's than its precision allows. Thin; the heavy
 imports are inside.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from microforge_benchmarks.studies.arm64.compare import Report
 
 app = command_app("A bundle's drawing on emulated 64-bit Arm beside the same on x86-64.")
-EXAMPLE = "Example: python -m microforge_benchmarks.arm64_cli model.mfb --work build/arm64 --out arm64.json"
+EXAMPLE = "Example: python -m microforge_benchmarks.studies.arm64.cli model.mfb --work build/arm64 --out arm64.json"
 
 
 @app.command(epilog=EXAMPLE)

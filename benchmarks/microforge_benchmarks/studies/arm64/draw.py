@@ -1,4 +1,4 @@
-"""One drawing, whole, for comparing engines: ``python -m microforge_benchmarks.arm64_draw BUNDLE PROMPT SEED OUT``.
+"""One drawing, whole, for comparing engines: ``python -m microforge_benchmarks.studies.arm64.draw BUNDLE PROMPT SEED OUT``.
 
 Runs natively and under emulation with the runtime alone (no torch), and writes everything that can differ to an
 NPZ file. It keeps no times: those of an emulated processor say nothing.

@@ -19,7 +19,7 @@ from microforge.training.losses.perceptual import RandomFeatures, load_lpips
 DIGEST = """
 import hashlib, torch
 torch.manual_seed({seed})
-from microforge.training.perceptual import RandomFeatures
+from microforge.training.losses.perceptual import RandomFeatures
 digest = hashlib.sha256()
 for _, buffer in RandomFeatures().named_buffers():
     digest.update(buffer.numpy().tobytes())

@@ -151,9 +151,9 @@ def test_live_bytes_is_the_most_at_one_time() -> None:
 LOWER = """
 import sys
 from pathlib import Path
-from microforge_export.microforge_provider import read_model
-from microforge_export.program import trace
-from microforge_export.to_executorch import lower_all
+from microforge_export.providers.microforge import read_model
+from microforge_export.components.component import trace
+from microforge_export.targets.executorch.lower import lower_all
 model = read_model(Path(sys.argv[1]))
 components = model.provider.components((model.native_size,))
 chosen = [item for item in components if item.role in sys.argv[3:]]
