@@ -36,6 +36,7 @@ from microforge_export.recipes.int8_recipe import (
     Int8Recipe,
     render_recipe,
 )
+from microforge_export.targets.onnx import lower as lower_onnx
 from microforge_export.targets.onnx.accelerator_support import usability
 
 #: Random weights lose more than trained ones.
@@ -59,7 +60,7 @@ def lowered_once(programs: dict[str, ExportedProgram], drafts: dict[str, OnnxDra
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "trace", lambda item: programs[item.key])
-        patch.setattr(lower, "lower", lower)
+        patch.setattr(lower_onnx, "lower", lower)
         yield
 
 
