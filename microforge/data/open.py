@@ -1,7 +1,8 @@
-"""Opens a data set by its name: the procedural world, a folder of captioned images, or WebDataset shards."""
+"""Opens a data set by its name: the procedural world, stickers, a mixture, a folder of images, or WebDataset shards."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -11,13 +12,19 @@ from microforge.data.files.folders import list_folder
 from microforge.data.files.image_source import Augmentation, PhotoSource
 from microforge.data.files.shards import expand_shards, list_shards
 from microforge.data.image_source import ImageSource
+from microforge.data.mixture import MixedSource, Part
+from microforge.data.stickers.image_source import PREFIX, StickerSource
 from microforge.data.world.image_source import SCENES, SceneSource
 from microforge.errors import DataError, SpecError
 
 ALLOWED = (
-    "scenes (the built-in world), a folder of images with captions, a .tar shard, data/{000..127}.tar, "
-    "or a folder of .tar shards"
+    "scenes (the built-in world), stickers:FOLDER, a mixture of both such as scenes+3*stickers:FOLDER, "
+    "a folder of images with captions, a .tar shard, data/{000..127}.tar, or a folder of .tar shards"
 )
+#: ``3*stickers:FOLDER``: an optional weight, and a source that can be mixed.
+_PART = re.compile(rf"(?:(\d+(?:\.\d+)?)\*)?({SCENES}|{PREFIX}.+)")
+#: The plus signs between two of them; others belong to a folder's name.
+_BETWEEN = re.compile(rf"\+(?=(?:\d+(?:\.\d+)?\*)?(?:{SCENES}(?:\+|$)|{PREFIX}))")
 
 
 def open_source(
@@ -26,17 +33,33 @@ def open_source(
     """The source that ``--data`` names; what it holds is listed, no pixel is read yet.
 
     Args:
-        data: ``scenes``, a folder, a ``.tar`` file, a brace or ``*`` pattern of them, or a folder of them.
-        cache: folder for the shards' index files, made when there are any.
+        data: ``scenes``, ``stickers:FOLDER``, both with ``+`` between them and perhaps ``WEIGHT*`` in front, a folder,
+            a ``.tar`` file, a brace or ``*`` pattern of them, or a folder of them.
+        cache: folder for the shards' index files and for decoded stickers, made when there are any.
 
     Raises:
         DataError: when nothing is there, or nothing in it can be used.
-        SpecError: for ``augmentation`` of the built-in world, whose captions it would falsify.
+        SpecError: for ``augmentation`` of scenes or stickers, whose captions it would falsify.
     """
-    if data == SCENES:
-        if augmentation not in (None, Augmentation()):
-            raise SpecError("--flip and --random-crop belong to your own images, not to --data scenes")
-        return SceneSource()
+    parts = [match for word in _BETWEEN.split(data) if (match := _PART.fullmatch(word))]
+    if not parts or len(parts) < len(_BETWEEN.split(data)):
+        return _open_files(data, cache, console, augmentation)
+    if augmentation not in (None, Augmentation()):
+        raise SpecError(f"--flip and --random-crop belong to your own images, not to --data {data}")
+    opened = []
+    for part in parts:
+        weight = float(part[1] or 1.0)
+        if weight == 0.0:
+            raise DataError(f"--data {data}: the weight of {part[2]} is {part[1]}; allowed: above 0")
+        opened.append(Part(_open_part(part[2], cache, console), weight))
+    return opened[0].source if len(opened) == 1 else MixedSource(opened)
+
+
+def _open_part(word: str, cache: Path, console: Console) -> ImageSource:
+    return SceneSource() if word == SCENES else StickerSource(Path(word.removeprefix(PREFIX)), cache, console)
+
+
+def _open_files(data: str, cache: Path, console: Console, augmentation: Augmentation | None) -> ImageSource:
     path = Path(data)
     try:
         if data and path.is_dir():

@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
+from microforge.data.mixture import MixedSource
+from microforge.data.stickers.image_source import StickerSource
 from microforge.data.world.edit_triples import SceneTriples
 from microforge.data.world.image_source import SceneSource
 from microforge.training.engine.batch_shard import WHOLE, Shard
@@ -70,7 +72,7 @@ def made_ahead(make: Callable[[str, int, Shard], T], source: object, loop: LoopS
 
 def ahead_workers(source: object, loop: LoopSettings) -> int:
     """Workers that help with ``source``: photos are decoded by threads, and the run keeps account of broken ones."""
-    return loop.workers if isinstance(source, (SceneSource, SceneTriples)) else 0
+    return loop.workers if isinstance(source, (SceneSource, SceneTriples, StickerSource, MixedSource)) else 0
 
 
 def _after(step: int, shard: Shard, pieces: int) -> Key:

@@ -1,0 +1,120 @@
+"""Several image sources as one: every batch holds a fixed share of each.
+
+Letters: B images, H W image height and width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from microforge.data.image_source import ImageSource
+from microforge.data.order import PART, ExamplePlan, Examples
+from microforge.data.skipped import Skipped
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source of a mixture and its weight against the others."""
+
+    source: ImageSource
+    weight: float
+
+
+class MixedSource:
+    """An ``ImageSource`` of several; ``parts`` have positive weights.
+
+    Of the first n images of a run, each source has made its share, rounded: a batch of 3 with two equal sources
+    takes 1 and 2 of them by turns.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.parts = tuple(parts)
+        self.name = " + ".join(part.source.name for part in self.parts)
+        total = sum(part.weight for part in self.parts)
+        ends = [
+            sum(part.weight for part in self.parts[: index + 1]) / total for index in range(len(self.parts))
+        ]
+        self._ends = (*ends[:-1], 1.0)
+
+    @property
+    def fingerprint(self) -> str:
+        made = repr([(part.source.fingerprint, part.weight) for part in self.parts])
+        return f"mixture {hashlib.sha256(made.encode()).hexdigest()}"
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        return tuple(item for part in self.parts for item in part.source.skipped)
+
+    def describe(self) -> str:
+        total = sum(part.weight for part in self.parts)
+        return "; ".join(f"{part.weight / total:.0%} {part.source.describe()}" for part in self.parts)
+
+    def prepare(self, size: tuple[int, int]) -> None:
+        for part in self.parts:
+            part.source.prepare(size)
+
+    def images(
+        self, seed: int, step: int, count: int, size: tuple[int, int], device: str,
+        crop: tuple[int, int] | None = None, rows: slice = slice(None),
+    ) -> Tensor:  # fmt: skip
+        """The first source's images first."""
+        start, stop, _ = rows.indices(count)
+        made, first = [], 0
+        for part, number in zip(self.parts, self.shares(step, count), strict=True):
+            low, high = max(start - first, 0), min(stop - first, number)
+            if low < high:
+                made.append(part.source.images(seed, step, number, size, device, crop, slice(low, high)))
+            first += number
+        return torch.cat(made)
+
+    def shares(self, step: int, count: int) -> list[int]:
+        """How many of the ``count`` images of step ``step`` each source makes."""
+        ends = [round((step + 1) * count * end) - round(step * count * end) for end in self._ends]
+        return [end - before for end, before in zip(ends, [0, *ends], strict=False)]
+
+    def sheet(self, count: int, size: tuple[int, int], device: str) -> Tensor:
+        """Some of each, at least one."""
+        shares = [max(1, number) for number in self.shares(0, count)]
+        shares[shares.index(max(shares))] -= sum(shares) - count
+        sheets = [
+            part.source.sheet(number, size, device)
+            for part, number in zip(self.parts, shares, strict=True)
+            if number > 0
+        ]
+        return torch.cat(sheets)
+
+    def statistics(self, count: int, size: tuple[int, int], device: str) -> Iterator[Tensor]:
+        for part, number in zip(self.parts, self.shares(0, count), strict=True):
+            yield from part.source.statistics(number, size, device)
+
+    def plan(self, images: int, captions: int, seed: int) -> ExamplePlan:
+        """Whole parts of the enumeration belong to one source each, so that a part needs no other source's count."""
+        return ExamplePlan(images, captions, seed)
+
+    def examples(
+        self, plan: ExamplePlan, part: int, size: tuple[int, int], device: str
+    ) -> Iterator[Examples]:
+        """Part ``part`` is made by the source whose turn it is, as one of its own parts."""
+        turns = [self._turn(index) for index in range(part + 1)]
+        index = turns[-1]
+        number = turns.count(index) - 1
+        size_here = min(PART, plan.images - part * PART)
+        own = ExamplePlan(number * PART + size_here, plan.captions, plan.seed)
+        yield from self.parts[index].source.examples(own, number, size, device)
+
+    def _turn(self, part: int) -> int:
+        """The source that makes part ``part`` of the enumeration."""
+        return next(index for index, number in enumerate(self.shares(part, 1)) if number > 0)
+
+    def prompts(self, count: int) -> tuple[str, ...]:
+        """Some of each source."""
+        texts = [
+            part.source.prompts(max(1, number))
+            for part, number in zip(self.parts, self.shares(0, count), strict=True)
+        ]
+        return tuple(text for some in texts for text in some)[:count]

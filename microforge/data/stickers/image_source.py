@@ -1,0 +1,190 @@
+"""``--data stickers:FOLDER``: images of stickers as training data, through the protocol of every source.
+
+Letters: B images, H W image height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from microforge.data.order import (
+    CACHE_STREAM,
+    CHUNK,
+    PART,
+    STATISTICS_SEED,
+    ExamplePlan,
+    Examples,
+    epoch_rows,
+    step_rng,
+)
+from microforge.data.skipped import Skipped
+from microforge.data.stickers.arrangements import MOST, arrange
+from microforge.data.stickers.catalogue import catalogue_fingerprint, read_catalogue
+from microforge.data.stickers.compositing import Background, Layers, Pixels, Placement, Window, paint
+from microforge.data.stickers.splits import held_out_picture, held_out_subject
+from microforge.data.stickers.store import SpriteStore, open_store
+from microforge.errors import DataError
+
+#: What ``--data`` begins with.
+PREFIX = "stickers:"
+#: From this many stickers on, some are held out.
+ENOUGH_TO_HOLD_OUT = 200
+#: Longer side of a held-out sticker in the image that it is judged in, of the image's shorter one.
+SHEET_SHARE = 0.86
+_WHITE = Background((1.0, 1.0, 1.0))
+
+
+class StickerSource:
+    """An ``ImageSource`` over a folder of stickers."""
+
+    def __init__(self, folder: Path, cache: Path, console: Console) -> None:
+        """List the stickers of ``folder``; their pixels are read by ``prepare``, into a file in ``cache``.
+
+        Raises:
+            DataError: when there are none.
+        """
+        self.name = f"{PREFIX}{folder}"
+        self.stickers = read_catalogue(folder)
+        self._folder, self._cache, self._console = folder, cache, console
+        self._fingerprint = catalogue_fingerprint(folder, self.stickers)
+        self._store: SpriteStore | None = None
+        rows = range(len(self.stickers))
+        enough = len(self.stickers) >= ENOUGH_TO_HOLD_OUT
+        pictures = {
+            row
+            for row in rows
+            if enough and held_out_picture(self.stickers[row].subject, self.stickers[row].style)
+        }
+        subjects = {row for row in rows if enough and held_out_subject(self.stickers[row].subject)}
+        #: Rows that no stage trains on, whose subject is seen in other styles; and those of subjects the VAE never sees.
+        self.held_pictures: tuple[int, ...] = tuple(sorted(pictures - subjects))
+        self.held_subjects: tuple[int, ...] = tuple(sorted(subjects))
+        self._train = [row for row in rows if row not in pictures | subjects]
+        self._captioned = [row for row in rows if row not in pictures]
+
+    @property
+    def fingerprint(self) -> str:
+        return f"stickers {self._fingerprint}"
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        return () if self._store is None else self._store.skipped
+
+    @property
+    def store(self) -> SpriteStore:
+        """The decoded pictures.
+
+        Raises:
+            DataError: before ``prepare``.
+        """
+        if self._store is None:
+            raise DataError(f"{self.name} was not prepared")
+        return self._store
+
+    def describe(self) -> str:
+        styles = dict.fromkeys(item.style for item in self.stickers)
+        subjects = {item.subject for item in self.stickers}
+        held = len(self.held_pictures) + len(self.held_subjects)
+        return (
+            f"{self.name}: {len(self.stickers)} stickers of {len(subjects)} subjects in {len(styles)} styles "
+            f"({', '.join(styles)}), {held} held out"
+        )
+
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Decode every sticker once; later runs map the same file."""
+        if self._store is None:
+            self._store = open_store(self._folder, self.stickers, self._cache, self._console)
+            self._train, self._captioned = (
+                [row for row in rows if self._store.usable(row)] for rows in (self._train, self._captioned)
+            )
+            self.held_pictures, self.held_subjects = (
+                tuple(row for row in rows if self._store.usable(row))
+                for rows in (self.held_pictures, self.held_subjects)
+            )
+
+    def images(
+        self, seed: int, step: int, count: int, size: tuple[int, int], device: str,
+        crop: tuple[int, int] | None = None, rows: slice = slice(None),
+    ) -> Tensor:  # fmt: skip
+        """Every sticker is once an epoch the first one of an image; windows of ``crop`` each show part of a sticker."""
+        self.prepare(size)
+        firsts = epoch_rows(seed, step, count, len(self._train))[rows]
+        rngs = step_rng(seed, step).spawn(count)[rows]
+        painted = [
+            self._image(rng, self._train[int(first)], size, crop)
+            for rng, first in zip(rngs, firsts, strict=True)
+        ]
+        return _tensor(painted, device)
+
+    def sheet(self, count: int, size: tuple[int, int], device: str) -> Tensor:
+        """Held-out stickers, large on white: subjects that the autoencoder never sees first."""
+        self.prepare(size)
+        every = (*self.held_subjects, *self.held_pictures) or tuple(self._train)
+        chosen = [every[index * len(every) // count] for index in range(min(count, len(every)))]
+        return self.portraits(chosen, size, device)
+
+    def portraits(self, rows: Sequence[int], size: tuple[int, int], device: str) -> Tensor:
+        """Stickers ``rows`` alone in the middle on white, float32 (B, 3, H, W)."""
+        return _tensor([paint(_portrait(row, self.store, size), self.store, size) for row in rows], device)
+
+    def statistics(self, count: int, size: tuple[int, int], device: str) -> Iterator[Tensor]:
+        for part in range(max(1, count // CHUNK)):
+            yield self.images(STATISTICS_SEED, part, CHUNK, size, device)
+
+    def plan(self, images: int, captions: int, seed: int) -> ExamplePlan:
+        return ExamplePlan(images, captions, seed)
+
+    def examples(
+        self, plan: ExamplePlan, part: int, size: tuple[int, int], device: str
+    ) -> Iterator[Examples]:
+        """Portraits with their names."""
+        self.prepare(size)
+        rng = step_rng(plan.seed, CACHE_STREAM + part)
+        drawn = rng.integers(len(self._captioned), size=min(PART, plan.images - part * PART))
+        rows = [self._captioned[int(index)] for index in drawn]
+        for first in range(0, len(rows), CHUNK):
+            chunk = rows[first : first + CHUNK]
+            texts = [(self.stickers[row].name,) * plan.captions for row in chunk]
+            yield self.portraits(chunk, size, device), texts
+
+    def prompts(self, count: int) -> tuple[str, ...]:
+        """Names of training stickers, evenly spread over the set."""
+        names = list(dict.fromkeys(self.stickers[row].name for row in self._captioned))
+        return tuple(names[index * len(names) // count] for index in range(min(count, len(names))))
+
+    def _image(
+        self, rng: np.random.Generator, first: int, size: tuple[int, int], crop: tuple[int, int] | None
+    ) -> Pixels:
+        others = [self._train[int(index)] for index in rng.integers(len(self._train), size=MOST - 1)]
+        layers = arrange(rng, first, others, self.store, size)
+        return paint(layers, self.store, size, None if crop is None else _window(rng, layers, size, crop))
+
+
+def _window(rng: np.random.Generator, layers: Layers, size: tuple[int, int], crop: tuple[int, int]) -> Window:
+    """A window around a random point of one of the stickers: flat windows teach little."""
+    place = layers.placements[int(rng.integers(len(layers.placements)))]
+    x, y = place.left + rng.random() * place.width, place.top + rng.random() * place.height
+    left, top = (
+        int(np.clip(point - rng.random() * part, 0, whole - part))
+        for point, part, whole in ((x, crop[1], size[1]), (y, crop[0], size[0]))
+    )
+    return Window(left, top, crop[1], crop[0])
+
+
+def _portrait(row: int, store: SpriteStore, size: tuple[int, int]) -> Layers:
+    left, top, right, bottom = (int(value) for value in store.boxes[row])
+    scale = SHEET_SHARE * min(size) / max(right - left, bottom - top)
+    width, height = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
+    place = Placement(row, (size[1] - width) // 2, (size[0] - height) // 2, width, height)
+    return Layers(_WHITE, (place,))
+
+
+def _tensor(images: Sequence[Pixels], device: str) -> Tensor:
+    """(h, w, 3) images as float32 (B, 3, h, w)."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().to(device)
