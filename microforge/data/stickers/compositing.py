@@ -131,4 +131,5 @@ def hue_matrix(angle: float) -> Pixels:
     turn = np.array([
         [1.0, 0.0, 0.0], [0.0, math.cos(angle), -math.sin(angle)], [0.0, math.sin(angle), math.cos(angle)],
     ])  # fmt: skip
-    return (np.linalg.inv(to_yiq) @ turn @ to_yiq).astype(np.float32)
+    matrix: Pixels = (np.linalg.inv(to_yiq) @ turn @ to_yiq).astype(np.float32)
+    return matrix

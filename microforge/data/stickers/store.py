@@ -80,13 +80,14 @@ def _write(
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     try:
-        pixels = np.lib.format.open_memmap(name, "w+", np.uint8, (len(stickers), side, side, 4))
+        pixels: Bytes = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+            name, "w+", np.uint8, (len(stickers), side, side, 4)
+        )
         boxes = np.zeros((len(stickers), 4), np.int32)
         for row, item in enumerate(track(stickers, "reading stickers", console=console, transient=True)):
             pixels[row] = decode_sprite(folder / item.file, side)
             boxes[row] = visible_box(pixels[row])
-        pixels.flush()
-        del pixels
+        del pixels  # flushed
         os.replace(name, path)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npy", delete=False) as stream:
             np.save(stream, boxes)
