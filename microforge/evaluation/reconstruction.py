@@ -24,14 +24,13 @@ from microforge.data.world.renderer import render
 from microforge.data.world.scenes import KINDS, choice, sample_scene
 from microforge.evaluation.metrics import psnr, ssim
 from microforge.io.console import command_app, print_json, run
+from microforge.streams import FixedSeed
 from microforge.vae import MicroForgeVAE
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 BATCH = 8
-#: Seed of the shapes' scenes; training never draws it.
-SCENE_SEED = 1_000_003
 
 app = command_app("Judge an autoencoder by its reconstructions of held-out images.")
 
@@ -58,19 +57,24 @@ class Reconstruction:
 def reconstruct(vae: MicroForgeVAE, images: Tensor) -> Reconstruction:
     """Encode and decode ``images`` (B, 3, H, W) in [0, 1], without noise."""
     outputs = torch.cat([
-        vae.decode(vae.encode(batch).mean).float().clamp(0.0, 1.0) for batch in images.split(BATCH)
+        vae.decode(vae.encode(batch).mean).float().clamp(0.0, 1.0) for batch in torch.split(images, BATCH)
     ])  # fmt: skip
     return Reconstruction(images, outputs, psnr(outputs, images), ssim(outputs, images))
 
 
-def held_out_images(stickers: StickerSource | None, count: int, size: tuple[int, int]) -> Iterator[tuple[str, Tensor]]:
+def held_out_images(
+    stickers: StickerSource | None, count: int, size: tuple[int, int]
+) -> Iterator[tuple[str, Tensor]]:
     """Up to ``count`` images of each group by its name."""
     if stickers is not None:
         stickers.prepare(size)
-        for name, rows in (("unseen subjects", stickers.held_subjects), ("unseen styles", stickers.held_pictures)):
+        for name, rows in (
+            ("unseen subjects", stickers.held_subjects),
+            ("unseen styles", stickers.held_pictures),
+        ):
             if rows:
                 yield name, stickers.portraits(_spread(rows, count), size, "cpu")
-    rng = np.random.default_rng(SCENE_SEED)
+    rng = np.random.default_rng(FixedSeed.UNSEEN_SCENES)
     scenes = [sample_scene(rng, choice(rng, tuple(KINDS)), held_out=True) for _ in range(count)]
     yield "shapes", render(scenes, *size)
 
@@ -83,7 +87,9 @@ def sheet(results: Sequence[Reconstruction], each: int) -> Tensor:
     """The first ``each`` images of every result above their reconstructions, (3, H, W)."""
     rows = [torch.cat(list(part[:each]), dim=2) for one in results for part in (one.images, one.outputs)]
     width = max(row.shape[2] for row in rows)
-    return torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[2]), value=1.0) for row in rows], dim=1)
+    return torch.cat(
+        [torch.nn.functional.pad(row, (0, width - row.shape[2]), value=1.0) for row in rows], dim=1
+    )
 
 
 @app.command()

@@ -13,16 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from microforge.data.order import (
-    CACHE_STREAM,
-    CHUNK,
-    PART,
-    STATISTICS_SEED,
-    ExamplePlan,
-    Examples,
-    epoch_rows,
-    step_rng,
-)
+from microforge.data.order import CHUNK, PART, ExamplePlan, Examples, epoch_rows, step_rng
 from microforge.data.skipped import Skipped
 from microforge.data.stickers.arrangements import MOST, arrange
 from microforge.data.stickers.catalogue import catalogue_fingerprint, read_catalogue
@@ -30,6 +21,7 @@ from microforge.data.stickers.compositing import Background, Layers, Pixels, Pla
 from microforge.data.stickers.splits import held_out_picture, held_out_subject
 from microforge.data.stickers.store import SpriteStore, open_store
 from microforge.errors import DataError
+from microforge.streams import FixedSeed, StepStream
 
 #: What ``--data`` begins with.
 PREFIX = "stickers:"
@@ -135,7 +127,7 @@ class StickerSource:
 
     def statistics(self, count: int, size: tuple[int, int], device: str) -> Iterator[Tensor]:
         for part in range(max(1, count // CHUNK)):
-            yield self.images(STATISTICS_SEED, part, CHUNK, size, device)
+            yield self.images(FixedSeed.STATISTICS, part, CHUNK, size, device)
 
     def plan(self, images: int, captions: int, seed: int) -> ExamplePlan:
         return ExamplePlan(images, captions, seed)
@@ -145,7 +137,7 @@ class StickerSource:
     ) -> Iterator[Examples]:
         """Portraits with their names."""
         self.prepare(size)
-        rng = step_rng(plan.seed, CACHE_STREAM + part)
+        rng = step_rng(plan.seed, StepStream.LATENT_CACHE + part)
         drawn = rng.integers(len(self._captioned), size=min(PART, plan.images - part * PART))
         rows = [self._captioned[int(index)] for index in drawn]
         for first in range(0, len(rows), CHUNK):
