@@ -1,9 +1,8 @@
-"""Which cells of a latent stay the source's own when an image is drawn from a source (SPEC section 6).
+"""Which latents of a source image are preserved in its edit (SPEC section 6); the twin of the runtimes' file.
 
-Two rules, both applied to the latent after a step. Cells outside a mask are known, and stand at the current noise level
-after every step (RePaint, arXiv 2201.09865). Of an edit, cells that came out close to the source's count as unchanged
-and are the source's exactly at the end: where an edit lies is told from what it did, as in DiffEdit (arXiv 2210.11427),
-and all else has no error of the drawing's.
+Two rules, both applied to the latent after a sampling step. Latents outside a mask are preserved: they are put back at the
+current noise level after every step (RePaint, arXiv 2201.09865). Of an edit without a mask, the edited region is where the
+result's latent differs from the source's (as in DiffEdit, arXiv 2210.11427); elsewhere the source's latent is copied.
 
 Letters: B images, C h w latent channels, height and width, H W image height and width.
 """
@@ -13,46 +12,67 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from microforge.errors import SpecError
 from microforge.sampling import AfterStep
 
-#: Distances to the source's latent, in its standard deviations: a cell nearer than the first is unchanged, one beyond
-#: the second changed.
+#: Distances to the source's latent, in its standard deviations: latents nearer than the first are preserved, those beyond
+#: the second edited, those between blended.
 PreserveDistances = tuple[float, float]
 
 
+def binary_mask(mask: Tensor, image: Tensor) -> Tensor:
+    """``mask`` (B or 1, 1, H, W) as zeros and ones in the dtype of ``image`` (B, 3, H, W).
+
+    Raises:
+        SpecError: for another shape, or a mask without a 1.
+    """
+    batch, _, height, width = image.shape
+    if mask.shape not in ((batch, 1, height, width), (1, 1, height, width)):
+        raise SpecError(
+            f"the mask is {tuple(mask.shape)}; it must be ({batch}, 1, {height}, {width}), as the source image"
+        )
+    mask = (mask > 0.5).to(image)
+    if not bool(mask.any()):
+        raise SpecError("the mask is all zero; mark the pixels to change with 1")
+    return mask
+
+
 def latent_mask(mask: Tensor, downsample: int) -> Tensor:
-    """(B, 1, h, w): 1 for every cell with a masked pixel of ``mask`` (B, 1, H, W), which is redrawn as a whole."""
+    """(B, 1, h, w): 1 where any pixel of ``mask`` (B, 1, H, W) is 1; such a latent is sampled as a whole."""
     return F.max_pool2d(mask, downsample)
 
 
 def after_step(
-    known: Tensor, noise: Tensor, hole: Tensor | None = None, unchanged: PreserveDistances | None = None
+    source: Tensor,
+    noise: Tensor,
+    editable: Tensor | None = None,
+    distances: PreserveDistances | None = None,
 ) -> AfterStep | None:
-    """What is done to the latent after each step, or None for nothing.
+    """What preserves latents after each sampling step; None when all are sampled.
 
     Args:
-        known, noise: (B, C, h, w), the source's latent and what the drawing started from.
-        hole: (B, 1, h, w), the cells that are drawn; None: all.
-        unchanged: of an edit; None: cells are left as drawn.
+        source: (B, C, h, w), the source's latent.
+        noise: (B, C, h, w), what sampling started from.
+        editable: the latent mask (B, 1, h, w); None: every latent may change.
+        distances: of an edit; None: no latent is copied for being close to the source's.
     """
-    if hole is None and unchanged is None:
+    if editable is None and distances is None:
         return None
 
     def after(z: Tensor, t: float) -> Tensor:
-        if hole is not None:
-            z = hole * z + (1.0 - hole) * ((1.0 - t) * known + t * noise)
-        return preserve_source(z, known, unchanged) if t == 0.0 and unchanged is not None else z
+        if editable is not None:
+            z = editable * z + (1.0 - editable) * ((1.0 - t) * source + t * noise)
+        return preserve_source(z, source, distances) if t == 0.0 and distances is not None else z
 
     return after
 
 
-def preserve_source(z: Tensor, known: Tensor, unchanged: PreserveDistances) -> Tensor:
-    """``z`` (B, C, h, w) where it differs from ``known``, and next to there; ``known`` elsewhere.
+def preserve_source(z: Tensor, source: Tensor, distances: PreserveDistances) -> Tensor:
+    """``z`` (B, C, h, w) where it differs from ``source``, and next to there; ``source`` elsewhere.
 
-    Between the two distances of ``unchanged`` it is a mixture, so that a small difference of two machines' arithmetic
-    stays small.
+    Between the two distances they are blended, so that a small difference of two machines' arithmetic stays small.
     """
-    near, far = unchanged
-    distance = (z - known).square().mean(1, keepdim=True).sqrt()  # (B, 1, h, w)
-    drawn = F.max_pool2d(((distance - near) / (far - near)).clamp(0.0, 1.0), 3, stride=1, padding=1)
-    return known + drawn * (z - known)
+    near, far = distances
+    distance = (z - source).square().mean(1, keepdim=True).sqrt()  # (B, 1, h, w)
+    edited = F.max_pool2d(((distance - near) / (far - near)).clamp(0.0, 1.0), 3, stride=1, padding=1)
+    return source + edited * (z - source)

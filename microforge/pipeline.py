@@ -5,8 +5,7 @@ It is what exported bundles are compared with: fp32, no autocast, the portable n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,30 +15,22 @@ from torch import Tensor, nn
 
 from microforge.backbone import MicroForgeBackbone
 from microforge.checkpoint import SHIPPED_STUDENT, Checkpoint, read_checkpoint, write_checkpoint
+from microforge.conditioning import Conditioning, Prompt, PromptEncoder
 from microforge.denoiser import Denoiser, build_backbone, build_planner
-from microforge.errors import PromptError, SpecError
-from microforge.latent_blending import after_step, latent_mask
+from microforge.errors import SpecError
+from microforge.latent_blending import after_step, binary_mask, latent_mask
 from microforge.noise import standard_normal
 from microforge.planner import RecurrentLatentPlanner
 from microforge.sampling import StepCallback, batch_time, guided, guided_edit, integrate, uniform_grid
 from microforge.spec import ModelSpec, TextEncoderSpec, check_size
-from microforge.text_encoder import PAD_ID, SimpleTextEncoder, TextEncoder
+from microforge.text_encoder import SimpleTextEncoder, TextEncoder
 from microforge.tokenizer import PromptTokenizer
 from microforge.vae import MicroForgeVAE
 
 __all__ = ["MicroForgePipeline", "SimpleTextEncoder"]
 
-#: A prompt as text, or token ids (B, L) with 0 for padding.
-Prompt = str | Sequence[str] | Tensor
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """Encoded text: sequence (B, L, E), mask (B, L), pooled (B, E)."""
-
-    text: Tensor
-    mask: Tensor
-    pooled: Tensor
+#: (z (B, C, h, w), t) -> velocity (B, C, h, w).
+Velocity = Callable[[Tensor, float], Tensor]
 
 
 class MicroForgePipeline(nn.Module):
@@ -110,134 +101,154 @@ class MicroForgePipeline(nn.Module):
         self, prompt: Prompt, height: int | None = None, width: int | None = None, num_steps: int | None = None,
         guidance: float | None = None, seed: int = 0, callback: StepCallback | None = None,
     ) -> Tensor:  # fmt: skip
-        """Draw images for a prompt.
+        """Generate images for a prompt.
 
         Args:
             prompt: text, several texts, or token ids (B, L) with 0 for padding.
             height, width: pixels, multiples of the downsampling factor; the trained size by default.
-            num_steps: a uniform grid of so many steps; the model's own grid by default.
-            guidance: classifier-free scale (1 is off). Text prompts use the model's own by default; token
-                ids default to 1, since without a tokenizer there is no empty prompt.
+            num_steps: sampling steps on a uniform grid; the model's own grid by default.
+            guidance: scale of classifier-free guidance (1 is off). Text prompts use the model's own by default;
+                token ids default to 1, since without a tokenizer there is no empty prompt.
             seed: of the first image; image i of a batch uses seed + i.
         Returns:
             (B, 3, H, W) in [0, 1].
+        Raises:
+            SpecError: for a size, a step count or a guidance that the model does not allow.
+            PromptError: for an empty text, or for text without a tokenizer.
         """
         return self._decode(self.latents(prompt, height, width, num_steps, guidance, seed, callback))
 
     @torch.no_grad()
     def latents(
-        self, prompt: Prompt, height: int | None = None, width: int | None = None, num_steps: int | None = None,
+        self, prompt: Prompt, height: int | None = None, width: int | None = None, steps: int | None = None,
         guidance: float | None = None, seed: int = 0, callback: StepCallback | None = None,
     ) -> Tensor:  # fmt: skip
-        """What ``text2img`` decodes: normalised latents (B, C, h, w). Arguments as there."""
+        """The normalised latents (B, C, h, w) that ``text2img`` decodes; arguments as there."""
         size = self._size(height, width)
-        conditional = self._encode(prompt, "generate")
-        scale = self._guidance(prompt, guidance)
-        batch = conditional.text.shape[0]
-        empty = self._empty("generate", batch, conditional) if scale != 1.0 else None
+        encoder, scale = self._prompt_encoder(), self._guidance(prompt, guidance)
+        conditional = encoder.encode(prompt, "generate")
+        batch, length, _ = conditional.text.shape
+        empty = encoder.empty("generate", batch, length) if scale != 1.0 else None
         velocity = self._guided_velocity(conditional, empty, scale)
-        return integrate(velocity, self._noise(size, batch, seed), self.grid(num_steps), callback)
+        return integrate(velocity, self._noise(size, batch, seed), self.grid(steps), callback)
 
     @torch.no_grad()
     def edit(
-        self, source: Tensor, instruction: Prompt | None, num_steps: int | None = None, text_guidance: float | None = None,
-        image_guidance: float | None = None, seed: int = 0, callback: StepCallback | None = None,
-        mask: Tensor | None = None,
+        self, image: Tensor, prompt: Prompt | None, mask: Tensor | None = None, *, steps: int | None = None,
+        text_guidance: float | None = None, image_guidance: float | None = None, seed: int = 0,
+        callback: StepCallback | None = None,
     ) -> Tensor:  # fmt: skip
-        """Change ``source`` (B, 3, H, W) as ``instruction`` says; same size out. None is the empty instruction.
+        """Change source images as an instruction says.
 
-        What comes out close to the source is the source's own latent; ``SamplerSpec.preserve_distances`` says how close.
-        With a ``mask`` (B, 1, H, W) only where it is 1: the rest is blended back as in ``inpaint``, whose errors it has.
+        Latents that come out close to the source's are preserved; ``SamplerSpec.preserve_distances`` says how close.
+
+        Args:
+            image: source images (B, 3, H, W) in [0, 1].
+            prompt: the instruction, or one per image; None is the empty prompt.
+            mask: (B or 1, 1, H, W), 1 where pixels may change; all others are preserved bit for bit. None: everywhere.
+            steps, seed, callback: as in ``text2img``.
+            text_guidance, image_guidance: scales of dual guidance; the model's own by default.
+        Returns:
+            (B, 3, H, W) in [0, 1].
+        Raises:
+            SpecError: for a size, a mask, a step count or a guidance that is not allowed.
         """
-        return self._edit_task(
-            "edit", source, instruction, num_steps, text_guidance, image_guidance, seed, callback, mask
-        )
+        scales = (text_guidance, image_guidance)
+        return self._from_source("edit", image, prompt, mask, steps, scales, seed, callback)
 
     @torch.no_grad()
     def inpaint(
-        self, source: Tensor, mask: Tensor, prompt: Prompt | None = None, num_steps: int | None = None,
+        self, image: Tensor, mask: Tensor, prompt: Prompt | None = None, *, steps: int | None = None,
         text_guidance: float | None = None, image_guidance: float | None = None, seed: int = 0,
         callback: StepCallback | None = None,
     ) -> Tensor:  # fmt: skip
-        """Fill the hole of ``source`` (B, 3, H, W) where ``mask`` (B, 1, H, W) is 1.
+        """Fill the masked pixels of source images; all others are preserved bit for bit.
 
-        Each step blends the known region back at the current noise level; pixels outside the mask are
-        the source's own, bit for bit (SPEC section 6).
-
-        Raises:
-            SpecError: for a mask of another size or without a pixel to fill, or a size that is not allowed.
+        After each step the preserved latents are blended back at the current noise level. Arguments and errors as
+        in ``edit``; here the model does not see what lies under the mask.
         """
-        return self._edit_task(
-            "inpaint", source, prompt, num_steps, text_guidance, image_guidance, seed, callback, mask
-        )
+        scales = (text_guidance, image_guidance)
+        return self._from_source("inpaint", image, prompt, mask, steps, scales, seed, callback)
 
     @torch.no_grad()
     def super_resolve(
-        self, source: Tensor, factor: int = 2, prompt: Prompt | None = None, num_steps: int | None = None,
+        self, image: Tensor, factor: int = 2, prompt: Prompt | None = None, *, steps: int | None = None,
         text_guidance: float | None = None, image_guidance: float | None = None, seed: int = 0,
         callback: StepCallback | None = None,
     ) -> Tensor:  # fmt: skip
-        """Draw ``source`` (B, 3, h, w) ``factor`` times larger, guided by its bicubic upsample: one drawing.
+        """Enlarge source images (B, 3, h, w) by 2, 4 or 8 in one pass, conditioned on their bicubic upsamples.
 
-        ``mf-generate`` draws at twice the size in tiles and shrinks; see ``microforge_runtimes.images.source_image``.
+        ``microforge.load().super_resolve`` also works in overlapping tiles and agrees with the source's pixels.
+        Arguments and errors as in ``edit``.
         """
         if factor not in (2, 4, 8):
-            raise SpecError(f"the factor of one drawing of super-resolution is {factor}; allowed: 2, 4, 8")
-        upsampled = F.interpolate(source, scale_factor=factor, mode="bicubic", antialias=False).clamp(0, 1)
-        return self._edit_task(
-            "super-resolve", upsampled, prompt, num_steps, text_guidance, image_guidance, seed, callback
+            raise SpecError(f"the factor of one super-resolution pass is {factor}; allowed: 2, 4, 8")
+        upsampled = F.interpolate(image, scale_factor=factor, mode="bicubic", antialias=False).clamp(0, 1)
+        scales = (text_guidance, image_guidance)
+        return self._from_source("super-resolve", upsampled, prompt, None, steps, scales, seed, callback)
+
+    def _from_source(
+        self, task: str, image: Tensor, prompt: Prompt | None, mask: Tensor | None, steps: int | None,
+        scales: tuple[float | None, float | None], seed: int, callback: StepCallback | None,
+    ) -> Tensor:  # fmt: skip
+        """The tasks with a source image (SPEC section 6): its latent stands to the right of z."""
+        batch, _, height, width = image.shape
+        size = self._size(height, width)
+        mask = None if mask is None else binary_mask(mask, image)
+        shown = image if mask is None or task != "inpaint" else torch.where(mask > 0, 0.5, image)
+        condition = self._image_latent(shown)  # (B, C, h, w)
+        velocity = self._edit_velocity(task, prompt, condition, self._dual_scales(prompt, *scales))
+        noise = self._noise(size, batch, seed)
+        source = condition if shown is image else self._image_latent(image)
+        editable = None if mask is None else latent_mask(mask, self.vae.spec.downsample)
+        distances = self.spec.sampler.preserve_distances if task == "edit" else None
+        after = after_step(source, noise, editable, distances)
+        result = self._decode(integrate(velocity, noise, self.grid(steps), callback, after))
+        return result if mask is None else torch.where(mask > 0, result, image)
+
+    def _image_latent(self, image: Tensor) -> Tensor:
+        """Normalised latent (B, C, h, w) of images (B, 3, H, W)."""
+        return self.vae.normalize(self.vae.encode(image).mean)
+
+    def _dual_scales(
+        self, prompt: Prompt | None, text: float | None, image: float | None
+    ) -> tuple[float, float]:
+        """Text and image scale of dual guidance; 1 and 1 without an empty prompt, or for a guidance-distilled model."""
+        self._refuse_guidance(text, image)
+        sampler = self.spec.sampler
+        if isinstance(prompt, Tensor) or self.tokenizer is None or sampler.guidance_distilled:
+            return 1.0, 1.0
+        return (
+            sampler.text_guidance if text is None else text,
+            sampler.image_guidance if image is None else image,
         )
 
-    def _edit_task(
-        self, task: str, source: Tensor, prompt: Prompt | None, num_steps: int | None, text_guidance: float | None,
-        image_guidance: float | None, seed: int, callback: StepCallback | None, mask: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Shared by the three tasks with a source: its latent stands to the right of z.
-
-        With a ``mask`` everything outside it stays, and inpaint does not see what lies in it.
-        """
-        batch, _, height, width = source.shape
-        size = self._size(height, width)
-        mask = None if mask is None else checked_mask(mask, source)
-        shown = source if mask is None or task != "inpaint" else torch.where(mask > 0, 0.5, source)
-        encoded = self.vae.normalize(self.vae.encode(shown).mean)
-        with_text = self._empty(task, batch) if prompt is None else self._encode(prompt, task, batch)
-        self._refuse_guidance(text_guidance, image_guidance)
-        sampler = self.spec.sampler
-        text_scale = sampler.text_guidance if text_guidance is None else text_guidance
-        image_scale = sampler.image_guidance if image_guidance is None else image_guidance
-        if isinstance(prompt, Tensor) or self.tokenizer is None or sampler.guidance_distilled:
-            text_scale = image_scale = 1.0  # no empty prompt to guide against, or guidance is in the weights
-        full = self._branch(with_text, encoded)
-        if text_scale == image_scale == 1.0:
-            velocity = full
-        else:
-            without_text = self._empty(task, batch)
-            source_only = self._branch(without_text, encoded)
-            nothing = self._branch(without_text, torch.zeros_like(encoded))
-
-            def velocity(z: Tensor, t: float) -> Tensor:
-                branches = (full(z, t), source_only(z, t), nothing(z, t))
-                return guided_edit(*branches, text_scale, image_scale)
-
-        noise = self._noise(size, batch, seed)
-        known = encoded if shown is source else self.vae.normalize(self.vae.encode(source).mean)
-        hole = None if mask is None else latent_mask(mask, self.vae.spec.downsample)
-        after = after_step(known, noise, hole, sampler.preserve_distances if task == "edit" else None)
-        image = self._decode(integrate(velocity, noise, self.grid(num_steps), callback, after))
-        return image if mask is None else torch.where(mask > 0, image, source)
+    def _edit_velocity(
+        self, task: str, prompt: Prompt | None, source: Tensor, scales: tuple[float, float]
+    ) -> Velocity:
+        """The velocity under dual guidance (InstructPix2Pix), with one plan state per branch."""
+        encoder, batch = self._prompt_encoder(), source.shape[0]
+        text = encoder.empty(task, batch) if prompt is None else encoder.encode(prompt, task, batch)
+        full = self._branch(text, source)
+        if scales == (1.0, 1.0):
+            return full
+        empty = encoder.empty(task, batch)
+        source_only = self._branch(empty, source)
+        unconditional = self._branch(empty, torch.zeros_like(source))
+        return lambda z, t: guided_edit(full(z, t), source_only(z, t), unconditional(z, t), *scales)
 
     def _guided_velocity(
         self, conditional: Conditioning, empty: Conditioning | None, scale: float
-    ) -> Callable[[Tensor, float], Tensor]:
+    ) -> Velocity:
+        """The velocity under classifier-free guidance, with one plan state per branch."""
         full = self._branch(conditional, None)
         if empty is None:
             return full
         unconditional = self._branch(empty, None)
         return lambda z, t: guided(full(z, t), unconditional(z, t), scale)
 
-    def _branch(self, text: Conditioning, source: Tensor | None) -> Callable[[Tensor, float], Tensor]:
-        """One guidance branch with a plan state of its own."""
+    def _branch(self, text: Conditioning, source: Tensor | None) -> Velocity:
+        """One guidance branch; it carries its plan state from step to step."""
         batch, device = text.text.shape[0], text.text.device
         plan = self.planner.empty(batch, device, text.text.dtype)
         has_plan = torch.zeros(batch, device=device)
@@ -251,34 +262,9 @@ class MicroForgePipeline(nn.Module):
 
         return velocity
 
-    def _encode(self, prompt: Prompt, task: str, batch: int | None = None) -> Conditioning:
-        if isinstance(prompt, Tensor):
-            ids, mask = prompt, (prompt != PAD_ID).float()
-        else:
-            texts = [prompt] * (batch or 1) if isinstance(prompt, str) else list(prompt)
-            length = self.spec.text_encoder.max_length
-            encoded = [self._tokenizer().encode(text, task, length) for text in texts]
-            ids = torch.from_numpy(np.stack([item.ids for item in encoded]))
-            mask = torch.from_numpy(np.stack([item.mask for item in encoded]))
-        device = next(self.parameters()).device
-        ids, mask = ids.to(device), mask.to(device)
-        text, pooled = self.text_encoder.encode(ids, mask)
-        return Conditioning(text, mask, pooled)
-
-    def _empty(self, task: str, batch: int, like: Conditioning | None = None) -> Conditioning:
-        length = self.spec.text_encoder.max_length if like is None else like.text.shape[1]
-        item = self._tokenizer().encode_empty(task, length)
-        device = next(self.parameters()).device
-        mask = torch.from_numpy(item.mask)[None].to(device)
-        text, pooled = self.text_encoder.encode(torch.from_numpy(item.ids)[None].to(device), mask)
-        return Conditioning(text.expand(batch, -1, -1), mask.expand(batch, -1), pooled.expand(batch, -1))
-
-    def _tokenizer(self) -> PromptTokenizer:
-        if self.tokenizer is None:
-            raise PromptError(
-                "this pipeline has no tokenizer; pass token ids (B, L), or load a checkpoint with one"
-            )
-        return self.tokenizer
+    def _prompt_encoder(self) -> PromptEncoder:
+        length, device = self.spec.text_encoder.max_length, next(self.parameters()).device
+        return PromptEncoder(self.text_encoder, self.tokenizer, length, device)
 
     def _guidance(self, prompt: Prompt, guidance: float | None) -> float:
         self._refuse_guidance(guidance)
@@ -289,25 +275,27 @@ class MicroForgePipeline(nn.Module):
         return self.spec.sampler.text_guidance
 
     def _refuse_guidance(self, *scales: float | None) -> None:
-        """A distilled model draws one branch: another scale than 1 would guide it twice."""
+        """A guidance-distilled model has one branch: another scale than 1 would apply guidance twice."""
         for scale in scales:
             if self.spec.sampler.guidance_distilled and scale not in (None, 1.0):
                 raise SpecError(
-                    f"guidance is {scale:g}; it is in the weights of this distilled model, leave it out"
+                    f"guidance is {scale:g}; it is in the weights of this guidance-distilled model, leave it out"
                 )
 
-    def grid(self, num_steps: int | None) -> tuple[float, ...]:
-        """The times of a drawing in ``num_steps`` steps; None is the model's own grid."""
-        sampler = self.spec.sampler
-        if num_steps is None or num_steps == len(sampler.timesteps) - 1:
-            return sampler.timesteps
-        if sampler.guidance_distilled:
-            raise SpecError(
-                f"this model was distilled to {len(sampler.timesteps) - 1} steps, got {num_steps}"
-            )
-        if num_steps < 1:
-            raise SpecError(f"num_steps is {num_steps}; allowed: 1 or more")
-        return uniform_grid(num_steps)
+    def grid(self, steps: int | None) -> tuple[float, ...]:
+        """The times of ``steps`` sampling steps, from 1.0 to 0.0; None: the model's own grid.
+
+        Raises:
+            SpecError: for a step count that the model does not allow.
+        """
+        timesteps = self.spec.sampler.timesteps
+        if steps is None or steps == len(timesteps) - 1:
+            return timesteps
+        if self.spec.sampler.guidance_distilled:
+            raise SpecError(f"steps is {steps}; this model was distilled to {len(timesteps) - 1}")
+        if steps < 1:
+            raise SpecError(f"steps is {steps}; allowed: 1 or more")
+        return uniform_grid(steps)
 
     def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
         native = self.spec.native_size
@@ -321,19 +309,6 @@ class MicroForgePipeline(nn.Module):
 
     def _decode(self, z: Tensor) -> Tensor:
         return self.vae.decode(self.vae.denormalize(z)).clamp(0.0, 1.0)
-
-
-def checked_mask(mask: Tensor, source: Tensor) -> Tensor:
-    """``mask`` (B or 1, 1, H, W) as zeros and ones in the type of ``source`` (B, 3, H, W); SpecError when it does not fit."""
-    batch, _, height, width = source.shape
-    if mask.shape not in ((batch, 1, height, width), (1, 1, height, width)):
-        raise SpecError(
-            f"the mask is {tuple(mask.shape)}; it must be ({batch}, 1, {height}, {width}), as the source"
-        )
-    mask = (mask > 0.5).to(source)
-    if not bool(mask.any()):
-        raise SpecError("the mask is all zero; mark the pixels to draw with 1")
-    return mask
 
 
 def _describe(

@@ -114,7 +114,7 @@ class CheckpointEditor:
         """As ``Editor.edit``."""
         part = None if mask is None else self._tensor(mask)
         return self._result("edit", instruction, seed, steps, callback, lambda told: self._pipeline.edit(
-            self._tensor(source), instruction, steps, seed=seed, callback=told, mask=part
+            self._tensor(source), instruction, steps=steps, seed=seed, callback=told, mask=part
         ))  # fmt: skip
 
     def inpaint(
@@ -123,7 +123,7 @@ class CheckpointEditor:
     ) -> Result:  # fmt: skip
         """As ``Editor.inpaint``."""
         return self._result("inpaint", prompt, seed, steps, callback, lambda told: self._pipeline.inpaint(
-            self._tensor(source), self._tensor(mask), prompt, steps, seed=seed, callback=told
+            self._tensor(source), self._tensor(mask), prompt, steps=steps, seed=seed, callback=told
         ))  # fmt: skip
 
     def super_resolve(
@@ -132,7 +132,7 @@ class CheckpointEditor:
     ) -> Result:  # fmt: skip
         """As ``Editor.super_resolve``."""
         return self._result("super-resolve", prompt, seed, steps, callback, lambda told: self._pipeline.super_resolve(
-            self._tensor(source), factor, prompt, steps, seed=seed, callback=told
+            self._tensor(source), factor, prompt, steps=steps, seed=seed, callback=told
         ))  # fmt: skip
 
     def _tensor(self, values: Floats) -> Any:

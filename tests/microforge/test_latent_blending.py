@@ -64,7 +64,7 @@ def test_after_step_blends_outside_the_hole_at_every_time_and_copies_at_the_end_
         found = both(z, t)
         torch.testing.assert_close(found[..., 0, 0], z[..., 0, 0])
         torch.testing.assert_close(found[..., 1, :], ((1 - t) * known + t * noise)[..., 1, :])
-    ends = after_step(known, noise, unchanged=(10.0, 11.0))
+    ends = after_step(known, noise, distances=(10.0, 11.0))
     assert ends is not None
     assert torch.equal(ends(z, 0.5), z) and torch.equal(ends(z, 0.0), known)
     assert after_step(known, noise) is None

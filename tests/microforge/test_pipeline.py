@@ -59,7 +59,7 @@ def test_text2img_refuses_what_it_cannot_draw(pipeline: MicroForgePipeline) -> N
         pipeline.text2img("a star", 100, 64)
     with pytest.raises(PromptError, match="empty"):
         pipeline.text2img("  ")
-    with pytest.raises(SpecError, match="num_steps"):
+    with pytest.raises(SpecError, match="steps is 0"):
         pipeline.text2img("a star", num_steps=0)
 
 
@@ -105,7 +105,7 @@ def test_edit_with_a_mask_leaves_every_pixel_outside_it_and_sees_what_lies_in_it
 
 @pytest.mark.parametrize("shape", [(1, 1, 64, 32), (1, 3, 64, 64), (2, 1, 64, 64), (64, 64)])
 def test_inpaint_refuses_a_mask_of_another_size(pipeline: MicroForgePipeline, shape: tuple[int, ...]) -> None:
-    with pytest.raises(SpecError, match=r"mask is .*; it must be \(1, 1, 64, 64\), as the source"):
+    with pytest.raises(SpecError, match=r"mask is .*; it must be \(1, 1, 64, 64\), as the source image"):
         pipeline.inpaint(torch.rand(1, 3, 64, 64), torch.ones(shape), "a star")
 
 

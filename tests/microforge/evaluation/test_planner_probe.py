@@ -26,7 +26,7 @@ def own(pipeline: MicroForgePipeline) -> Iterator[MicroForgePipeline]:
 @torch.no_grad()
 def test_the_first_step_shows_the_cosine_of_the_prompts_own_plan(own: MicroForgePipeline) -> None:
     figures = probe_planner(own, TEXTS[:1], Drawing(64, 64, steps=1, guidance=3.0, seed=5))
-    text = own._encode(TEXTS[0], "generate")
+    text = own._prompt_encoder().encode(TEXTS[0], "generate")
     plan = own.planner.empty(1, torch.device("cpu"))
     expected = own.planner(
         own._noise((64, 64), 1, 5), batch_time(1.0, 1, torch.device("cpu")), text.pooled, plan, torch.zeros(1)

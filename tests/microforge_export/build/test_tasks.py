@@ -93,7 +93,7 @@ def test_edit_whole_or_in_part_inpaint_and_super_resolve_equal_the_torch_pipelin
             ),
             "4x": (pipeline.super_resolve(small, 4, seed=seed), editor.super_resolve(small.numpy(), 4, None, seed)),
             "2 steps": (
-                pipeline.edit(source, "a red circle", 2, seed=seed), editor.edit(source.numpy(), "a red circle", seed, 2),
+                pipeline.edit(source, "a red circle", steps=2, seed=seed), editor.edit(source.numpy(), "a red circle", seed, 2),
             ),
         }  # fmt: skip
     images = []
