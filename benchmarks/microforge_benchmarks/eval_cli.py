@@ -167,12 +167,12 @@ def _score(
     import torch
 
     from microforge.evaluation.contact_sheet import shown_every
-    from microforge.evaluation.generation import Images, evaluate, to_tensor, without_image
+    from microforge.evaluation.generation import Images, evaluate, to_float_images, without_image
 
     rows: list[Tensor] = []
 
     def watch(images: Images) -> None:
-        rows.append(classifier.features(to_tensor(images)))
+        rows.append(classifier.features(to_float_images(images)))
 
     found = _tracked(progress, evaluate(draw, prompts, seed, watch=watch), len(prompts), what)
     every = shown_every(len(prompts))
@@ -184,10 +184,10 @@ def _true_features(draw: Draw, prompts: list[Prompt], seed: int, classifier: Cla
     """Features (N, F) of other true renders of ``prompts``, which need no judgement."""
     import torch
 
-    from microforge.evaluation.generation import BATCH, to_tensor
+    from microforge.evaluation.generation import BATCH, to_float_images
 
     groups = ((prompts[start : start + BATCH], seed + start) for start in range(0, len(prompts), BATCH))
-    return torch.cat([classifier.features(to_tensor(draw(*group))) for group in groups])
+    return torch.cat([classifier.features(to_float_images(draw(*group))) for group in groups])
 
 
 def _distances(

@@ -26,9 +26,9 @@ from microforge.errors import DataError
 SOURCE_TASKS = ("edit", "inpaint", "super-resolve")
 #: How much larger one drawing of super-resolution makes its source, for images as large as trained on and for windows of images
 #: twice as large: super-resolution draws at twice the size that is asked for and shrinks.
-FACTORS_OF_ZOOM: Mapping[int, tuple[int, ...]] = types.MappingProxyType({1: (2, 4), 2: (4, 8)})
+FACTORS_BY_ZOOM: Mapping[int, tuple[int, ...]] = types.MappingProxyType({1: (2, 4), 2: (4, 8)})
 #: Share of super-resolution examples that come with a caption: it is optional there.
-CAPTIONED = 0.5
+CAPTION_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -83,30 +83,30 @@ def task_rng(task: str, seed: int, step: int) -> np.random.Generator:
     return np.random.default_rng([seed, step, 2 + SOURCE_TASKS.index(task)])
 
 
-def inpainting(images: Tensor, texts: tuple[str | None, ...], masks: Tensor) -> Triples:
-    """Examples of inpainting from whole ``images`` (B, 3, H, W) and ``masks`` (B, 1, H, W)."""
-    return Triples(with_hole(images, masks), texts, images, masks)
+def inpaint_examples(images: Tensor, texts: tuple[str | None, ...], masks: Tensor) -> Triples:
+    """Examples of inpaint_examples from whole ``images`` (B, 3, H, W) and ``masks`` (B, 1, H, W)."""
+    return Triples(masked_with_grey(images, masks), texts, images, masks)
 
 
-def upscaling(
+def super_resolve_examples(
     images: Tensor, texts: tuple[str | None, ...], rngs: Sequence[np.random.Generator], zooms: Sequence[int] | None = None
 ) -> Triples:  # fmt: skip
     """Examples of super-resolution from large ``images`` (B, 3, H, W); each ``rng`` picks factor and text.
 
     Args:
-        zooms: keys of ``FACTORS_OF_ZOOM``, one for each image; 1 by default.
+        zooms: keys of ``FACTORS_BY_ZOOM``, one for each image; 1 by default.
     """
     sources, said, factors = [], [], []
     for image, text, rng, zoom in zip(images, texts, rngs, zooms or [1] * len(images), strict=True):
-        allowed = FACTORS_OF_ZOOM[zoom]
+        allowed = FACTORS_BY_ZOOM[zoom]
         factor = allowed[int(rng.integers(len(allowed)))]
-        sources.append(upsampled(shrunk(image[None], factor), factor)[0])
-        said.append(text if rng.random() < CAPTIONED else None)
+        sources.append(upsampled(downsampled(image[None], factor), factor)[0])
+        said.append(text if rng.random() < CAPTION_SHARE else None)
         factors.append(factor)
     return Triples(torch.stack(sources), tuple(said), images, factors=tuple(factors))
 
 
-def shrunk(images: Tensor, factor: int) -> Tensor:
+def downsampled(images: Tensor, factor: int) -> Tensor:
     """``images`` (B, 3, H, W) ``factor`` times smaller, anti-aliased; H and W are multiples of ``factor``."""
     size = (images.shape[2] // factor, images.shape[3] // factor)
     return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
@@ -117,6 +117,6 @@ def upsampled(images: Tensor, factor: int) -> Tensor:
     return F.interpolate(images, scale_factor=factor, mode="bicubic", antialias=False).clamp(0, 1)
 
 
-def with_hole(images: Tensor, masks: Tensor) -> Tensor:
+def masked_with_grey(images: Tensor, masks: Tensor) -> Tensor:
     """``images`` (B, 3, H, W) with middle grey where ``masks`` (B, 1, H, W) is 1 (SPEC section 6)."""
     return torch.where(masks > 0, images.new_tensor(0.5), images)

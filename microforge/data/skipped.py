@@ -14,12 +14,12 @@ class Skipped:
     reason: str
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """``name`` for a message: control characters and bytes that are not UTF-8 are escaped."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
 def skip_summary(skipped: Sequence[Skipped], first: int = 10) -> str:
     """One line for a warning: how many were left out, and the first ones by name."""
-    named = "; ".join(f"{shown(item.name)}: {shown(item.reason)}" for item in skipped[:first])
+    named = "; ".join(f"{printable(item.name)}: {printable(item.reason)}" for item in skipped[:first])
     return f"{len(skipped)} left out: {named}{'; ...' if len(skipped) > first else ''}"

@@ -14,7 +14,7 @@ from torch import Tensor
 from microforge.data.edit_examples import Triples
 from microforge.evaluation.contact_sheet import wrapped
 from microforge.evaluation.editing import Mark
-from microforge.evaluation.generation import to_bytes
+from microforge.evaluation.generation import to_uint8_images
 
 _GREEN, _RED, _INK, _PAPER = (20, 140, 50), (205, 30, 40), (40, 40, 40), (255, 255, 255)
 _SIDE, _GAP, _LINE, _FONT, _LINES, _COLUMNS = 128, 8, 13, 10, 4, 3
@@ -42,7 +42,7 @@ class Collector:
 
     def watch(self, found: Triples, images: Tensor, marks: Sequence[Mark]) -> None:
         every = max(1, math.ceil(self.total / MAX_EXAMPLES))
-        three = (to_bytes(value.cpu()) for value in (found.sources, images, found.targets))
+        three = (to_uint8_images(value.cpu()) for value in (found.sources, images, found.targets))
         for source, result, target, text, mark in zip(*three, found.texts, marks, strict=True):
             if self.seen % every == 0:
                 shown = Example(source.copy(), result.copy(), target.copy(), text or "", mark)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from microforge.data.edit_examples import Triples, inpainting, shrunk, upsampled
+from microforge.data.edit_examples import Triples, downsampled, inpaint_examples, upsampled
 from microforge.data.world.captions import caption
 from microforge.data.world.edits import OPERATIONS, edited_box, edited_region, sample_edit
 from microforge.data.world.masks import grown, sample_mask
@@ -29,7 +29,7 @@ from microforge.evaluation.edit_judge import (
     instruction_followed,
     region_psnr,
 )
-from microforge.evaluation.generation import BATCH, rate, to_bytes
+from microforge.evaluation.generation import BATCH, rate, to_uint8_images
 from microforge.evaluation.metrics import psnr
 from microforge.evaluation.oracle.detector import Detection, detect
 
@@ -107,7 +107,7 @@ def evaluate_edit(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
             render([one.target for one in group], *run.size), _by_hand(regions) if run.masked else None,
         )  # fmt: skip
         images = draw(found, run.seed + start).cpu()
-        seen = [detect(image) for image in to_bytes(images)]
+        seen = [detect(image) for image in to_uint8_images(images)]
         right = [instruction_followed(one, detection) for one, detection in zip(group, seen, strict=True)]
         followed += right
         run.watch(found, images, [Mark(*pair) for pair in zip(right, map(_in_words, seen), strict=True)])
@@ -158,10 +158,10 @@ def evaluate_inpaint(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
         scenes = [sample_scene(rng, "single" if index % 2 else "two") for index in range(count)]
         texts = tuple(caption(scene, rng) for scene in scenes)
         masks = torch.stack([sample_mask(rng, *run.size, scene=scene, kind="object") for scene in scenes])
-        found = inpainting(render(scenes, *run.size), texts, masks)
+        found = inpaint_examples(render(scenes, *run.size), texts, masks)
         images = draw(found, run.seed + start).cpu()
         kept &= torch.equal(composited(found.targets, images, masks), found.targets)
-        seen = [detect(image) for image in to_bytes(images)]
+        seen = [detect(image) for image in to_uint8_images(images)]
         right = [
             completed(_hidden(scene, mask[0]), detection)
             for scene, mask, detection in zip(scenes, masks, seen, strict=True)
@@ -183,7 +183,7 @@ def evaluate_super_resolve(draw: DrawTriples, run: EditRun) -> dict[str, Any]:
     for start in range(0, run.count, run.batch):
         count = min(run.batch, run.count - start)
         targets = render([sample_scene(rng, held_out=True) for _ in range(count)], *run.size)
-        sources = upsampled(shrunk(targets, FACTOR), FACTOR)
+        sources = upsampled(downsampled(targets, FACTOR), FACTOR)
         found = Triples(sources, (None,) * count, targets, factors=(FACTOR,) * count)
         images = draw(found, run.seed + start).cpu()
         model, bicubic = psnr(images, targets), psnr(sources, targets)

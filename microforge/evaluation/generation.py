@@ -75,7 +75,7 @@ def scenes_draw(height: int, width: int, round_trip: RoundTrip | None = None) ->
 
     def draw(prompts: Sequence[Prompt], seed: int) -> Images:
         images = draw_scenes(prompts, seed, height, width)
-        return images if round_trip is None else to_bytes(round_trip(to_tensor(images)))
+        return images if round_trip is None else to_uint8_images(round_trip(to_float_images(images)))
 
     return draw
 
@@ -144,12 +144,12 @@ def _finite(value: float) -> float | None:
     return round(float(value), 4) if math.isfinite(value) else None
 
 
-def to_tensor(images: Images) -> Tensor:
+def to_float_images(images: Images) -> Tensor:
     """Bytes (B, H, W, 3) to float (B, 3, H, W) in [0, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0
 
 
-def to_bytes(images: Tensor) -> Images:
+def to_uint8_images(images: Tensor) -> Images:
     """Float (B, 3, H, W) to bytes (B, H, W, 3); values outside [0, 1] are cut off."""
-    result: Images = pixels.to_bytes(images.detach().cpu().float()).permute(0, 2, 3, 1).contiguous().numpy()
+    result: Images = pixels.to_uint8(images.detach().cpu().float()).permute(0, 2, 3, 1).contiguous().numpy()
     return result

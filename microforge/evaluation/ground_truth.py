@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from microforge.data.pixels import to_bytes
+from microforge.data.pixels import to_uint8
 from microforge.data.world.captions import Prompt
 from microforge.data.world.renderer import render
 from microforge.data.world.scenes import (
@@ -49,7 +49,7 @@ def scene_for_prompt(prompt: Prompt, rng: np.random.Generator) -> Scene:
 def draw_scenes(prompts: Sequence[Prompt], seed: int, height: int, width: int) -> NDArray[np.uint8]:
     """True renders (B, height, width, 3) of scenes that show ``prompts``; scene i is drawn from seed + i."""
     scenes = [scene_for_prompt(prompt, np.random.default_rng(seed + i)) for i, prompt in enumerate(prompts)]
-    pixels = to_bytes(render(scenes, height, width))
+    pixels = to_uint8(render(scenes, height, width))
     images: NDArray[np.uint8] = pixels.permute(0, 2, 3, 1).contiguous().numpy()
     return images
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from microforge.data.order import step_rng
-from microforge.data.world.clear_prompts import rewrites
+from microforge.data.world.explicit_prompts import sample_rewrites
 from microforge.spec import TASKS
 from microforge.streams import STREAM_LENGTH, FixedSeed, StepStream, TensorStream
 from microforge.training.engine.batch_shard import WHOLE
@@ -75,8 +75,8 @@ def test_rewritten_prompts_and_the_task_mix_of_step_0_come_from_different_genera
         numbers.append(int(number))
         return step_rng(seed, number)
 
-    monkeypatch.setattr("microforge.data.world.clear_prompts.step_rng", recorded)
+    monkeypatch.setattr("microforge.data.world.explicit_prompts.step_rng", recorded)
     monkeypatch.setattr("microforge.training.stages.edit.step_rng", recorded)
-    rewrites(2, seed=0)
+    sample_rewrites(2, seed=0)
     task_rows(EditSettings(OptimizerSettings(1e-3), batch=4), 0, 0, WHOLE)
     assert len(numbers) == 2 and numbers[0] != numbers[1]

@@ -58,7 +58,7 @@ def draw_all(
     """Draw and judge ``prompts``; prompt i has the noise of seed + i whoever draws."""
     import numpy as np
 
-    from microforge.evaluation.generation import evaluate, summarize, to_bytes
+    from microforge.evaluation.generation import evaluate, summarize, to_uint8_images
 
     evaluations, seconds = 0, 0.0
 
@@ -72,7 +72,7 @@ def draw_all(
         texts = [prompt.text for prompt in group]
         images = pipeline.text2img(texts, num_steps=contender.steps, seed=first)
         seconds += time.process_time() - start
-        return to_bytes(images)
+        return to_uint8_images(images)
 
     hook = pipeline.denoiser.register_forward_hook(count)
     results = list(evaluate(draw, prompts, seed, BATCH))
@@ -92,10 +92,10 @@ def figures(drawn: Drawn, reference: Drawn) -> dict[str, Any]:
     """
     import numpy as np
 
-    from microforge.evaluation.generation import to_tensor
+    from microforge.evaluation.generation import to_float_images
     from microforge.evaluation.metrics import psnr
 
-    levels = psnr(to_tensor(drawn.images), to_tensor(reference.images)).clamp(max=100.0)
+    levels = psnr(to_float_images(drawn.images), to_float_images(reference.images)).clamp(max=100.0)
     pairs = np.array(drawn.correct, float) - np.array(reference.correct, float)
     spread = 1.96 * float(pairs.std(ddof=1)) / math.sqrt(len(pairs)) if len(pairs) > 1 else 0.0
     mean = float(pairs.mean())

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from microforge.bundle.files import load_bundle
 from microforge.bundle.manifest import MANIFEST
-from microforge.data.edit_examples import SOURCE_TASKS, Triples, shrunk
+from microforge.data.edit_examples import SOURCE_TASKS, Triples, downsampled
 from microforge.data.world.captions import Prompt
 from microforge.errors import CheckpointError, SpecError
-from microforge.evaluation.generation import Draw, Images, RoundTrip, to_bytes
+from microforge.evaluation.generation import Draw, Images, RoundTrip, to_uint8_images
 from microforge.evaluation.oracle.detector import MIN_SIDE
 from microforge.evaluation.planner_probe import Drawing, PlannerFigures, probe_planner
 from microforge_runtimes.images.image_file import Picture
@@ -116,7 +116,7 @@ def _open_checkpoint(path: Path, settings: Settings) -> Subject:
 
     def draw(prompts: Sequence[Prompt], seed: int) -> Images:
         texts = [prompt.text for prompt in prompts]
-        return to_bytes(pipeline.text2img(texts, height, width, steps, guidance, seed))
+        return to_uint8_images(pipeline.text2img(texts, height, width, steps, guidance, seed))
 
     @torch.no_grad()
     def round_trip(images: torch.Tensor) -> torch.Tensor:
@@ -209,7 +209,7 @@ def enlarged(
     editor: Editor | CheckpointEditor, found: Triples, seed: int, steps: int | None
 ) -> NDArray[np.float32]:
     """What ``mf-generate`` makes of the small image of one example, its target's own: (1, 3, H, W)."""
-    small = shrunk(found.targets, found.factors[0]).cpu().numpy()
+    small = downsampled(found.targets, found.factors[0]).cpu().numpy()
     work = Work("super-resolve", Picture(to_pixels(small)), factor=found.factors[0])
     _, pixels = draw_work(editor, work, found.texts[0], seed, steps)
     return from_pixels(pixels)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from microforge.data.edit_examples import SOURCE_TASKS, Triples, inpainting, shrunk, upsampled
+from microforge.data.edit_examples import SOURCE_TASKS, Triples, downsampled, inpaint_examples, upsampled
 from microforge.data.world.captions import caption
 from microforge.data.world.edits import OPERATIONS, sample_edit
 from microforge.data.world.masks import sample_mask
@@ -18,7 +18,7 @@ from microforge.data.world.renderer import render
 from microforge.data.world.scenes import sample_scene
 from microforge.errors import BundleError, SpecError
 from microforge.evaluation.contact_sheet import wrapped
-from microforge.evaluation.generation import to_bytes
+from microforge.evaluation.generation import to_uint8_images
 from microforge.streams import FixedSeed
 from microforge_benchmarks.evaluate.subjects import Settings, open_subject
 
@@ -56,8 +56,8 @@ def examples(task: str, size: tuple[int, int]) -> Triples:
     images = render(scenes, *size)
     if task == "inpaint":
         masks = [sample_mask(rng, *size, scene=scene, kind="object") for scene in scenes]
-        return inpainting(images, tuple(caption(scene, rng) for scene in scenes), torch.stack(masks))
-    large = upsampled(shrunk(images, FACTOR), FACTOR)
+        return inpaint_examples(images, tuple(caption(scene, rng) for scene in scenes), torch.stack(masks))
+    large = upsampled(downsampled(images, FACTOR), FACTOR)
     return Triples(large, (None,) * COUNT, images, factors=(FACTOR,) * COUNT)
 
 
@@ -65,7 +65,7 @@ def _picture(sources: Tensor, results: Tensor, words: list[str]) -> Image.Image:
     height, width = sources.shape[2:]
     sheet = Image.new("RGB", (COUNT * (width + GAP) + GAP, 2 * height + ARROW + CAPTION + 2 * GAP), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
-    for index, pair in enumerate(zip(to_bytes(sources), to_bytes(results), strict=True)):
+    for index, pair in enumerate(zip(to_uint8_images(sources), to_uint8_images(results), strict=True)):
         left = GAP + index * (width + GAP)
         for pixels, top in zip(pair, (GAP, GAP + height + ARROW), strict=True):
             sheet.paste(Image.fromarray(pixels), (left, top))

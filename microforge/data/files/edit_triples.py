@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from microforge.data.edit_examples import Triples, inpainting, task_rng, upscaling
+from microforge.data.edit_examples import Triples, inpaint_examples, super_resolve_examples, task_rng
 from microforge.data.files.captioned import captions_of_row, is_clutter, numbered_lines, parse_object
 from microforge.data.files.decode import SUFFIXES, Pixels, decode_image
 from microforge.data.files.folders import METADATA
 from microforge.data.files.image_source import pixels_tensor
-from microforge.data.skipped import Skipped, shown
+from microforge.data.skipped import Skipped, printable
 from microforge.data.world.masks import sample_mask
 from microforge.errors import DataError
 
@@ -90,8 +90,8 @@ class FolderTriples:
         silent = (None,) * len(pairs)
         if task == "inpaint":
             masks = torch.stack([sample_mask(own, *size) for own in rngs])
-            return inpainting(targets, silent, masks.to(device))
-        return upscaling(targets, silent, rngs)
+            return inpaint_examples(targets, silent, masks.to(device))
+        return super_resolve_examples(targets, silent, rngs)
 
     def _decoded(self, place: int, size: tuple[int, int]) -> tuple[TripleFiles, Pixels, Pixels]:
         """The triple ``place``, or the next one after it whose images are whole."""
@@ -132,7 +132,7 @@ def list_triples(root: Path) -> tuple[tuple[TripleFiles, ...], tuple[Skipped, ..
             found = _read_row(root, path.parent, f"{where} line {number}", line)
             files.append(found) if isinstance(found, TripleFiles) else skipped.append(found)
     if not files:
-        why = f"; {shown(skipped[0].name)}: {skipped[0].reason}" if skipped else ""
+        why = f"; {printable(skipped[0].name)}: {skipped[0].reason}" if skipped else ""
         raise DataError(
             f"{root} holds no usable edit{why}; write lines with source, instruction and target to {METADATA}"
         )

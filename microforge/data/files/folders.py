@@ -26,7 +26,7 @@ from microforge.data.files.captioned import (
     parse_object,
 )
 from microforge.data.files.decode import SUFFIXES
-from microforge.data.skipped import Skipped, shown
+from microforge.data.skipped import Skipped, printable
 from microforge.errors import DataError
 
 METADATA = "metadata.jsonl"
@@ -78,7 +78,7 @@ def list_folder(root: Path) -> Listing:
     if not images:
         last = skipped[-1]
         raise DataError(
-            f"none of the {len(found.images)} images in {root} can be used (one is {shown(last.name)}: "
+            f"none of the {len(found.images)} images in {root} can be used (one is {printable(last.name)}: "
             f"{last.reason}); write captions to NAME.txt beside NAME.jpg, or to {METADATA}"
         )
     return Listing(tuple(images), tuple(skipped), fingerprint(images, stamps))
@@ -176,4 +176,4 @@ def _metadata(path: Path) -> tuple[tuple[MetadataRow, ...], tuple[Skipped, ...]]
 
 
 def _instead(others: list[str]) -> str:
-    return f" (but {len(others)} other files, one is {shown(others[0])})" if others else ""
+    return f" (but {len(others)} other files, one is {printable(others[0])})" if others else ""

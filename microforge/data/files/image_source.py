@@ -25,8 +25,8 @@ from torch import Tensor
 from microforge.data.files.captioned import CaptionedImage, Listing
 from microforge.data.files.decode import Pixels, decode_image
 from microforge.data.order import CHUNK, PART, ExamplePlan, Examples, epoch_rows, step_rng
-from microforge.data.pixels import from_bytes
-from microforge.data.skipped import Skipped, shown
+from microforge.data.pixels import from_uint8
+from microforge.data.skipped import Skipped, printable
 from microforge.errors import DataError
 from microforge.streams import FixedSeed
 
@@ -161,7 +161,7 @@ class PhotoSource:
         if not stored:
             bad = self.skipped[0]
             raise DataError(
-                f"none of the {len(rows)} images in {self.name} can be used ({shown(bad.name)}: {bad.reason})"
+                f"none of the {len(rows)} images in {self.name} can be used ({printable(bad.name)}: {bad.reason})"
             )
         self._stored = stored
         self._train, self._held = (
@@ -193,7 +193,7 @@ class PhotoSource:
         image = self._all[pool[place]]
         raise DataError(
             f"{min(len(pool), MAX_BROKEN_RUN)} images in a row of {self.name} cannot be decoded "
-            f"({shown(image.name)}: {self._skipped[image.name]})"
+            f"({printable(image.name)}: {self._skipped[image.name]})"
         )
 
     def _decode(self, row: int, size: tuple[int, int]) -> Pixels | None:
@@ -233,7 +233,7 @@ def pixels_tensor(images: Sequence[Pixels], device: str) -> Tensor:
     """Images (h, w, 3) of bytes, all of one size, as float32 (B, 3, h, w) in [0, 1]."""
     pixels = torch.from_numpy(np.stack(images)).to(device)  # bytes to the device: a quarter of the transfer
     planes = pixels.permute(0, 3, 1, 2).contiguous()  # else convolutions would take it for channels_last
-    return from_bytes(planes)  # (B, 3, H, W)
+    return from_uint8(planes)  # (B, 3, H, W)
 
 
 def _repeated(captions: Sequence[str], count: int) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from microforge.data.files.captioned import (
     is_clutter,
 )
 from microforge.data.files.decode import SUFFIXES
-from microforge.data.skipped import Skipped, shown
+from microforge.data.skipped import Skipped, printable
 from microforge.errors import DataError
 from microforge.io.atomic import atomic_bytes
 
@@ -102,7 +102,7 @@ def list_shards(shards: Sequence[Path], cache: Path, console: Console) -> Listin
             images.append(CaptionedImage(f"{path.name}/{name}", captions, path, offset, size))
             stamps.append(f"{stamp} {offset} {size}")
     if not images:
-        first = f" (first: {shown(skipped[0].name)}: {skipped[0].reason})" if skipped else ""
+        first = f" (first: {printable(skipped[0].name)}: {skipped[0].reason})" if skipped else ""
         raise DataError(
             f"{shards[0]}{f' and {len(shards) - 1} more' if len(shards) > 1 else ''} hold no image with a caption{first}; "
             "a sample is KEY.jpg with KEY.txt, or KEY.json with caption or text"

@@ -43,15 +43,15 @@ _COUNT = {form: number for number, word in enumerate(NUMBERS) for form in (word,
 _PLACE_WORD = {"upper": "top", "lower": "bottom", "middle": "center", "centre": "center"}
 
 
-def one_of(words: Iterable[str]) -> str:
+def any_of(words: Iterable[str]) -> str:
     """A pattern for any of ``words``, the longest first: "plus sign" before "plus"."""
     return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
 
 
-_BACKGROUND = re.compile(rf"\b(?:on|against|with) an? ({one_of(_COLOR)}) (?:background|backdrop)\b")
-_OBJECT = re.compile(rf"(?:\b({one_of(_COLOR)}) )?\b({one_of(_SHAPE)})\b")
-_BETWEEN = re.compile(rf" (?:is )?({one_of(_RELATION)}) an? ")
-_COUNTED = re.compile(rf"\b({one_of(_COUNT)})\b")
+_BACKGROUND = re.compile(rf"\b(?:on|against|with) an? ({any_of(_COLOR)}) (?:background|backdrop)\b")
+_OBJECT = re.compile(rf"(?:\b({any_of(_COLOR)}) )?\b({any_of(_SHAPE)})\b")
+_BETWEEN = re.compile(rf" (?:is )?({any_of(_RELATION)}) an? ")
+_COUNTED = re.compile(rf"\b({any_of(_COUNT)})\b")
 _PLACE = re.compile(r"\b(?:top|bottom|upper|lower|left|right|center|centre|middle)\b")
 
 #: Kind of scene -> the first category about it.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from microforge.data.edit_examples import Triples, inpainting, task_rng, upscaling
+from microforge.data.edit_examples import Triples, inpaint_examples, super_resolve_examples, task_rng
 from microforge.data.skipped import Skipped
 from microforge.data.world.captions import caption
 from microforge.data.world.edits import sample_edit
@@ -42,12 +42,12 @@ class SceneTriples:
         mine_texts = tuple(texts[row] for row in rows)
         if task == "super-resolve":
             windows = [window(scenes[row], own, size, device) for own, row in zip(rngs, rows, strict=True)]
-            return upscaling(
+            return super_resolve_examples(
                 torch.stack([image for image, _ in windows]), mine_texts, rngs, [zoom for _, zoom in windows]
             )
         images = render([scenes[row] for row in rows], *size, device=device)
         masks = [sample_mask(own, *size, scene=scenes[row]) for own, row in zip(rngs, rows, strict=True)]
-        return inpainting(images, mine_texts, torch.stack(masks).to(device))
+        return inpaint_examples(images, mine_texts, torch.stack(masks).to(device))
 
 
 def window(scene: Scene, rng: np.random.Generator, size: tuple[int, int], device: str) -> tuple[Tensor, int]:

@@ -22,7 +22,7 @@ from rich.progress import track
 from torch import Tensor
 
 from microforge.data.edit_examples import SOURCE_TASKS, TripleSource
-from microforge.data.pixels import from_bytes, to_bytes
+from microforge.data.pixels import from_uint8, to_uint8
 from microforge.streams import StepStream
 from microforge.tokenizer import PromptTokenizer
 from microforge.training.caches.latents import encoder_sha256, metadata, save_whole
@@ -64,7 +64,7 @@ class Encoding:
                 task, self.loop.seed, stream, own, range(own), self.size, self.loop.device
             )
             latents = [
-                latents_of(self.vae, to_bytes(images), self.loop.device).half().cpu()
+                latents_of(self.vae, to_uint8(images), self.loop.device).half().cpu()
                 for images in (found.sources, found.targets)
             ]
             pieces.append((*latents, words_of(self.tokenizer, found.texts, task, self.length).int()))
@@ -81,7 +81,7 @@ class Encoding:
             )
             digest.update(words_of(self.tokenizer, first.texts, task, self.length).numpy().tobytes())
             for images in (first.sources, first.targets):
-                digest.update(to_bytes(images).numpy().tobytes())
+                digest.update(to_uint8(images).numpy().tobytes())
         return f"{encoder_sha256(self.vae)} {digest.hexdigest()}"
 
 
@@ -138,6 +138,6 @@ def words_of(tokenizer: PromptTokenizer, texts: Sequence[str | None], task: str,
 @torch.no_grad()
 def latents_of(vae: MicroForgeVAE, pixels: Tensor, device: str) -> Tensor:
     """Normalised latents (B, C, h, w) of bytes, in float32 whatever the training's precision, as the flow's cached ones."""
-    images = from_bytes(pixels.to(device, non_blocking=True))
+    images = from_uint8(pixels.to(device, non_blocking=True))
     with torch.autocast(images.device.type, enabled=False):
         return vae.normalize(vae.encode(images).mean)

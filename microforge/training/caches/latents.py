@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from microforge.data.image_source import ImageSource
 from microforge.data.order import PART, ExamplePlan
-from microforge.data.pixels import from_bytes, to_bytes
+from microforge.data.pixels import from_uint8, to_uint8
 from microforge.errors import DataError
 from microforge.tokenizer import PromptTokenizer
 from microforge.vae import MicroForgeVAE
@@ -143,14 +143,14 @@ class _Made(IterableDataset[tuple[int, Batch | None]]):
         for part in mine:
             for images, captions in self.source.examples(self.plan, part, self.size, self.device):
                 ids, cut = _ids(self.tokenizer, captions, self.max_length)
-                yield part, (to_bytes(images), ids, cut)
+                yield part, (to_uint8(images), ids, cut)
             yield part, None
 
 
 @torch.no_grad()
 def _encode(vae: MicroForgeVAE, pixels: Tensor, device: str) -> Tensor:
     """Latents (B, C, h, w) of bytes (B, 3, H, W)."""
-    images = from_bytes(pixels.to(device))
+    images = from_uint8(pixels.to(device))
     return vae.normalize(vae.encode(images).mean).half().cpu()
 
 

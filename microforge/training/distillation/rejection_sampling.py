@@ -26,7 +26,7 @@ from torch import Tensor
 from microforge.data.world.caption_reader import read_caption
 from microforge.data.world.captions import Prompt
 from microforge.errors import DataError, PromptError
-from microforge.evaluation.generation import to_bytes
+from microforge.evaluation.generation import to_uint8_images
 from microforge.evaluation.oracle.detector import DetectedObject, Detection, detect
 from microforge.evaluation.oracle.verdict import judge
 from microforge.io.atomic import atomic_bytes
@@ -105,7 +105,7 @@ def verdicts(teacher: Teacher, task: str, shard: Shard) -> NDArray[np.bool_]:
 
     def seen(latents: Tensor) -> list[Detection]:
         images = teacher.vae.decode(teacher.vae.denormalize(latents.to(teacher.device)))
-        return [detect(image) for image in to_bytes(images)]
+        return [detect(image) for image in to_uint8_images(images)]
 
     drawn = seen(shard.points[:, -1])
     if task == "generate":

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from microforge.data.pixels import to_bytes
+from microforge.data.pixels import to_uint8
 
 
 def save_sheet(path: Path, sheet: Tensor) -> None:
     """Write an image (3, H, W) in [0, 1] as PNG, through a temporary file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = to_bytes(sheet).permute(1, 2, 0).cpu().numpy()
+    pixels = to_uint8(sheet).permute(1, 2, 0).cpu().numpy()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
     Image.fromarray(pixels).save(temporary)
     os.replace(temporary, path)

@@ -11,7 +11,7 @@ from microforge.data.edit_examples import TripleSource
 from microforge.data.files.image_source import Augmentation
 from microforge.data.image_source import ImageSource
 from microforge.data.open import open_source
-from microforge.data.skipped import Skipped, shown, skip_summary
+from microforge.data.skipped import Skipped, printable, skip_summary
 from microforge.io.atomic import atomic_bytes
 from microforge.training.engine.distributed import Processes
 from microforge.training.runs.plan import TrainRequest
@@ -48,7 +48,7 @@ def report_skipped(source: ImageSource | TripleSource, folder: Path, console: Co
     path = folder / SKIPPED
     before = path.read_text("utf-8").splitlines() if path.is_file() else []
     lines: Mapping[str, Skipped] = {
-        f"{shown(item.name)}: {shown(item.reason)}": item for item in source.skipped
+        f"{printable(item.name)}: {printable(item.reason)}": item for item in source.skipped
     }
     new = [item for line, item in lines.items() if line not in set(before)]
     if new:

@@ -19,8 +19,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint
-from microforge.data.edit_examples import SOURCE_TASKS, Triples, TripleSource, shrunk
-from microforge.data.pixels import to_bytes
+from microforge.data.edit_examples import SOURCE_TASKS, Triples, TripleSource, downsampled
+from microforge.data.pixels import to_uint8
 from microforge.pipeline import MicroForgePipeline
 from microforge.streams import FixedSeed, StepStream
 from microforge.text_encoder import PAD_ID
@@ -243,7 +243,7 @@ def _sourced(
     for task, (_, places) in task_rows(settings, seed, step, shard).items():
         if task in SOURCE_TASKS:
             found = triples.triples(task, seed, step, len(whole[task][0]), places, size, device)
-            made[task] = to_bytes(found.sources), to_bytes(found.targets), found.texts
+            made[task] = to_uint8(found.sources), to_uint8(found.targets), found.texts
     return made
 
 
@@ -264,7 +264,7 @@ def drawn(pipeline: MicroForgePipeline, task: str, found: Triples, seed: int = 0
     if task == "edit":
         return pipeline.edit(found.sources, prompt, seed=seed, mask=found.masks)
     factor = found.factors[0]
-    return pipeline.super_resolve(shrunk(found.targets, factor), factor, prompt, seed=seed)
+    return pipeline.super_resolve(downsampled(found.targets, factor), factor, prompt, seed=seed)
 
 
 def picked(batch: FlowBatch, rows: Sequence[int]) -> FlowBatch:

@@ -28,7 +28,7 @@ from microforge.data.order import step_rng
 from microforge.data.world.caption_reader import seen_prompt
 from microforge.data.world.captions import Prompt
 from microforge.errors import DataError
-from microforge.evaluation.generation import to_bytes
+from microforge.evaluation.generation import to_uint8_images
 from microforge.evaluation.oracle.detector import detect
 from microforge.evaluation.oracle.verdict import judge
 from microforge.pipeline import MicroForgePipeline
@@ -143,7 +143,7 @@ def _drawn(
         first = seed + start * settings.group
         with torch.autocast(loop.device.split(":")[0], torch.bfloat16, enabled=loop.bfloat16):
             z = pipeline.latents(rows, *size, steps, guidance, first).float()  # (G * K, C, h, w)
-            images = to_bytes(pipeline.vae.decode(pipeline.vae.denormalize(z)))
+            images = to_uint8_images(pipeline.vae.decode(pipeline.vae.denormalize(z)))
         asked = [prompt for prompt in some for _ in range(settings.group)]
         right = [judge(prompt, detect(image)).correct for prompt, image in zip(asked, images, strict=True)]
         shape = (len(some), settings.group)

@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor
 
 from microforge.checkpoint import Checkpoint
-from microforge.data.world.clear_prompts import Rewrite, rewrites
+from microforge.data.world.explicit_prompts import PromptRewrite, sample_rewrites
 from microforge.errors import DataError
 from microforge.sampling import loss_weight
 from microforge.streams import StepStream, TensorStream
@@ -50,9 +50,9 @@ class RewriteStage(SelfTaughtStage):
         self.settings = settings
         self.latents, self.asked, self.meant = torch.empty(0), torch.empty(0), torch.empty(0)
 
-    def pairs(self) -> list[Rewrite]:
+    def pairs(self) -> list[PromptRewrite]:
         """The prompts whose clear readings are drawn, the same again for the same settings."""
-        return rewrites(self.settings.judged // self.settings.group, self.flow.loop.seed)
+        return sample_rewrites(self.settings.judged // self.settings.group, self.flow.loop.seed)
 
     def prepare(self, path: Path, drawer: Checkpoint, console: Console, processes: Processes) -> None:
         """Draw the clear prompts that ``path`` does not hold yet, all processes together, and keep what shows them.
@@ -62,7 +62,7 @@ class RewriteStage(SelfTaughtStage):
         """
         settings, loop = self.settings, self.flow.loop
         pairs = self.pairs()
-        meant = [pair.meant for pair in pairs]
+        meant = [pair.rewritten for pair in pairs]
         found = load_or_draw(path, meant, drawer, settings, loop, self.flow.size, console, processes)
         rows, members = found.right.nonzero(as_tuple=True)
         if not len(rows):
@@ -70,11 +70,11 @@ class RewriteStage(SelfTaughtStage):
                 f"of {found.right.numel()} drawings not one shows its prompt: nothing to teach from"
             )
         length = found.ids.shape[1]
-        asked = prompt_ids(self.flow.tokenizer, [pair.asked for pair in pairs], length)
+        asked = prompt_ids(self.flow.tokenizer, [pair.prompt for pair in pairs], length)
         self.latents = found.latents[rows, members]
         self.meant, self.asked = found.ids[rows].long(), asked[rows]
         if processes.is_main:
-            vague = sum(pair.asked != pair.meant.text for pair in pairs)
+            vague = sum(pair.prompt != pair.rewritten.text for pair in pairs)
             console.print(
                 f"drawings: {len(rows):,} of {found.right.numel():,} show what was meant; "
                 f"{vague:,} of {len(pairs):,} prompts are rewritten", highlight=False,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint, write_checkpoint
 from microforge.data.image_source import ImageSource
-from microforge.data.pixels import from_bytes, to_bytes
+from microforge.data.pixels import from_uint8, to_uint8
 from microforge.data.world.image_source import SceneSource
 from microforge.spec import ModelSpec
 from microforge.tokenizer import PromptTokenizer
@@ -138,7 +138,7 @@ class VAEStage:
         """This piece's images (B, 3, H, W) and latent noise (B, C, h, w) of the step's whole batch."""
         device, total = self.loop.device, self.settings.batch
         rows = shard.rows(total)
-        image = from_bytes(self.images(step, shard).to(device, non_blocking=True))
+        image = from_uint8(self.images(step, shard).to(device, non_blocking=True))
         cells = (side // self.network.spec.downsample for side in image.shape[2:])
         generator = step_generator(self.loop.seed, step, device)
         noise = torch.randn(total, self.spec.latent_channels, *cells, generator=generator, device=device)
@@ -199,7 +199,7 @@ def _pixels(
     step: int, shard: Shard,
 ) -> Tensor:  # fmt: skip
     """This piece's images of a step, as bytes (B, 3, H, W)."""
-    return to_bytes(source.images(seed, step, total, size, device, crop, shard.rows(total)))
+    return to_uint8(source.images(seed, step, total, size, device, crop, shard.rows(total)))
 
 
 @torch.no_grad()

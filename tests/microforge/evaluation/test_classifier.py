@@ -27,7 +27,7 @@ from microforge.evaluation.classifier import (
     load_classifier,
     to_file,
 )
-from microforge.evaluation.generation import scenes_draw, to_tensor
+from microforge.evaluation.generation import scenes_draw, to_float_images
 from microforge.evaluation.train_classifier import (
     ClassifierSettings,
     augment,
@@ -62,7 +62,7 @@ def test_the_shipped_weights_are_right_on_fresh_renders(shipped: Classifier) -> 
 
 def test_the_shipped_weights_read_what_a_prompt_asks_for(shipped: Classifier) -> None:
     prompts = [one for one in evaluation_prompts(240, 3) if all(item.color for item in one.objects)]
-    chosen = answers(shipped(to_tensor(scenes_draw(160, 160)(prompts, 0))))
+    chosen = answers(shipped(to_float_images(scenes_draw(160, 160)(prompts, 0))))
     for key, names in (("shape", SHAPES), ("color", tuple(COLORS))):
         wanted = [{getattr(item, key) for item in one.objects} for one in prompts]
         found = [{names[i] for i in row.nonzero().flatten()} for row in chosen[key]]
@@ -81,7 +81,7 @@ def test_features_have_one_width_for_any_image_size(shipped: Classifier) -> None
 def test_features_notice_a_change_of_content_more_than_a_larger_canvas(shipped: Classifier) -> None:
     prompts = evaluation_prompts(24, 1)
     small, large, other = (
-        shipped.features(to_tensor(scenes_draw(side, side)(prompts, seed)))
+        shipped.features(to_float_images(scenes_draw(side, side)(prompts, seed)))
         for side, seed in ((96, 0), (192, 0), (96, 500))
     )
     assert float((small - large).norm(dim=1).mean()) < 0.5 * float((small - other).norm(dim=1).mean())

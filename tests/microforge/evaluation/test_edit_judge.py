@@ -13,7 +13,7 @@ from microforge.data.world.renderer import render
 from microforge.data.world.scenes import sample_scene
 from microforge.errors import DataError
 from microforge.evaluation.edit_judge import completed, composited, instruction_followed, region_psnr, shows
-from microforge.evaluation.generation import to_bytes
+from microforge.evaluation.generation import to_uint8_images
 from microforge.evaluation.oracle.detector import detect
 
 
@@ -22,7 +22,7 @@ def test_instruction_followed_passes_the_target_and_fails_the_source(operation: 
     rng = np.random.default_rng(0)
     edits = [sample_edit(rng, operation) for _ in range(12)]
     sources, targets = (
-        [detect(image) for image in to_bytes(render(scenes, 160, 160))]
+        [detect(image) for image in to_uint8_images(render(scenes, 160, 160))]
         for scenes in ([one.source for one in edits], [one.target for one in edits])
     )
     assert sum(map(instruction_followed, edits, targets)) >= 11
@@ -34,9 +34,9 @@ def test_completed_wants_the_hidden_object_at_its_place() -> None:
     for _ in range(10):
         scene = sample_scene(rng, "two")
         gone, kept = scene.objects
-        image = to_bytes(render([scene], 160, 160))[0]
+        image = to_uint8_images(render([scene], 160, 160))[0]
         bare = type(scene)(scene.background, scene.background_rgb, (kept,), "single", None)
-        without = to_bytes(render([bare], 160, 160))[0]
+        without = to_uint8_images(render([bare], 160, 160))[0]
         assert completed(gone, detect(image)) and shows(scene, detect(image))
         assert not completed(gone, detect(without)) and not shows(scene, detect(without))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from microforge.evaluation.generation import to_bytes
+from microforge.evaluation.generation import to_uint8_images
 from microforge.io.console import exit_code
 from microforge_benchmarks.pictures.showcase import PROMPTS, app
 from microforge_benchmarks.pictures.strip import ARROW, GAP, examples
@@ -27,7 +27,7 @@ def test_a_strip_shows_every_source_above_its_result(editing_bundle: Path, tmp_p
     with Image.open(out) as sheet:
         pixels = np.asarray(sheet.convert("RGB")).astype(int)
     found = examples(task, (64, 96))
-    for index, source in enumerate(to_bytes(found.sources)):
+    for index, source in enumerate(to_uint8_images(found.sources)):
         left = GAP + index * (96 + GAP)
         above, below = (pixels[top : top + 64, left : left + 96] for top in (GAP, GAP + 64 + ARROW))
         np.testing.assert_array_equal(above, source)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from microforge_benchmarks.studies.arm64.compare import Report
 
 app = command_app("A bundle's drawing on emulated 64-bit Arm beside the same on x86-64.")
-EXAMPLE = "Example: python -m microforge_benchmarks.studies.arm64.cli model.mfb --work build/arm64 --out arm64.json"
+EXAMPLE = (
+    "Example: python -m microforge_benchmarks.studies.arm64.cli model.mfb --work build/arm64 --out arm64.json"
+)
 
 
 @app.command(epilog=EXAMPLE)

@@ -20,7 +20,7 @@ from microforge.data.files.captioned import (
     clean_captions,
 )
 from microforge.data.files.folders import MetadataRow, list_folder, parse_metadata
-from microforge.data.skipped import shown, skip_summary
+from microforge.data.skipped import printable, skip_summary
 from microforge.errors import DataError
 
 UNICODE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), max_size=40)
@@ -118,7 +118,7 @@ def test_list_folder_takes_file_names_that_are_not_text(tmp_path: Path) -> None:
     listing = list_folder(tmp_path)
     assert [image.captions for image in listing.images] == [("coffee",)]
     assert skip_summary(listing.skipped) == "1 left out: line\\nbreak.png: no caption"
-    assert shown(listing.images[0].name) == "caf\\udce9.png"
+    assert printable(listing.images[0].name) == "caf\\udce9.png"
 
 
 def test_list_folder_names_a_dangling_link(tmp_path: Path) -> None:

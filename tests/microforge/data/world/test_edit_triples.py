@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from microforge.data.edit_examples import FACTORS_OF_ZOOM, SOURCE_TASKS, shrunk, task_rng, upsampled
+from microforge.data.edit_examples import FACTORS_BY_ZOOM, SOURCE_TASKS, downsampled, task_rng, upsampled
 from microforge.data.world.edit_triples import SceneTriples, window
 from microforge.data.world.edits import OPERATIONS, edited_box, edited_region, sample_edit
 from microforge.data.world.renderer import render
@@ -45,10 +45,10 @@ def test_scene_triples_of_inpainting_are_grey_in_the_hole_alone() -> None:
 
 def test_scene_triples_of_super_resolution_are_upsamples_of_every_factor_some_without_words() -> None:
     found = SceneTriples().triples("super-resolve", 0, 0, 32, range(32), SIZE, "cpu")
-    assert set(found.factors) == {factor for factors in FACTORS_OF_ZOOM.values() for factor in factors}
+    assert set(found.factors) == {factor for factors in FACTORS_BY_ZOOM.values() for factor in factors}
     assert None in found.texts and any(found.texts)
     for source, target, factor in zip(found.sources, found.targets, found.factors, strict=True):
-        assert torch.equal(source[None], upsampled(shrunk(target[None], factor), factor))
+        assert torch.equal(source[None], upsampled(downsampled(target[None], factor), factor))
 
 
 def test_scene_windows_of_super_resolution_show_an_edge_and_are_cut_from_a_drawing_twice_as_large() -> None:
@@ -67,7 +67,7 @@ def test_scene_windows_of_super_resolution_show_an_edge_and_are_cut_from_a_drawi
             if torch.equal(whole[:, y, x], image[:, 0, 0])
         ]
         assert any(torch.equal(whole[:, y : y + SIZE[0], x : x + SIZE[1]], image) for y, x in places)
-    assert set(zooms) == set(FACTORS_OF_ZOOM)
+    assert set(zooms) == set(FACTORS_BY_ZOOM)
 
 
 def test_task_rng_refuses_an_unknown_task() -> None:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microforge.data.edit_examples import with_hole
+from microforge.data.edit_examples import masked_with_grey
 from microforge.data.world.masks import KINDS, grown, sample_mask
 from microforge.data.world.renderer import object_mask
 from microforge.data.world.scenes import sample_scene
@@ -62,5 +62,5 @@ def test_grown_reaches_as_many_pixels_as_it_says() -> None:
 def test_with_hole_is_grey_in_the_hole_and_the_image_elsewhere() -> None:
     image, mask = torch.rand(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
     mask[..., :4] = 1.0
-    holed = with_hole(image, mask)
+    holed = masked_with_grey(image, mask)
     assert bool((holed[..., :4] == 0.5).all()) and torch.equal(holed[..., 4:], image[..., 4:])

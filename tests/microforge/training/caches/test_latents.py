@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from microforge.data.order import PART, ExamplePlan, Examples
-from microforge.data.pixels import from_bytes, to_bytes
+from microforge.data.pixels import from_uint8, to_uint8
 from microforge.data.skipped import Skipped
 from microforge.data.world.image_source import SceneSource
 from microforge.errors import DataError
@@ -73,7 +73,7 @@ def test_cache_holds_normalised_latents_beside_their_captions(tmp_path: Path, va
     found = _cache(tmp_path / "latents", vae, source)
     [(images, captions)] = list(source.examples(source.plan(6, 2, 0), 0, SIZE, "cpu"))
     with torch.no_grad():
-        expected = vae.normalize(vae.encode(from_bytes(to_bytes(images))).mean).half()
+        expected = vae.normalize(vae.encode(from_uint8(to_uint8(images))).mean).half()
     assert torch.equal(found.latents, expected) and found.latents.dtype == torch.float16
     assert found.captions.shape == (6, 2, LENGTH) and found.captions.dtype == torch.int16
     for row, texts in zip(found.captions, captions, strict=True):
@@ -180,5 +180,5 @@ def test_scenes_cache_is_that_of_the_scene_stream(tmp_path: Path, vae: MicroForg
     source = SceneSource()
     found = _cache(tmp_path / "latents", vae, source, 5, 3)
     [(images, _)] = list(source.examples(source.plan(5, 3, 0), 0, SIZE, "cpu"))
-    expected: Tensor = vae.normalize(vae.encode(from_bytes(to_bytes(images))).mean).half()
+    expected: Tensor = vae.normalize(vae.encode(from_uint8(to_uint8(images))).mean).half()
     assert torch.equal(found.latents, expected) and found.captions.shape == (5, 3, LENGTH)

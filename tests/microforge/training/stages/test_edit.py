@@ -15,7 +15,7 @@ from rich.console import Console
 
 from microforge.checkpoint import read_checkpoint
 from microforge.data.edit_examples import SOURCE_TASKS
-from microforge.data.pixels import from_bytes, to_bytes
+from microforge.data.pixels import from_uint8, to_uint8
 from microforge.data.world.edit_triples import SceneTriples
 from microforge.data.world.image_source import SceneSource
 from microforge.errors import CheckpointError, SpecError
@@ -92,7 +92,7 @@ def test_edit_latents_are_those_of_the_targets_and_of_the_clean_sources(tmp_path
     vae = stage.flow.vae
     with torch.no_grad():
         wanted = [
-            vae.normalize(vae.encode(from_bytes(to_bytes(images))).mean)
+            vae.normalize(vae.encode(from_uint8(to_uint8(images))).mean)
             for images in (found.targets, found.sources)
         ]
     assert torch.allclose(part.z0, wanted[0].repeat_interleave(draws, 0), atol=1e-5)
@@ -173,7 +173,7 @@ def test_encoded_triples_are_those_of_the_source_and_are_kept(
     found = SceneTriples().triples(
         "edit", 0, StepStream.ENCODED_TRIPLES + 1, 2, range(2), (64, 64), "cpu"
     )  # the second call
-    wanted = encoded_triples.latents_of(stage.flow.vae, to_bytes(found.sources), "cpu")
+    wanted = encoded_triples.latents_of(stage.flow.vae, to_uint8(found.sources), "cpu")
     assert torch.allclose(stage.pool["edit"].sources[2:4].float(), wanted, atol=2e-3)
     written = (tmp_path / "triples").stat().st_mtime_ns
     again = _stage(tmp_path, mini, triples=9)

@@ -57,11 +57,11 @@ def _stage(tmp_path: Path, mini: Any, **options: Any) -> RewriteStage:
 @pytest.mark.usefixtures("oracle")
 def test_drawings_that_show_what_was_meant_stand_beside_both_prompts(tmp_path: Path, mini: Any) -> None:
     stage = _stage(tmp_path, mini, group=2)
-    pairs = [pair for pair in stage.pairs() if pair.meant.relation != "above"]
+    pairs = [pair for pair in stage.pairs() if pair.rewritten.relation != "above"]
     assert 0 < len(stage.latents) == 2 * len(pairs)
     for ids, texts in (
-        (stage.asked, [pair.asked for pair in pairs]),
-        (stage.meant, [pair.meant.text for pair in pairs]),
+        (stage.asked, [pair.prompt for pair in pairs]),
+        (stage.meant, [pair.rewritten.text for pair in pairs]),
     ):
         wanted = prompt_ids(stage.flow.tokenizer, texts, ids.shape[1]).repeat_interleave(2, 0)
         assert torch.equal(ids, wanted)
