@@ -9,12 +9,16 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from microforge.data.image_source import ImageSource
 from microforge.data.order import PART, ExamplePlan, Examples
 from microforge.data.skipped import Skipped
+
+#: Multiples of it fall evenly into [0, 1), however many are taken (Kronecker's sequence).
+GOLDEN = (5.0**0.5 - 1.0) / 2.0
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class Part:
 class MixedSource:
     """An ``ImageSource`` of several; ``parts`` have positive weights.
 
-    Of the first n images of a run, each source has made its share, rounded: a batch of 3 with two equal sources
-    takes 1 and 2 of them by turns.
+    Image n of a run is made by the source on whose part of [0, 1) the fraction of n times the golden ratio falls: of any
+    number of images in a row each source makes its share, but for one or two.
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
@@ -39,7 +43,7 @@ class MixedSource:
         ends = [
             sum(part.weight for part in self.parts[: index + 1]) / total for index in range(len(self.parts))
         ]
-        self._ends = (*ends[:-1], 1.0)
+        self._ends = np.array(ends[:-1])
 
     @property
     def fingerprint(self) -> str:
@@ -74,8 +78,9 @@ class MixedSource:
 
     def shares(self, step: int, count: int) -> list[int]:
         """How many of the ``count`` images of step ``step`` each source makes."""
-        ends = [round((step + 1) * count * end) - round(step * count * end) for end in self._ends]
-        return [end - before for end, before in zip(ends, [0, *ends], strict=False)]
+        numbers = np.arange(step * count, (step + 1) * count)
+        owners = np.searchsorted(self._ends, numbers * GOLDEN % 1.0, side="right")
+        return [int(np.count_nonzero(owners == index)) for index in range(len(self.parts))]
 
     def sheet(self, count: int, size: tuple[int, int], device: str) -> Tensor:
         """Some of each, at least one."""
