@@ -8,11 +8,11 @@ import pytest
 from torch.export import ExportedProgram
 
 from microforge_export.build.builder import build
-from microforge_export.components.component import Component, SourceModel, trace
+from microforge_export.components.component import SourceComponent, SourceModel, trace
 from microforge_export.providers.microforge import read_model
 from microforge_export.quantization.calibration import Roll, calibration_inputs, roll, torch_runner
-from microforge_export.quantization.onnx import OnnxDraft
-from microforge_export.recipes.build_recipe import Draw, make_recipe
+from microforge_export.quantization.onnx import OnnxQuantizable
+from microforge_export.recipes.build_recipe import SampleRequest, make_recipe
 
 
 @pytest.fixture(scope="session")
@@ -48,31 +48,33 @@ def source_model(checkpoint: Path) -> SourceModel:
 
 
 @pytest.fixture(scope="session")
-def components(source_model: SourceModel) -> tuple[Component, ...]:
+def components(source_model: SourceModel) -> tuple[SourceComponent, ...]:
     """The miniature's networks at its own size."""
     return source_model.provider.components([source_model.native_size])
 
 
 @pytest.fixture(scope="session")
-def programs(components: tuple[Component, ...]) -> dict[str, ExportedProgram]:
+def programs(components: tuple[SourceComponent, ...]) -> dict[str, ExportedProgram]:
     """Their traces, once for all tests: the costly part of most of them."""
     return {item.key: trace(item) for item in components}
 
 
 @pytest.fixture(scope="session")
-def rolled(source_model: SourceModel, components: tuple[Component, ...]) -> Roll:
+def rolled(source_model: SourceModel, components: tuple[SourceComponent, ...]) -> Roll:
     """One drawing by torch with every evaluation."""
-    return roll(source_model, components, torch_runner(components), Draw("a red circle", 0))
+    return roll(source_model, components, torch_runner(components), SampleRequest("a red circle", 0))
 
 
 @pytest.fixture(scope="session")
 def drafts(
-    components: tuple[Component, ...], programs: dict[str, ExportedProgram], rolled: Roll,
+    components: tuple[SourceComponent, ...], programs: dict[str, ExportedProgram], rolled: Roll,
     tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, OnnxDraft]:  # fmt: skip
+) -> dict[str, OnnxQuantizable]:  # fmt: skip
     """The miniature's fp32 ONNX graphs, ready for any choice of schemes."""
     folder = tmp_path_factory.mktemp("ranges")
     return {
-        item.key: OnnxDraft.make(item, programs[item.key], calibration_inputs([rolled], item.role, 8), folder)
+        item.key: OnnxQuantizable.make(
+            item, programs[item.key], calibration_inputs([rolled], item.role, 8), folder
+        )
         for item in components
     }

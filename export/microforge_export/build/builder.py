@@ -25,7 +25,7 @@ from microforge.io.atomic import atomic_folder, check_output
 from microforge.spec import parse_size
 from microforge_export.build.manifest import TOKENIZER, make_manifest, make_target, worst_by_task
 from microforge_export.build.report import build_report
-from microforge_export.build.stages import Reporter, Stage, State, check_order, run_stages
+from microforge_export.build.stages import BuildStage, Reporter, State, check_order, run_stages
 from microforge_export.checks import golden, parity, test_images
 from microforge_export.checks.inspect import REPORT
 from microforge_export.checks.reference import drawing, record
@@ -85,8 +85,8 @@ def _read(state: State) -> Mapping[str, Any]:
         if task not in model.tasks:
             raise SpecError(f"this checkpoint cannot {task}; its tasks: {', '.join(model.tasks)}")
     tasks = state.recipe.tasks or model.tasks
-    draws = tuple(draw for draw in state.recipe.draws if draw.task in tasks)
-    recipe = dataclasses.replace(state.recipe, tasks=tasks, draws=draws)
+    requests = tuple(request for request in state.recipe.requests if request.task in tasks)
+    recipe = dataclasses.replace(state.recipe, tasks=tasks, requests=requests)
     return {"model": model, "recipe": read_recipes(recipe, model)}
 
 
@@ -129,9 +129,11 @@ def _reference(state: State) -> Mapping[str, Any]:
     """The components' cases, and every whole drawing of the library's own pipeline: once for all targets."""
     model: SourceModel = state.get("model")
     drawings = {
-        (size, draw): drawing(model, draw, size) for size in state.get("sizes") for draw in state.recipe.draws
+        (size, request): drawing(model, request, size)
+        for size in state.get("sizes")
+        for request in state.recipe.requests
     }
-    reference = record(model, state.get("components"), state.recipe.draws)
+    reference = record(model, state.get("components"), state.recipe.requests)
     return {"reference": reference, "drawings": drawings}
 
 
@@ -153,7 +155,7 @@ def _manifest(state: State) -> Manifest:
             made[target.name],
             measured.get(target.name, {}),
             images.get(target.name, {}),
-            worst_by_task(images.get(target.name, {}), state.recipe.draws, state.get("sizes")),
+            worst_by_task(images.get(target.name, {}), state.recipe.requests, state.get("sizes")),
             (state.quality or {}).get(target.name, {}),
             other_precisions(target, state.get("components")),
         )
@@ -174,11 +176,11 @@ def _parity(target: TargetRecipe, state: State) -> Mapping[str, Any]:
     images = {}
     for size in state.get("sizes"):
         with test_images.open_generator(bundle, target.name, size) as generator:
-            for draw in state.recipe.draws:
-                start = test_images.given(draw.task, size)
-                image = test_images.draw_float(generator, draw.task, draw.prompt, draw.seed, start)
-                images[test_images.name(draw.task, draw.prompt, size)] = ImageParity(
-                    max_abs_255=parity.image_difference_255(state.get("drawings")[size, draw], image),
+            for request in state.recipe.requests:
+                start = test_images.given(request.task, size)
+                image = test_images.draw_float(generator, request.task, request.prompt, request.seed, start)
+                images[test_images.name(request.task, request.prompt, size)] = ImageParity(
+                    max_abs_255=parity.image_difference_255(state.get("drawings")[size, request], image),
                     threshold=limits.image_max_diff_255,
                 )
     quality = dict(state.quality or {})
@@ -204,25 +206,25 @@ def _golden(state: State) -> Mapping[str, Any]:
         golden.write_cases(folder / relative, values)
         cases[key] = file_entry(folder, relative)
     trajectories = []
-    for (size, draw), tensors in reference.trajectories.items():
-        task = "" if draw.task == "generate" else f"{draw.task}_"
+    for (size, request), tensors in reference.trajectories.items():
+        task = "" if request.task == "generate" else f"{request.task}_"
         relative = f"golden/trajectory_{task}{size}.safetensors"
         golden.write_tensors(folder / relative, tensors)
         entry = file_entry(folder, relative)
         trajectories.append(
-            Trajectory(task=draw.task, size=size, prompt=draw.prompt, seed=draw.seed, file=entry)
+            Trajectory(task=request.task, size=size, prompt=request.prompt, seed=request.seed, file=entry)
         )
     return {"golden": Golden(components=cases, trajectories=tuple(trajectories))}
 
 
 def _finish(state: State) -> Mapping[str, Any]:
     """The complete manifest, the report, and the first drawing as a picture made by the bundle itself."""
-    folder, draw, size = state.get("folder"), state.recipe.draws[0], state.get("sizes")[0]
+    folder, request, size = state.get("folder"), state.recipe.requests[0], state.get("sizes")[0]
     manifest = _manifest(state)
     bundle_id = write_manifest(folder, manifest)
     with test_images.open_generator(load_bundle(folder), state.recipe.targets[0].name, size) as generator:
-        start = test_images.given(draw.task, size)
-        image = test_images.draw_float(generator, draw.task, draw.prompt, draw.seed, start)
+        start = test_images.given(request.task, size)
+        image = test_images.draw_float(generator, request.task, request.prompt, request.seed, start)
     Image.fromarray(to_pixels(image)).save(folder / PREVIEW)
     report = build_report(dataclasses.replace(state, manifest=manifest))
     (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", "utf-8")
@@ -238,12 +240,12 @@ def _verify(state: State) -> Mapping[str, Any]:
 
 
 PLANNING = (
-    Stage("read the checkpoint", ("recipe", "load"), ("model", "recipe"), _read),
-    Stage("choose components", ("model",), ("sizes", "components"), _components),
+    BuildStage("read the checkpoint", ("recipe", "load"), ("model", "recipe"), _read),
+    BuildStage("choose components", ("model",), ("sizes", "components"), _components),
 )
 
 
-def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+def stages_of(recipe: Recipe) -> tuple[BuildStage, ...]:
     """The stages after the plan."""
     content = ("folder", "model", "sizes", "components", "made")
     checked = ("folder", "sizes", "reference", "drawings", "manifest")
@@ -252,25 +254,27 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
         name = target.name
         lower, write, check = (functools.partial(step, target) for step in (_lower, _write, _parity))
         making += [
-            Stage(f"lower for {name}", ("components", "programs"), ("artefacts",), lower),
-            Stage(f"lint for {name}", ("artefacts",), (), _lint),
-            Stage(f"write for {name}", ("folder", "artefacts"), ("made", "artefacts"), write),
+            BuildStage(f"lower for {name}", ("components", "programs"), ("artefacts",), lower),
+            BuildStage(f"lint for {name}", ("artefacts",), (), _lint),
+            BuildStage(f"write for {name}", ("folder", "artefacts"), ("made", "artefacts"), write),
         ]
-        checking.append(Stage(f"check parity of {name}", checked, ("parity", "images", "quality"), check))
-    drawn = Stage("draw for int8", ("model", "components"), ("int8_drawings",), _int8_drawings)
+        checking.append(
+            BuildStage(f"check parity of {name}", checked, ("parity", "images", "quality"), check)
+        )
+    drawn = BuildStage("draw for int8", ("model", "components"), ("int8_drawings",), _int8_drawings)
     return (
-        Stage("trace", ("components",), ("programs",), _trace),
+        BuildStage("trace", ("components",), ("programs",), _trace),
         *((drawn,) if any(target.precision == "int8" for target in recipe.targets) else ()),
         *making,
-        Stage(
+        BuildStage(
             "record the reference", ("model", "sizes", "components"), ("reference", "drawings"), _reference
         ),
-        Stage("draft the manifest", content, ("manifest",), _draft),
+        BuildStage("draft the manifest", content, ("manifest",), _draft),
         *checking,
-        Stage("write golden files", ("folder", "reference"), ("golden",), _golden),
-        Stage(
+        BuildStage("write golden files", ("folder", "reference"), ("golden",), _golden),
+        BuildStage(
             "write manifest and preview",
             (*content, "parity", "images", "golden"), ("manifest", "bundle_id"), _finish,
         ),
-        Stage("verify the result", ("folder", "bundle_id"), (), _verify),
+        BuildStage("verify the result", ("folder", "bundle_id"), (), _verify),
     )  # fmt: skip

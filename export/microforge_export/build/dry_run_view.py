@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from microforge_export.build.stages import State
-from microforge_export.components.component import Component
+from microforge_export.components.component import SourceComponent
 from microforge_export.recipes.build_recipe import TargetRecipe
 
 
@@ -63,7 +63,7 @@ def _needed(target: TargetRecipe) -> str:
     )
 
 
-def shared_bytes(components: tuple[Component, ...]) -> int:
+def shared_bytes(components: tuple[SourceComponent, ...]) -> int:
     """Bytes of all parameters of ``components``, each counted once however many networks use it."""
     unique = {value.data_ptr(): value for item in components for value in item.module.parameters()}
     return sum(value.numel() * value.element_size() for value in unique.values())

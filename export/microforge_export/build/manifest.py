@@ -15,8 +15,8 @@ from microforge.bundle.targets import ImageParity, Parity, Precision, Quality, T
 from microforge.noise import NOISE_NAME
 from microforge.version import __version__
 from microforge_export.checks import test_images
-from microforge_export.components.component import Component, SourceModel
-from microforge_export.recipes.build_recipe import Draw, Recipe
+from microforge_export.components.component import SourceComponent, SourceModel
+from microforge_export.recipes.build_recipe import Recipe, SampleRequest
 from microforge_export.targets.base import TargetFiles
 from microforge_export.targets.registry import VERSIONS
 
@@ -56,19 +56,19 @@ def make_target(
 
 
 def worst_by_task(
-    images: Mapping[str, ImageParity], draws: Sequence[Draw], sizes: Sequence[Size]
+    images: Mapping[str, ImageParity], requests: Sequence[SampleRequest], sizes: Sequence[Size]
 ) -> dict[Task, ImageParity]:
     """Of ``images``, by their names, the one furthest from the reference for every task."""
     found: dict[Task, ImageParity] = {}
-    for draw, size in itertools.product(draws, sizes):
-        image = images.get(test_images.name(draw.task, draw.prompt, size))
-        if image is not None and image.max_abs_255 >= found.get(draw.task, image).max_abs_255:
-            found[draw.task] = image
+    for request, size in itertools.product(requests, sizes):
+        image = images.get(test_images.name(request.task, request.prompt, size))
+        if image is not None and image.max_abs_255 >= found.get(request.task, image).max_abs_255:
+            found[request.task] = image
     return found
 
 
 def make_manifest(
-    folder: Path, recipe: Recipe, model: SourceModel, sizes: Sequence[Size], components: Sequence[Component],
+    folder: Path, recipe: Recipe, model: SourceModel, sizes: Sequence[Size], components: Sequence[SourceComponent],
     targets: Mapping[TargetName, Target], golden: Golden,
 ) -> Manifest:  # fmt: skip
     """The manifest of the bundle in ``folder``."""

@@ -17,9 +17,9 @@ from torch.export import ExportedProgram
 from microforge.bundle.manifest import Golden, Manifest, Size
 from microforge.bundle.targets import ImageParity, Parity, Quality, TargetName
 from microforge_export.checks.reference import Reference
-from microforge_export.components.component import Component, SourceModel
-from microforge_export.quantization.build_steps import Drawings
-from microforge_export.recipes.build_recipe import Draw, Recipe
+from microforge_export.components.component import SourceComponent, SourceModel
+from microforge_export.quantization.build_steps import CalibrationData
+from microforge_export.recipes.build_recipe import Recipe, SampleRequest
 from microforge_export.targets.base import Artefacts, TargetFiles
 
 #: Told of every stage before it starts: number from 1, count, name.
@@ -35,13 +35,13 @@ class State:
     folder: Path | None = None  # None in a dry run
     model: SourceModel | None = None
     sizes: tuple[Size, ...] | None = None
-    components: tuple[Component, ...] | None = None
+    components: tuple[SourceComponent, ...] | None = None
     programs: Mapping[str, ExportedProgram] | None = None
-    int8_drawings: Drawings | None = None  # what INT8 targets are calibrated with and judged by
+    int8_drawings: CalibrationData | None = None  # what INT8 targets are calibrated with and judged by
     artefacts: Artefacts | None = None  # of the target that is being made; written ones are let go
     made: Mapping[TargetName, TargetFiles] | None = None
     reference: Reference | None = None
-    drawings: Mapping[tuple[Size, Draw], NDArray[np.float32]] | None = None
+    drawings: Mapping[tuple[Size, SampleRequest], NDArray[np.float32]] | None = None
     manifest: Manifest | None = None
     parity: Mapping[TargetName, Mapping[str, Parity]] | None = None
     images: Mapping[TargetName, Mapping[str, ImageParity]] | None = None
@@ -60,7 +60,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Stage:
+class BuildStage:
     """A pure step of a build: reads the fields ``needs`` and returns new values for the fields ``gives``."""
 
     name: str
@@ -69,7 +69,7 @@ class Stage:
     run: Callable[[State], Mapping[str, Any]]
 
 
-def check_order(stages: Sequence[Stage], given: Sequence[str]) -> None:
+def check_order(stages: Sequence[BuildStage], given: Sequence[str]) -> None:
     """Refuse stages that read a field before it is there.
 
     Raises:
@@ -83,7 +83,7 @@ def check_order(stages: Sequence[Stage], given: Sequence[str]) -> None:
         known.update(stage.gives)
 
 
-def run_stages(stages: Sequence[Stage], state: State, report: Reporter = lambda *_: None) -> State:
+def run_stages(stages: Sequence[BuildStage], state: State, report: Reporter = lambda *_: None) -> State:
     """The state after all ``stages``; their order is checked before the first one runs."""
     given = [item.name for item in dataclasses.fields(state) if getattr(state, item.name) is not None]
     check_order(stages, given)

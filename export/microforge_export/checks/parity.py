@@ -73,7 +73,7 @@ def image_difference_255(reference: Array, image: NDArray[np.float32]) -> float:
 
 
 def draw_float(generator: Generator, prompt: str, seed: int) -> NDArray[np.float32]:
-    """The image (1, 3, H, W) that ``generator`` draws, before it is rounded to bytes."""
+    """The image (1, 3, H, W) that ``generator`` makes, before it is rounded to bytes."""
     return generator.decode(generator.generate(prompt, seed).z)
 
 

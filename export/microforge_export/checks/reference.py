@@ -18,8 +18,8 @@ from microforge.noise import standard_normal
 from microforge.tokenizer import PromptTokenizer, TokenIds
 from microforge_export.checks.golden import Array, Case
 from microforge_export.checks.test_images import SUPER_RESOLVE_FACTOR, Given, given
-from microforge_export.components.component import Component, SourceModel
-from microforge_export.recipes.build_recipe import Draw
+from microforge_export.components.component import SourceComponent, SourceModel
+from microforge_export.recipes.build_recipe import SampleRequest
 from microforge_runtimes import latent_blending
 from microforge_runtimes import sampler as rules
 from microforge_runtimes.images import resampling
@@ -34,7 +34,7 @@ class Reference:
     """Cases by component key, and the tensors of the first drawing of a task per size (see ``golden``)."""
 
     cases: Mapping[str, tuple[Case, ...]]
-    trajectories: Mapping[tuple[Size, Draw], Mapping[str, Array]]
+    trajectories: Mapping[tuple[Size, SampleRequest], Mapping[str, Array]]
 
 
 @dataclass
@@ -43,7 +43,9 @@ class _Recorder:
 
     cases: dict[str, list[Case]] = field(default_factory=lambda: defaultdict(list))
 
-    def run(self, component: Component, inputs: Mapping[str, Array], keep: bool = True) -> dict[str, Array]:
+    def run(
+        self, component: SourceComponent, inputs: Mapping[str, Array], keep: bool = True
+    ) -> dict[str, Array]:
         inputs = {spec.name: inputs[spec.name] for spec in component.inputs}
         outputs = component.evaluate(inputs)
         if keep:
@@ -51,42 +53,46 @@ class _Recorder:
         return outputs
 
 
-def record(model: SourceModel, components: Iterable[Component], draws: Sequence[Draw]) -> Reference:
-    """Run the model's own modules over ``draws`` at every size; the first draw of a task in full."""
+def record(
+    model: SourceModel, components: Iterable[SourceComponent], requests: Sequence[SampleRequest]
+) -> Reference:
+    """Run the model's own modules over ``requests`` at every size; the first request of a task in full."""
     recorder, trajectories = _Recorder(), {}
     tokenizer, length = PromptTokenizer.load(model.tokenizer.path), model.tokenizer.max_length
-    by_size: dict[Size | None, dict[Role, Component]] = defaultdict(dict)
+    by_size: dict[Size | None, dict[Role, SourceComponent]] = defaultdict(dict)
     for component in components:
         by_size[component.size][component.role] = component
     encoder = by_size.pop(None)["text_encoder"]
     empty: dict[Task, dict[str, Array]] = {}
-    for draw in draws:
-        first = draw.task not in empty
+    for request in requests:
+        first = request.task not in empty
         if first:
-            empty[draw.task] = _encode(recorder, encoder, tokenizer.encode_empty(draw.task, length))
-        words = empty[draw.task]
-        if draw.prompt:
-            words = _encode(recorder, encoder, tokenizer.encode(draw.prompt, draw.task, length))
+            empty[request.task] = _encode(recorder, encoder, tokenizer.encode_empty(request.task, length))
+        words = empty[request.task]
+        if request.prompt:
+            words = _encode(recorder, encoder, tokenizer.encode(request.prompt, request.task, length))
         for size, roles in by_size.items():
             assert size is not None
             steps = None if first else _PARTIAL_STEPS
-            start = given(draw.task, size)
-            artist = _Artist(recorder, model, roles, words, empty[draw.task])
-            tensors = artist.draw(draw.seed, steps) if start is None else artist.redraw(draw, steps, start)
+            start = given(request.task, size)
+            artist = _Artist(recorder, model, roles, words, empty[request.task])
+            tensors = (
+                artist.draw(request.seed, steps) if start is None else artist.redraw(request, steps, start)
+            )
             if first:
-                trajectories[size, draw] = tensors
+                trajectories[size, request] = tensors
     return Reference({key: tuple(cases) for key, cases in recorder.cases.items()}, trajectories)
 
 
-def drawing(model: SourceModel, draw: Draw, size: Size) -> Array:
+def drawing(model: SourceModel, request: SampleRequest, size: Size) -> Array:
     """Image (1, 3, H, W) in [0, 1] of the library's own pipeline, from the fixed source where the task has one."""
-    start = given(draw.task, size)
+    start = given(request.task, size)
     if start is None:
-        return model.provider.draw(draw.prompt, draw.seed, size)
-    return model.provider.redraw(draw.task, draw.prompt or None, draw.seed, start.source, start.mask)
+        return model.provider.draw(request.prompt, request.seed, size)
+    return model.provider.redraw(request.task, request.prompt or None, request.seed, start.source, start.mask)
 
 
-def _encode(recorder: _Recorder, encoder: Component, tokens: TokenIds) -> dict[str, Array]:
+def _encode(recorder: _Recorder, encoder: SourceComponent, tokens: TokenIds) -> dict[str, Array]:
     inputs: dict[str, Array] = {"ids": tokens.ids[None], "mask": tokens.mask[None]}
     return {**inputs, **recorder.run(encoder, inputs)}
 
@@ -101,7 +107,7 @@ class _Artist:
 
     recorder: _Recorder
     model: SourceModel
-    roles: Mapping[Role, Component]
+    roles: Mapping[Role, SourceComponent]
     words: Mapping[str, Array]
     empty: Mapping[str, Array]
 
@@ -122,11 +128,11 @@ class _Artist:
             self.recorder.run(self.roles["vae_encoder"], {"image": tensors["image"]})
         return tensors | (self._empty_tokens() if steering is not None else {})
 
-    def redraw(self, draw: Draw, steps: int | None, start: Given) -> dict[str, Array]:
+    def redraw(self, request: SampleRequest, steps: int | None, start: Given) -> dict[str, Array]:
         """The same from a source: as the runtime's ``Editor`` does it."""
         sampler, denoiser, hole = self.model.sampler, self.roles["denoiser_edit"], start.mask
         text, image = rules.text_scale(sampler), rules.image_scale(sampler)
-        noise = standard_normal(draw.seed, denoiser.inputs[0].shape)
+        noise = standard_normal(request.seed, denoiser.inputs[0].shape)
         larger = denoiser.size is not None and start.source.shape[2] != denoiser.size.height
         whole = resampling.upsampled(start.source, SUPER_RESOLVE_FACTOR) if larger else start.source
         shown = whole if hole is None else latent_blending.with_hole(whole, hole)
@@ -150,7 +156,7 @@ class _Artist:
                 latent_blending.latent_mask(hole, self.model.latent.downsample),
                 self._encode(whole),
             )
-        unchanged = sampler.unchanged if draw.task == "edit" else None
+        unchanged = sampler.unchanged if request.task == "edit" else None
         after = latent_blending.after_step(known, noise, cells, unchanged)
         tensors = self._integrate(velocity, noise, steps, after) | {
             "source": start.source,
@@ -193,7 +199,7 @@ class _Artist:
 class _Branch:
     """One guidance branch with a plan of its own; the twin of the runtime's, on torch modules."""
 
-    def __init__(self, recorder: _Recorder, denoiser: Component, prompt: Mapping[str, Array]) -> None:
+    def __init__(self, recorder: _Recorder, denoiser: SourceComponent, prompt: Mapping[str, Array]) -> None:
         self._recorder, self._denoiser = recorder, denoiser
         self.values: dict[str, Array] = dict(prompt)
         plan = denoiser.entry().input("plan")

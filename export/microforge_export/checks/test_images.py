@@ -68,13 +68,13 @@ def _hole(size: Size) -> Floats:
 
 
 def open_generator(bundle: Bundle, target: str, size: Size) -> Generator:
-    """What draws all tasks of ``bundle`` at ``size``, its stages kept in memory; close it after use."""
+    """The generator of all tasks of ``bundle`` at ``size``, its stages kept in memory; close it after use."""
     kind = Editor if set(bundle.manifest.tasks) & set(SOURCE_TASKS) else Generator
     return kind(bundle, target, (size.height, size.width), keep_loaded=True)
 
 
 def draw_float(generator: Generator, task: Task, prompt: str, seed: int, start: Given | None) -> Floats:
-    """The image (1, 3, H, W) that ``generator`` draws, before it is rounded to bytes.
+    """The image (1, 3, H, W) that ``generator`` makes, before it is rounded to bytes.
 
     Args:
         prompt: empty for no words, where the task can do without.

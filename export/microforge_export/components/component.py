@@ -1,6 +1,6 @@
 """Components of a model as values, and the trace of one: module -> ExportedProgram.
 
-A ``Component`` is a network with static, batch-1 tensors. A ``SourceModel`` is everything a bundle needs to
+A ``SourceComponent`` is a network with static, batch-1 tensors. A ``SourceModel`` is everything a bundle needs to
 know about a model. Providers make them (``microforge_provider``); what lies below knows nothing else, so a
 model of another library needs a provider and no change here.
 """
@@ -31,7 +31,7 @@ _DTYPES: Mapping[DType, torch.dtype] = {
 
 
 @dataclass(frozen=True)
-class Component:
+class SourceComponent:
     """A network to export: ``key`` names it in the bundle, ``size`` is None where it serves every size.
 
     ``inputs`` and ``outputs`` are declared once and used for tracing, for the graph's names and for the
@@ -67,7 +67,7 @@ class Component:
 class Provider(Protocol):
     """What a model's own library can do with it."""
 
-    def components(self, sizes: Sequence[Size], tasks: Sequence[Task] = ...) -> tuple[Component, ...]:
+    def components(self, sizes: Sequence[Size], tasks: Sequence[Task] = ...) -> tuple[SourceComponent, ...]:
         """The networks of a bundle for these image sizes; by default those of ``generate``."""
         ...
 
@@ -121,7 +121,7 @@ def tensor(name: str, *shape: int, dtype: DType = "float32") -> TensorSpec:
 
 
 @torch.no_grad()
-def trace(component: Component) -> ExportedProgram:
+def trace(component: SourceComponent) -> ExportedProgram:
     """The component's graph of core operators, with static shapes.
 
     Raises:
@@ -133,12 +133,12 @@ def trace(component: Component) -> ExportedProgram:
     return torch.export.export(module, example, strict=False)
 
 
-def _named_outputs(component: Component, outputs: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
+def _named_outputs(component: SourceComponent, outputs: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
     values = (outputs,) if isinstance(outputs, Tensor) else outputs
     return {spec.name: value for spec, value in zip(component.outputs, values, strict=True)}
 
 
-def _check_outputs(component: Component, outputs: Tensor | tuple[Tensor, ...]) -> None:
+def _check_outputs(component: SourceComponent, outputs: Tensor | tuple[Tensor, ...]) -> None:
     for spec, value in zip(component.outputs, _named_outputs(component, outputs).values(), strict=True):
         if tuple(value.shape) != spec.shape or value.dtype != _DTYPES[spec.dtype]:
             raise ValueError(

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from microforge_export.components.component import Component
+from microforge_export.components.component import SourceComponent
 from microforge_export.components.group_names import Kind, group_name
 
 #: The operators with weights that quantization changes, and the position of the weight.
@@ -22,7 +22,7 @@ _KINDS: Mapping[str, Kind] = {"Conv": "conv", "MatMul": "matmul", "Gemm": "matmu
 _MERGED = "merged:"
 
 
-def operator_groups(component: Component, graph: onnx.GraphProto) -> dict[str, str]:
+def operator_groups(component: SourceComponent, graph: onnx.GraphProto) -> dict[str, str]:
     """Node name -> group, of every node with a weight of at least two axes, in graph order.
 
     A folded transpose has lost its parameter's name, so weights are found by content, transposed or not; those of
@@ -57,7 +57,7 @@ def merged_name(paths: Sequence[str]) -> str:
     return f"{_MERGED}{first}+{len(rest)}"
 
 
-def parameter_names(component: Component) -> dict[bytes, str]:
+def parameter_names(component: SourceComponent) -> dict[bytes, str]:
     """Digest of the content -> name, of every parameter with at least two axes, as it is and transposed."""
     found: dict[bytes, str] = {}
     for name, parameter in component.module.named_parameters():

@@ -74,7 +74,7 @@ class StageBudget:
 
 
 @dataclass(frozen=True)
-class Fit:
+class MemoryFit:
     """The answer. ``peaks`` holds the process's bytes while each stage runs, by mode and role; ``mode`` is the
     one to choose, None when nothing fits."""
 
@@ -151,7 +151,7 @@ def fit(
     target: str,
     size: tuple[int, int] | None = None,
     mode: str = "auto",
-) -> Fit:
+) -> MemoryFit:
     """Whether ``bundle`` fits ``device``, and how to load it.
 
     Args:
@@ -168,7 +168,7 @@ def fit(
     worst = {name: max(found[name].values()) for name in MODES}
     chosen = next((name for name in allowed if worst[name] <= device.budget_bytes), None)
     reason = _reason(found, worst, device, allowed, chosen)
-    return Fit(device, target, str(bundle.size(size).size), stages, found, chosen, reason)
+    return MemoryFit(device, target, str(bundle.size(size).size), stages, found, chosen, reason)
 
 
 def _reason(

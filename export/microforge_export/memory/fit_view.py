@@ -10,10 +10,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from microforge.bundle.files import Bundle
-from microforge_export.memory.fit import MB, MODES, Fit
+from microforge_export.memory.fit import MB, MODES, MemoryFit
 
 
-def fit_values(bundle: Bundle, fit: Fit) -> dict[str, Any]:
+def fit_values(bundle: Bundle, fit: MemoryFit) -> dict[str, Any]:
     """The answer as JSON; every count in bytes."""
     return {
         "bundle": str(bundle.path), "id": bundle.id, "device": fit.device.model_dump(), "target": fit.target,
@@ -23,7 +23,7 @@ def fit_values(bundle: Bundle, fit: Fit) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def fit_table(fit: Fit) -> RenderableType:
+def fit_table(fit: MemoryFit) -> RenderableType:
     """One row per stage, its peaks in MB (10^6 bytes), and the verdict."""
     table = Table(
         title=f"{fit.device.name}, {fit.target}, {fit.size} px, MB", box=box.SIMPLE, title_justify="left"

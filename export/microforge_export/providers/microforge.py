@@ -21,7 +21,7 @@ from microforge.tokenizer import BOS, EOS, PAD, TASK_IDS, PromptTokenizer
 from microforge.vae import MicroForgeVAE
 from microforge_export.checks.test_images import SUPER_RESOLVE_FACTOR
 from microforge_export.components.component import (
-    Component,
+    SourceComponent,
     SourceModel,
     TokenizerSource,
     component_key,
@@ -60,7 +60,7 @@ class MicroForgeProvider:
 
     def components(
         self, sizes: Sequence[Size], tasks: Sequence[Task] = ("generate",)
-    ) -> tuple[Component, ...]:
+    ) -> tuple[SourceComponent, ...]:
         """Text encoder, then per size the denoisers that ``tasks`` need, decoder and encoder.
 
         Raises:
@@ -93,18 +93,18 @@ class MicroForgeProvider:
             image = self.pipeline.super_resolve(given, SUPER_RESOLVE_FACTOR, prompt, seed=seed)
         return cast("NDArray[np.float32]", image.numpy())
 
-    def _text_encoder(self) -> Component:
+    def _text_encoder(self) -> SourceComponent:
         spec = self.pipeline.spec.text_encoder
         assert isinstance(self.pipeline.text_encoder, nn.Module)
         ids = tensor("ids", 1, spec.max_length, dtype="int64")
-        return Component(
+        return SourceComponent(
             "text_encoder", "text_encoder", None, self.pipeline.text_encoder,
             (ids, tensor("mask", 1, spec.max_length)), _text(self.pipeline.spec),
         )  # fmt: skip
 
     def _denoiser(
         self, role: Literal["denoiser", "denoiser_edit"], size: Size, sizes: Sequence[Size]
-    ) -> Component:
+    ) -> SourceComponent:
         """Both layouts have one module, and so one set of weights; the edit layout takes a source beside z."""
         spec, latent = self.pipeline.spec, self._latent_shape(size)
         text, pooled = _text(spec)
@@ -117,14 +117,14 @@ class MicroForgeProvider:
             inputs = (*inputs, tensor("source", *latent))
         outputs = tensor("velocity", *latent), tensor("next_plan", *plan)
         key = component_key(role, size, sizes)
-        return Component(key, role, size, self.pipeline.denoiser, inputs, outputs)
+        return SourceComponent(key, role, size, self.pipeline.denoiser, inputs, outputs)
 
-    def _vae(self, size: Size, sizes: Sequence[Size]) -> tuple[Component, Component]:
+    def _vae(self, size: Size, sizes: Sequence[Size]) -> tuple[SourceComponent, SourceComponent]:
         latent = tensor("latent", *self._latent_shape(size))
         image = tensor("image", 1, 3, size.height, size.width)
 
-        def made(role: Role, module: nn.Module, source: TensorSpec, result: TensorSpec) -> Component:
-            return Component(component_key(role, size, sizes), role, size, module, (source,), (result,))
+        def made(role: Role, module: nn.Module, source: TensorSpec, result: TensorSpec) -> SourceComponent:
+            return SourceComponent(component_key(role, size, sizes), role, size, module, (source,), (result,))
 
         return (
             made("vae_decoder", VaeDecoder(self.pipeline.vae).eval(), latent, image),

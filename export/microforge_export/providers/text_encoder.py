@@ -21,7 +21,7 @@ from microforge.hf_text_encoder import HuggingFaceTextEncoder, HuggingFaceTokeni
 from microforge.io.atomic import atomic_folder, check_output
 from microforge_export.checks.golden import Array, Case
 from microforge_export.checks.parity import measure
-from microforge_export.components.component import Component as SourceComponent
+from microforge_export.components.component import SourceComponent
 from microforge_export.providers.text_encoder_graph import lower_tower, text_component, write_tower
 from microforge_export.recipes.build_recipe import THRESHOLDS
 from microforge_runtimes.engines.onnx import OnnxSession

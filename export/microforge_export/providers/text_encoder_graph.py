@@ -18,7 +18,7 @@ import torch
 from microforge.errors import GraphLintError, missing_extra
 from microforge.hf_text_encoder import HuggingFaceTextEncoder
 from microforge.io.quiet import quiet
-from microforge_export.components.component import Component, tensor
+from microforge_export.components.component import SourceComponent, tensor
 from microforge_export.targets.onnx.lint import lint
 from microforge_export.targets.onnx.lower import OPSET, fold
 from microforge_export.targets.onnx.shared_weights import SharedWeights, check_graph, write_graph
@@ -32,15 +32,15 @@ except ImportError:
     raise missing_extra("optimum-onnx", "text") from None
 
 
-def text_component(tower: HuggingFaceTextEncoder) -> Component:
+def text_component(tower: HuggingFaceTextEncoder) -> SourceComponent:
     """The tower as the component ``text_encoder``: ids and mask (1, L) to text (1, L, E) and pooled (1, E)."""
     length, width = tower.spec.max_length, tower.embed_dim
     inputs = tensor("ids", 1, length, dtype="int64"), tensor("mask", 1, length)
     outputs = tensor("text", 1, length, width), tensor("pooled", 1, width)
-    return Component("text_encoder", "text_encoder", None, tower, inputs, outputs)
+    return SourceComponent("text_encoder", "text_encoder", None, tower, inputs, outputs)
 
 
-def _config(component: Component, tower: HuggingFaceTextEncoder) -> Any:
+def _config(component: SourceComponent, tower: HuggingFaceTextEncoder) -> Any:
     """The component's declaration as optimum reads it: names without a dynamic axis, and example inputs."""
     example = dict(zip((spec.name for spec in component.inputs), component.example(), strict=True))
 

@@ -12,8 +12,8 @@ from microforge.bundle.manifest import Size
 from microforge.bundle.targets import Precision, Quality, TargetName
 from microforge.errors import SpecError
 from microforge.streams import FixedSeed
-from microforge_export.components.component import Component, SourceModel
-from microforge_export.quantization.base import Recorded
+from microforge_export.components.component import SourceComponent, SourceModel
+from microforge_export.quantization.base import RecordedInputs
 from microforge_export.quantization.calibration import (
     Roll,
     calibration_inputs,
@@ -24,11 +24,11 @@ from microforge_export.quantization.calibration import (
     torch_runner,
 )
 from microforge_export.quantization.quality import Reporter, manifest_quality, reference_rolls
-from microforge_export.quantization.quality_gate import Judged, require_quality
+from microforge_export.quantization.quality_gate import QualityEvidence, require_quality
 from microforge_export.quantization.registry import quantized_lowering
 from microforge_export.recipes.build_recipe import (
-    Draw,
     Recipe,
+    SampleRequest,
     TargetRecipe,
     shipped_recipe,
     with_int8,
@@ -38,11 +38,11 @@ from microforge_export.targets.base import Artefacts
 
 
 @dataclass(frozen=True)
-class Drawings:
+class CalibrationData:
     """Recorded inputs of every target by component key, and torch's drawings to judge by at every size."""
 
-    inputs: Mapping[TargetName, Mapping[str, Recorded]]
-    draws: tuple[Draw, ...]
+    inputs: Mapping[TargetName, Mapping[str, RecordedInputs]]
+    requests: tuple[SampleRequest, ...]
     references: Mapping[Size, tuple[Roll, ...]]
 
 
@@ -66,42 +66,42 @@ def read_recipes(recipe: Recipe, model: SourceModel) -> Recipe:
 
 
 def record_drawings(
-    model: SourceModel, components: Sequence[Component], recipes: Sequence[Int8Recipe], report: Reporter
-) -> Drawings:
-    """Draw with torch at every size what ``recipes`` calibrate with and are judged by: each drawing once."""
-    most = max(item.calibration.drawings for item in recipes)
-    draws = captions(max(item.limits.images for item in recipes), FixedSeed.QUANTIZATION_QUALITY)
+    model: SourceModel, components: Sequence[SourceComponent], recipes: Sequence[Int8Recipe], report: Reporter
+) -> CalibrationData:
+    """Generate with torch what ``recipes`` calibrate with and are judged by: each drawing once."""
+    most = max(item.calibration.samples for item in recipes)
+    requests = captions(max(item.limits.images for item in recipes), FixedSeed.QUANTIZATION_QUALITY)
     calibrated: dict[Size, tuple[Roll, ...]] = {}
     references: dict[Size, tuple[Roll, ...]] = {}
     for size in sizes_of(components):
         chosen = of_size(components, size)
         run = torch_runner(chosen)
         rolls = []
-        for index, draw in enumerate(captions(most, FixedSeed.CALIBRATION)):
+        for index, request in enumerate(captions(most, FixedSeed.CALIBRATION)):
             report(f"calibration {index + 1}/{most} at {size}")
-            rolls.append(roll(model, chosen, run, draw))
+            rolls.append(roll(model, chosen, run, request))
         calibrated[size] = tuple(rolls)
         references[size] = reference_rolls(
-            model, chosen, run, draws, lambda what, size=size: report(f"{what} at {size}")  # type: ignore[misc]
+            model, chosen, run, requests, lambda what, size=size: report(f"{what} at {size}")  # type: ignore[misc]
         )  # fmt: skip
     inputs = {item.target: _inputs(item, components, calibrated) for item in recipes}
-    return Drawings(inputs, draws, references)
+    return CalibrationData(inputs, requests, references)
 
 
 def _inputs(
-    recipe: Int8Recipe, components: Sequence[Component], rolls: Mapping[Size, Sequence[Roll]]
-) -> dict[str, Recorded]:
-    found: dict[str, Recorded] = {}
+    recipe: Int8Recipe, components: Sequence[SourceComponent], rolls: Mapping[Size, Sequence[Roll]]
+) -> dict[str, RecordedInputs]:
+    found: dict[str, RecordedInputs] = {}
     for item in components:
         # A component of every size sees the same inputs at each of them.
         size = item.size if item.size is not None else next(iter(rolls))
-        chosen = rolls[size][: recipe.calibration.drawings]
+        chosen = rolls[size][: recipe.calibration.samples]
         found[item.key] = calibration_inputs(chosen, item.role, recipe.calibration.inputs)
     return found
 
 
 def lower_int8(
-    recipe: Int8Recipe, components: Sequence[Component], programs: Mapping[str, ExportedProgram], drawings: Drawings
+    recipe: Int8Recipe, components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram], drawings: CalibrationData
 ) -> Artefacts:  # fmt: skip
     """The artefacts of the recipe's target."""
     lower = quantized_lowering(recipe.target)
@@ -109,8 +109,8 @@ def lower_int8(
 
 
 def judge(
-    bundle: Bundle, recipe: Int8Recipe, model: SourceModel, components: Sequence[Component],
-    programs: Mapping[str, ExportedProgram], drawings: Drawings, report: Reporter,
+    bundle: Bundle, recipe: Int8Recipe, model: SourceModel, components: Sequence[SourceComponent],
+    programs: Mapping[str, ExportedProgram], drawings: CalibrationData, report: Reporter,
 ) -> dict[str, Quality]:  # fmt: skip
     """Quality of the recipe's target in a bundle, by size.
 
@@ -119,18 +119,18 @@ def judge(
     """
     count, found = recipe.limits.images, {}
     for size, references in drawings.references.items():
-        judged = Judged(
-            model, of_size(components, size), programs, drawings.inputs[recipe.target], drawings.draws[:count],
+        evidence = QualityEvidence(
+            model, of_size(components, size), programs, drawings.inputs[recipe.target], drawings.requests[:count],
             references[:count],
         )  # fmt: skip
         quality = require_quality(
-            bundle, recipe, judged, lambda what, size=size: report(f"{what} at {size}")  # type: ignore[misc]
+            bundle, recipe, evidence, lambda what, size=size: report(f"{what} at {size}")  # type: ignore[misc]
         )  # fmt: skip
         found[str(size)] = manifest_quality(quality, recipe.limits)
     return found
 
 
-def other_precisions(target: TargetRecipe, components: Sequence[Component]) -> dict[str, Precision]:
+def other_precisions(target: TargetRecipe, components: Sequence[SourceComponent]) -> dict[str, Precision]:
     """The components that the recipe of an INT8 target leaves in floating point, by key."""
     if target.int8 is None:
         return {}

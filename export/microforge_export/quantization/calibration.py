@@ -1,6 +1,6 @@
 """What every component gets to see while images are drawn: inputs to calibrate with, and references to judge by.
 
-``roll`` draws one image with any implementation of the components. With the torch modules it gives the
+``roll`` generates one image with any implementation of the components. With the torch modules it gives the
 reference and, at the sampler's exact times, every input that occurs: both guidance passes, with and without a
 plan state. With an artefact's sessions it gives the image to compare.
 """
@@ -19,8 +19,8 @@ from microforge.noise import standard_normal
 from microforge.tokenizer import PromptTokenizer, TokenIds
 from microforge_export.checks.golden import Array, Case
 from microforge_export.checks.parity import Pair
-from microforge_export.components.component import Component, SourceModel
-from microforge_export.recipes.build_recipe import Draw
+from microforge_export.components.component import SourceComponent, SourceModel
+from microforge_export.recipes.build_recipe import SampleRequest
 from microforge_runtimes import sampler as rules
 
 #: Evaluate the component of a role: inputs by name to outputs by name.
@@ -37,33 +37,39 @@ class Roll:
     cases: dict[Role, list[Case]] = field(default_factory=lambda: defaultdict(list))
 
 
-def torch_runner(components: Sequence[Component]) -> Run:
+def torch_runner(components: Sequence[SourceComponent]) -> Run:
     """The torch modules of one size as a ``Run``."""
     by_role = {item.role: item for item in components}
     return lambda role, inputs: by_role[role].evaluate(inputs)
 
 
-def captions(count: int, seed: int) -> tuple[Draw, ...]:
+def captions(count: int, seed: int) -> tuple[SampleRequest, ...]:
     """``count`` captions of the built-in data's grammar, each drawn from noise of its own."""
     from microforge.data.world.captions import evaluation_prompts
 
-    return tuple(Draw(item.text, seed + index) for index, item in enumerate(evaluation_prompts(count, seed)))
+    return tuple(
+        SampleRequest(item.text, seed + index) for index, item in enumerate(evaluation_prompts(count, seed))
+    )
 
 
-def of_size(components: Sequence[Component], size: Size) -> tuple[Component, ...]:
-    """The components that draw at ``size``, those that serve every size included."""
+def of_size(components: Sequence[SourceComponent], size: Size) -> tuple[SourceComponent, ...]:
+    """The components that generate at ``size``, those that serve every size included."""
     return tuple(item for item in components if item.size in (None, size))
 
 
-def sizes_of(components: Sequence[Component]) -> tuple[Size, ...]:
+def sizes_of(components: Sequence[SourceComponent]) -> tuple[Size, ...]:
     """The sizes of ``components``, each once, in order."""
     return tuple(dict.fromkeys(item.size for item in components if item.size is not None))
 
 
 def roll(
-    model: SourceModel, components: Sequence[Component], run: Run, draw: Draw, keep_cases: bool = True
+    model: SourceModel,
+    components: Sequence[SourceComponent],
+    run: Run,
+    request: SampleRequest,
+    keep_cases: bool = True,
 ) -> Roll:
-    """Draw one image of one size with ``run``, and keep every evaluation that sampling makes.
+    """Generate one image of one size with ``run``, and keep every evaluation that sampling makes.
 
     Args:
         components: of one size; only what they declare is used.
@@ -75,9 +81,9 @@ def roll(
     artist = _Artist({item.role: item for item in components}, run, keep_cases, defaultdict(list))
     tokenizer, limit = PromptTokenizer.load(model.tokenizer.path), model.tokenizer.max_length
     scale, grid = rules.text_scale(model.sampler), model.sampler.timesteps
-    prompt = artist.encode(tokenizer.encode(draw.prompt, "generate", limit), True)
+    prompt = artist.encode(tokenizer.encode(request.prompt, "generate", limit), True)
     empty = artist.encode(tokenizer.encode_empty("generate", limit), scale != 1.0)
-    z, pairs = standard_normal(draw.seed, artist.roles["denoiser"].inputs[0].shape), []
+    z, pairs = standard_normal(request.seed, artist.roles["denoiser"].inputs[0].shape), []
     for t, t_next in itertools.pairwise(grid):
         now: dict[str, Array] = {"z": z, "t": np.full(1, t, np.float32)}
         passes = [artist.step({**prompt, **now}, True)]
@@ -102,7 +108,7 @@ def roll(
 class _Artist:
     """Evaluates components by role and keeps the evaluations that are asked for."""
 
-    roles: Mapping[Role, Component]
+    roles: Mapping[Role, SourceComponent]
     run: Run
     keep_cases: bool
     cases: dict[Role, list[Case]]
@@ -131,7 +137,7 @@ class _Artist:
                 self.evaluate("denoiser_edit", {**pair.conditional.inputs, "source": z})
 
 
-def _no_plan(denoiser: Component) -> dict[str, Array]:
+def _no_plan(denoiser: SourceComponent) -> dict[str, Array]:
     plan = denoiser.entry().input("plan")
     return (
         {}

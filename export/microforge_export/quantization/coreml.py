@@ -14,8 +14,8 @@ from pathlib import Path
 
 from torch.export import ExportedProgram
 
-from microforge_export.components.component import Component
-from microforge_export.quantization.base import Recorded, Trial
+from microforge_export.components.component import SourceComponent
+from microforge_export.quantization.base import CandidateSession, RecordedInputs
 from microforge_export.recipes.int8_recipe import SCHEMES, Int8Recipe, Scheme, resolve, role_schemes
 from microforge_export.targets.coreml.lower import Deployment, Weights, lower
 from microforge_export.targets.coreml.package import SUFFIX, save
@@ -34,27 +34,29 @@ STORED: Mapping[Scheme, Weights] = {
 
 
 @dataclass(frozen=True)
-class CoreMLDraft:
+class CoreMLQuantizable:
     """A component and its traced program. Trials run on the interpreter, which says nothing about speed."""
 
-    component: Component
+    component: SourceComponent
     program: ExportedProgram
     deployment: Deployment = "ios17"
 
     @classmethod
     def make(
-        cls, component: Component, program: ExportedProgram, inputs: Recorded, folder: Path
-    ) -> CoreMLDraft:
-        """See ``int8_target.Drafting``; weights need no calibration, and nothing is kept between trials."""
+        cls, component: SourceComponent, program: ExportedProgram, inputs: RecordedInputs, folder: Path
+    ) -> CoreMLQuantizable:
+        """See ``base.QuantizableFactory``; weights need no calibration, and nothing is kept between trials."""
         return cls(component, program)
 
     def groups(self) -> dict[str, tuple[Scheme, ...]]:
-        """See ``int8_target.Draft``."""
+        """See ``base.QuantizableComponent``."""
         return {GROUP: SCHEMES["coreml"][1:]}
 
     @contextmanager
-    def trial(self, schemes: Mapping[str, Scheme], threads: int | None = None) -> Iterator[Trial]:
-        """See ``int8_target.Draft``; ``threads`` has no meaning here."""
+    def candidate(
+        self, schemes: Mapping[str, Scheme], threads: int | None = None
+    ) -> Iterator[CandidateSession]:
+        """See ``base.QuantizableComponent``; ``threads`` has no meaning here."""
         weights = STORED[schemes.get(GROUP, "fp16")]
         model = lower(self.component, self.program, deployment=self.deployment, weights=weights)
         with tempfile.TemporaryDirectory() as folder:
@@ -62,16 +64,18 @@ class CoreMLDraft:
             files = save(model, path)
             session = MilSession(path, self.component.entry())
             try:
-                yield Trial(session, sum(file.stat().st_size for file in files if file.suffix == ".bin"))
+                yield CandidateSession(
+                    session, sum(file.stat().st_size for file in files if file.suffix == ".bin")
+                )
             finally:
                 session.close()
 
 
 def lower_all_int8(
-    components: Sequence[Component], programs: Mapping[str, ExportedProgram], *, recipe: Int8Recipe,
-    inputs: Mapping[str, Recorded], deployment: Deployment | None = None,
+    components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram], *, recipe: Int8Recipe,
+    inputs: Mapping[str, RecordedInputs], deployment: Deployment | None = None,
 ) -> CoreMLArtefacts:  # fmt: skip
-    """See ``int8_target.QuantizedLower``; ``inputs`` are not needed.
+    """See ``base.QuantizedLower``; ``inputs`` are not needed.
 
     Args:
         deployment: iOS 18 for a bundle that edits, whose layouts share one package, and iOS 17 otherwise when None.
@@ -84,7 +88,7 @@ def lower_all_int8(
     oldest: Deployment = deployment or ("ios18" if edits else "ios17")
     models = {}
     for item in components:
-        draft = CoreMLDraft(item, programs[item.key], oldest)
+        draft = CoreMLQuantizable(item, programs[item.key], oldest)
         chosen = resolve(role_schemes(recipe, item.role), draft.groups(), "coreml")
         models[item.key] = lower(
             item, draft.program, precision="fp16", deployment=oldest, weights=STORED[chosen[GROUP]]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from torch.export import ExportedProgram
 
-from microforge_export.components.component import Component
-from microforge_export.quantization.base import Recorded, Trial
+from microforge_export.components.component import SourceComponent
+from microforge_export.quantization.base import CandidateSession, RecordedInputs
 from microforge_export.quantization.executorch_quantizer import allowed_schemes, quantize
 from microforge_export.recipes.int8_recipe import Int8Recipe, Scheme, resolve, role_schemes
 from microforge_export.targets.executorch.lower import ExecutorchArtefacts, lower_all, refusing
@@ -19,22 +19,22 @@ from microforge_runtimes.engines.executorch import ExecutorchSession
 
 
 @dataclass(frozen=True)
-class ExecutorchDraft:
+class ExecutorchQuantizable:
     """A component's traced program, and inputs to calibrate with. Every trial lowers it, which takes a while."""
 
-    component: Component
+    component: SourceComponent
     program: ExportedProgram
-    inputs: Recorded
+    inputs: RecordedInputs
 
     @classmethod
     def make(
-        cls, component: Component, program: ExportedProgram, inputs: Recorded, folder: Path
-    ) -> ExecutorchDraft:
-        """See ``int8_target.Drafting``; nothing is kept between trials."""
+        cls, component: SourceComponent, program: ExportedProgram, inputs: RecordedInputs, folder: Path
+    ) -> ExecutorchQuantizable:
+        """See ``base.QuantizableFactory``; nothing is kept between trials."""
         return cls(component, program, inputs)
 
     def groups(self) -> dict[str, tuple[Scheme, ...]]:
-        """See ``int8_target.Draft``. Without recorded inputs nothing can be static."""
+        """See ``base.QuantizableComponent``. Without recorded inputs nothing can be static."""
         allowed = allowed_schemes(self.program)
         if self.inputs:
             return allowed
@@ -52,8 +52,10 @@ class ExecutorchDraft:
             return quantize(self.component, self.program, schemes, self.inputs)
 
     @contextmanager
-    def trial(self, schemes: Mapping[str, Scheme], threads: int | None = None) -> Iterator[Trial]:
-        """See ``int8_target.Draft``."""
+    def candidate(
+        self, schemes: Mapping[str, Scheme], threads: int | None = None
+    ) -> Iterator[CandidateSession]:
+        """See ``base.QuantizableComponent``."""
         key = self.component.key
         artefacts = lower_all([self.component], {key: self.quantized(schemes)})
         with tempfile.TemporaryDirectory() as folder:
@@ -61,16 +63,16 @@ class ExecutorchDraft:
             path = Path(folder) / made.files[key].path
             session = ExecutorchSession(path, key, self.component.entry(), threads)
             try:
-                yield Trial(session, artefacts.weights[key])
+                yield CandidateSession(session, artefacts.weights[key])
             finally:
                 session.close()
 
 
 def lower_all_int8(
-    components: Sequence[Component], programs: Mapping[str, ExportedProgram], *, recipe: Int8Recipe,
-    inputs: Mapping[str, Recorded],
+    components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram], *, recipe: Int8Recipe,
+    inputs: Mapping[str, RecordedInputs],
 ) -> ExecutorchArtefacts:  # fmt: skip
-    """See ``int8_target.QuantizedLower``. Methods of one program go on sharing equal constants.
+    """See ``base.QuantizedLower``. Methods of one program go on sharing equal constants.
 
     Raises:
         SpecError: when the recipe names operator groups that the model has not, or schemes they cannot have.
@@ -78,7 +80,7 @@ def lower_all_int8(
     """
     quantized = {}
     for item in components:
-        draft = ExecutorchDraft(item, programs[item.key], inputs.get(item.key, ()))
+        draft = ExecutorchQuantizable(item, programs[item.key], inputs.get(item.key, ()))
         schemes = resolve(role_schemes(recipe, item.role), draft.groups(), "executorch")
         quantized[item.key] = draft.quantized(schemes)
     return lower_all(components, quantized)

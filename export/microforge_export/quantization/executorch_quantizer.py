@@ -29,9 +29,9 @@ from torchao.quantization.pt2e.quantizer import ComposableQuantizer, Quantizatio
 
 from microforge.errors import SpecError
 from microforge.training.distillation.int8_grid import levels, row_scales
-from microforge_export.components.component import Component
+from microforge_export.components.component import SourceComponent
 from microforge_export.components.group_names import Kind, group_name
-from microforge_export.quantization.base import Recorded
+from microforge_export.quantization.base import RecordedInputs
 from microforge_export.recipes.int8_recipe import Scheme
 
 aten = torch.ops.aten
@@ -69,7 +69,10 @@ def _groups(module: Any) -> dict[str, str]:
 
 @torch.no_grad()
 def quantize(
-    component: Component, program: ExportedProgram, schemes: Mapping[str, Scheme], inputs: Recorded
+    component: SourceComponent,
+    program: ExportedProgram,
+    schemes: Mapping[str, Scheme],
+    inputs: RecordedInputs,
 ) -> ExportedProgram:
     """A quantized copy of ``program``; ``executorch_ops.simplify`` and the lowering take it as they take that.
 
@@ -95,7 +98,7 @@ def quantize(
         return torch.export.export(module, component.example(), strict=False)
 
 
-def _check(schemes: Mapping[str, Scheme], groups: Mapping[str, str], inputs: Recorded) -> None:
+def _check(schemes: Mapping[str, Scheme], groups: Mapping[str, str], inputs: RecordedInputs) -> None:
     known = dict.fromkeys(groups.values())
     for group, scheme in schemes.items():
         if scheme == "fp32":
@@ -116,7 +119,7 @@ def _kind(group: str) -> Kind:
 
 
 def _calibrated(
-    module: Any, component: Component, nodes: Mapping[str, frozenset[str]], inputs: Recorded
+    module: Any, component: SourceComponent, nodes: Mapping[str, frozenset[str]], inputs: RecordedInputs
 ) -> Any:
     """``module`` after PT2E: observers, inputs through it, int8 constants."""
     quantizers = [_quantizer(nodes[scheme], scheme == "dynamic") for scheme in ("static", "dynamic")]

@@ -12,9 +12,9 @@ import onnx
 import onnx_ir as ir
 from torch.export import ExportedProgram
 
-from microforge_export.components.component import Component
+from microforge_export.components.component import SourceComponent
 from microforge_export.components.operator_groups import operator_groups
-from microforge_export.quantization.base import Recorded, Trial
+from microforge_export.quantization.base import CandidateSession, RecordedInputs
 from microforge_export.quantization.onnx_quantizer import ALLOWED, quantize
 from microforge_export.recipes.int8_recipe import Int8Recipe, Scheme, resolve, role_schemes
 from microforge_export.targets.onnx import lower
@@ -23,24 +23,24 @@ from microforge_runtimes.engines.onnx import OnnxSession
 
 
 @dataclass(frozen=True)
-class OnnxDraft:
+class OnnxQuantizable:
     """A component's fp32 graph, the operator group of each of its nodes, and inputs to calibrate with."""
 
-    component: Component
+    component: SourceComponent
     model: onnx.ModelProto
     nodes: Mapping[str, str]
-    inputs: Recorded
+    inputs: RecordedInputs
     ranges: Path  # calibrated ranges, kept between trials
 
     @classmethod
     def make(
-        cls, component: Component, program: ExportedProgram, inputs: Recorded, folder: Path
-    ) -> OnnxDraft:
-        """See ``int8_target.Drafting``."""
+        cls, component: SourceComponent, program: ExportedProgram, inputs: RecordedInputs, folder: Path
+    ) -> OnnxQuantizable:
+        """See ``base.QuantizableFactory``."""
         return draft(component, lower.lower(component, program), inputs, folder)
 
     def groups(self) -> dict[str, tuple[Scheme, ...]]:
-        """See ``int8_target.Draft``. Without recorded inputs nothing can be static."""
+        """See ``base.QuantizableComponent``. Without recorded inputs nothing can be static."""
         allowed = {group: ALLOWED[group.split()[0]] for group in dict.fromkeys(self.nodes.values())}
         if self.inputs:
             return allowed
@@ -54,36 +54,40 @@ class OnnxDraft:
         return quantize(self.model, self.nodes, chosen, self.inputs, self.ranges)
 
     @contextmanager
-    def trial(self, schemes: Mapping[str, Scheme], threads: int | None = None) -> Iterator[Trial]:
-        """See ``int8_target.Draft``."""
+    def candidate(
+        self, schemes: Mapping[str, Scheme], threads: int | None = None
+    ) -> Iterator[CandidateSession]:
+        """See ``base.QuantizableComponent``."""
         model = self.quantized(schemes)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
             path.write_bytes(ir.to_proto(model).SerializeToString())
             session = OnnxSession(path, self.component.entry(), threads)
             try:
-                yield Trial(session, constant_bytes(model))
+                yield CandidateSession(session, constant_bytes(model))
             finally:
                 session.close()
 
 
-def draft(component: Component, graph: ir.Model, inputs: Recorded, folder: Path) -> OnnxDraft:
+def draft(
+    component: SourceComponent, graph: ir.Model, inputs: RecordedInputs, folder: Path
+) -> OnnxQuantizable:
     """A draft of a component that was lowered already; ``folder`` keeps its calibrated ranges."""
     model = ir.to_proto(graph)
     nodes = operator_groups(component, model.graph)
-    return OnnxDraft(component, model, nodes, inputs, folder / f"{component.key}.ranges.json")
+    return OnnxQuantizable(component, model, nodes, inputs, folder / f"{component.key}.ranges.json")
 
 
 def lower_all(
-    components: Sequence[Component], programs: Mapping[str, ExportedProgram], *, recipe: Int8Recipe,
-    inputs: Mapping[str, Recorded],
+    components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram], *, recipe: Int8Recipe,
+    inputs: Mapping[str, RecordedInputs],
 ) -> OnnxArtefacts:  # fmt: skip
-    """See ``int8_target.QuantizedLower``."""
+    """See ``base.QuantizedLower``."""
     return quantize_artefacts(lower.lower_all(components, programs), components, recipe, inputs)
 
 
 def quantize_artefacts(
-    artefacts: OnnxArtefacts, components: Sequence[Component], recipe: Int8Recipe, inputs: Mapping[str, Recorded]
+    artefacts: OnnxArtefacts, components: Sequence[SourceComponent], recipe: Int8Recipe, inputs: Mapping[str, RecordedInputs]
 ) -> OnnxArtefacts:  # fmt: skip
     """INT8 graphs under the keys of ``artefacts``; components that the recipe does not name stay as they are.
 
@@ -103,7 +107,7 @@ def quantize_artefacts(
 
 
 def _apply(
-    component: Component, graph: ir.Model, recipe: Int8Recipe, inputs: Recorded, folder: Path
+    component: SourceComponent, graph: ir.Model, recipe: Int8Recipe, inputs: RecordedInputs, folder: Path
 ) -> ir.Model:
     schemes = role_schemes(recipe, component.role)
     if not schemes:

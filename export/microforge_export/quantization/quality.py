@@ -12,9 +12,9 @@ from microforge.bundle import targets
 from microforge.bundle.manifest import Role
 from microforge_export.checks.figures import image_figures
 from microforge_export.checks.parity import LIMIT_DB, plan_drift, psnr_db, survival
-from microforge_export.components.component import Component, SourceModel
+from microforge_export.components.component import SourceComponent, SourceModel
 from microforge_export.quantization.calibration import Roll, Run, roll
-from microforge_export.recipes.build_recipe import Draw
+from microforge_export.recipes.build_recipe import SampleRequest
 from microforge_export.recipes.int8_recipe import Int8Limits
 
 #: The first drawings whose every evaluation judges single components; images are judged over all drawings.
@@ -24,7 +24,7 @@ Reporter = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quality:
+class MeasuredQuality:
     """Measured differences from torch in fp32. PSNR in dB, one per whole image and the worst per component."""
 
     components: Mapping[Role, float]
@@ -51,34 +51,38 @@ def component_psnr(run: Run, role: Role, rolls: Sequence[Roll]) -> float:
 
 
 def reference_rolls(
-    model: SourceModel, components: Sequence[Component], run: Run, draws: Sequence[Draw], report: Reporter
+    model: SourceModel,
+    components: Sequence[SourceComponent],
+    run: Run,
+    requests: Sequence[SampleRequest],
+    report: Reporter,
 ) -> tuple[Roll, ...]:
-    """What torch draws, to judge by; the first ``CASE_DRAWINGS`` with every evaluation."""
+    """What torch generates, to judge by; the first ``CASE_DRAWINGS`` with every evaluation."""
     rolls = []
-    for index, draw in enumerate(draws):
-        report(f"reference {index + 1}/{len(draws)}")
-        rolls.append(roll(model, components, run, draw, keep_cases=index < CASE_DRAWINGS))
+    for index, request in enumerate(requests):
+        report(f"reference {index + 1}/{len(requests)}")
+        rolls.append(roll(model, components, run, request, keep_cases=index < CASE_DRAWINGS))
     return tuple(rolls)
 
 
 def measure_quality(
-    model: SourceModel, components: Sequence[Component], run: Run, draws: Sequence[Draw],
+    model: SourceModel, components: Sequence[SourceComponent], run: Run, requests: Sequence[SampleRequest],
     references: Sequence[Roll], report: Reporter = lambda _: None,
-) -> Quality:  # fmt: skip
+) -> MeasuredQuality:  # fmt: skip
     """Quality of the artefacts behind ``run``.
 
     Args:
         components: of one size.
-        references: what torch drew for ``draws``.
+        references: what torch drew for ``requests``.
     """
     pairs = [pair for item in references for pair in item.pairs]
     images, drift = [], 0.0
-    for index, (draw, reference) in enumerate(zip(draws, references, strict=True)):
-        report(f"drawing {index + 1}/{len(draws)}")
-        drawn = roll(model, components, run, draw, keep_cases=False)
+    for index, (request, reference) in enumerate(zip(requests, references, strict=True)):
+        report(f"drawing {index + 1}/{len(requests)}")
+        drawn = roll(model, components, run, request, keep_cases=False)
         images.append(round(psnr_db(reference.image, drawn.image), 2))
         drift = max(drift, plan_drift(reference.plan, drawn.plan))
-    return Quality(
+    return MeasuredQuality(
         components={item.role: component_psnr(run, item.role, references) for item in components},
         images=tuple(images),
         survival=round(survival(pairs, lambda inputs: run("denoiser", inputs)), 4),
@@ -86,7 +90,7 @@ def measure_quality(
     )
 
 
-def manifest_quality(quality: Quality, limits: Int8Limits) -> targets.Quality:
+def manifest_quality(quality: MeasuredQuality, limits: Int8Limits) -> targets.Quality:
     """What the manifest records of ``quality``."""
     return targets.Quality(
         images=len(quality.images),
@@ -96,12 +100,12 @@ def manifest_quality(quality: Quality, limits: Int8Limits) -> targets.Quality:
         plan_drift=quality.plan_drift,
         limits=targets.QualityLimits(
             psnr_median_db=limits.image_psnr_median_db, psnr_worst_db=limits.image_psnr_worst_db,
-            survival_low=limits.survival_low, survival_high=limits.survival_high, plan_drift=limits.plan_drift,
+            survival_low=limits.guidance_norm_ratio_low, survival_high=limits.guidance_norm_ratio_high, plan_drift=limits.relative_state_error,
         ),
     )  # fmt: skip
 
 
-def shortfalls(quality: Quality, limits: Int8Limits) -> list[str]:
+def shortfalls(quality: MeasuredQuality, limits: Int8Limits) -> list[str]:
     """What is outside its limit, one phrase each; those of components begin with the component."""
     least = limits.component_psnr_db
     found = [

@@ -19,19 +19,19 @@ from microforge.bundle.manifest import Role
 from microforge.errors import ParityError, SpecError
 from microforge_export.checks.figures import Figure, image_figures
 from microforge_export.checks.parity import psnr_db
-from microforge_export.components.component import Component, SourceModel
-from microforge_export.quantization.base import Draft, Recorded
+from microforge_export.components.component import SourceComponent, SourceModel
+from microforge_export.quantization.base import QuantizableComponent, RecordedInputs
 from microforge_export.quantization.calibration import Roll, Run, roll, torch_runner
 from microforge_export.quantization.quality import (
-    Quality,
+    MeasuredQuality,
     Reporter,
     at_fault,
     component_psnr,
     manifest_quality,
     measure_quality,
 )
-from microforge_export.quantization.registry import drafting
-from microforge_export.recipes.build_recipe import Draw
+from microforge_export.quantization.registry import quantizable_factory
+from microforge_export.recipes.build_recipe import SampleRequest
 from microforge_export.recipes.int8_recipe import (
     Int8Recipe,
     Scheme,
@@ -42,7 +42,7 @@ from microforge_export.recipes.int8_recipe import (
 )
 from microforge_runtimes import open_session
 
-#: Drawings that the component at fault is found with.
+#: Samples that the component at fault is found with.
 _SUSPECT_DRAWINGS = 2
 
 
@@ -69,19 +69,19 @@ class QualityError(ParityError):
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What an INT8 target is judged with at one size: torch's drawings, and its components and programs."""
+class QualityEvidence:
+    """What an INT8 target is measured with at one size: torch's drawings, and its components and programs."""
 
     model: SourceModel
-    components: Sequence[Component]  # of one size
+    components: Sequence[SourceComponent]  # of one size
     programs: Mapping[str, ExportedProgram]
-    inputs: Mapping[str, Recorded]
-    draws: Sequence[Draw]
+    inputs: Mapping[str, RecordedInputs]
+    requests: Sequence[SampleRequest]
     references: Sequence[Roll]
 
 
 @contextmanager
-def bundle_runner(bundle: Bundle, target: str, components: Sequence[Component]) -> Iterator[Run]:
+def bundle_runner(bundle: Bundle, target: str, components: Sequence[SourceComponent]) -> Iterator[Run]:
     """The artefacts of ``components`` in a bundle as a ``Run``."""
     with ExitStack() as stack:
         sessions = {}
@@ -92,26 +92,26 @@ def bundle_runner(bundle: Bundle, target: str, components: Sequence[Component]) 
 
 
 def require_quality(
-    bundle: Bundle, recipe: Int8Recipe, judged: Judged, report: Reporter = lambda _: None
-) -> Quality:
+    bundle: Bundle, recipe: Int8Recipe, evidence: QualityEvidence, report: Reporter = lambda _: None
+) -> MeasuredQuality:
     """Quality of the bundle's files of one size.
 
     Raises:
         QualityError: when a limit of the recipe is missed.
     """
-    with bundle_runner(bundle, recipe.target, judged.components) as run:
+    with bundle_runner(bundle, recipe.target, evidence.components) as run:
         quality = measure_quality(
-            judged.model, judged.components, run, judged.draws, judged.references, report
+            evidence.model, evidence.components, run, evidence.requests, evidence.references, report
         )
         figures = quality_figures(quality, recipe)
         if all(item.met for item in figures):
             return quality
         report("looking for what is at fault")
-        suspect = _suspect(run, recipe, judged, quality)
-    raise QualityError(recipe.target, figures, find_fault(recipe, judged, suspect))
+        suspect = _suspect(run, recipe, evidence, quality)
+    raise QualityError(recipe.target, figures, find_fault(recipe, evidence, suspect))
 
 
-def quality_figures(quality: Quality, recipe: Int8Recipe) -> tuple[Figure, ...]:
+def quality_figures(quality: MeasuredQuality, recipe: Int8Recipe) -> tuple[Figure, ...]:
     """Every figure of a quantized target with its limits: components, then whole images."""
     least = recipe.limits.component_psnr_db
     components = (
@@ -121,21 +121,25 @@ def quality_figures(quality: Quality, recipe: Int8Recipe) -> tuple[Figure, ...]:
     return (*components, *image_figures(manifest_quality(quality, recipe.limits)))
 
 
-def _suspect(run: Run, recipe: Int8Recipe, judged: Judged, quality: Quality) -> Component:
+def _suspect(
+    run: Run, recipe: Int8Recipe, evidence: QualityEvidence, quality: MeasuredQuality
+) -> SourceComponent:
     """The component that loses most: the one below its own limit, else the one whose artefact alone, between
     torch's other modules, hurts images most."""
-    quantized = [item for item in judged.components if component_precision(recipe, item.role) == "int8"]
-    least = min(quantized or judged.components, key=lambda item: quality.components[item.role])
+    quantized = [item for item in evidence.components if component_precision(recipe, item.role) == "int8"]
+    least = min(quantized or evidence.components, key=lambda item: quality.components[item.role])
     if quality.components[least.role] < recipe.limits.component_psnr_db or len(quantized) < 2:
         return least
-    plain = torch_runner(judged.components)
+    plain = torch_runner(evidence.components)
 
-    def image_db(suspect: Component) -> float:
+    def image_db(suspect: SourceComponent) -> float:
         mixed: Run = lambda role, inputs: (run if role == suspect.role else plain)(role, inputs)  # noqa: E731
         return sum(
             psnr_db(
-                judged.references[index].image,
-                roll(judged.model, judged.components, mixed, judged.draws[index], keep_cases=False).image,
+                evidence.references[index].image,
+                roll(
+                    evidence.model, evidence.components, mixed, evidence.requests[index], keep_cases=False
+                ).image,
             )
             for index in worst_drawings(quality)
         )
@@ -144,35 +148,39 @@ def _suspect(run: Run, recipe: Int8Recipe, judged: Judged, quality: Quality) -> 
     return min((item for item in quantized if item.role in drawn), key=image_db, default=least)
 
 
-def worst_drawings(quality: Quality) -> list[int]:
+def worst_drawings(quality: MeasuredQuality) -> list[int]:
     """The drawings that suspects are judged by: those that came out worst, since a limit may be missed by them alone."""
     order = sorted(range(len(quality.images)), key=quality.images.__getitem__)
     return order[:_SUSPECT_DRAWINGS]
 
 
-def find_fault(recipe: Int8Recipe, judged: Judged, suspect: Component) -> Fault:
+def find_fault(recipe: Int8Recipe, evidence: QualityEvidence, suspect: SourceComponent) -> Fault:
     """The operator group of ``suspect`` that costs most precision, where the target can try groups apart."""
     try:
-        make = drafting(recipe.target)
+        make = quantizable_factory(recipe.target)
     except SpecError:
         return Fault(component=suspect.key, group=None)
     with tempfile.TemporaryDirectory() as folder:
-        draft = make(suspect, judged.programs[suspect.key], judged.inputs.get(suspect.key, ()), Path(folder))
+        draft = make(
+            suspect, evidence.programs[suspect.key], evidence.inputs.get(suspect.key, ()), Path(folder)
+        )
         schemes = resolve(role_schemes(recipe, suspect.role), draft.groups(), recipe.target)
         plain = float_scheme(recipe.target)
         quantized = {group: scheme for group, scheme in schemes.items() if scheme != plain}
         if not quantized:
             return Fault(component=suspect.key, group=None)
-        group = worst_group(draft, quantized, judged.references)
+        group = worst_group(draft, quantized, evidence.references)
         others = {name: scheme for name, scheme in quantized.items() if name != group}
         return Fault(
             component=suspect.key, group=group, scheme=quantized[group],
-            alone_db=draft_psnr(draft, {group: quantized[group]}, judged.references),
-            without_db=draft_psnr(draft, others, judged.references),
+            alone_db=draft_psnr(draft, {group: quantized[group]}, evidence.references),
+            without_db=draft_psnr(draft, others, evidence.references),
         )  # fmt: skip
 
 
-def worst_group(draft: Draft, schemes: Mapping[str, Scheme], references: Sequence[Roll]) -> str:
+def worst_group(
+    draft: QuantizableComponent, schemes: Mapping[str, Scheme], references: Sequence[Roll]
+) -> str:
     """The group among ``schemes`` (all quantized) that costs most precision, by bisection."""
     return at_fault(
         list(schemes),
@@ -180,9 +188,11 @@ def worst_group(draft: Draft, schemes: Mapping[str, Scheme], references: Sequenc
     )
 
 
-def draft_psnr(draft: Draft, schemes: Mapping[str, Scheme], references: Sequence[Roll]) -> float:
+def draft_psnr(
+    draft: QuantizableComponent, schemes: Mapping[str, Scheme], references: Sequence[Roll]
+) -> float:
     """PSNR of a component under ``schemes``, over the evaluations of the first reference drawing."""
-    with draft.trial(schemes) as trial:
+    with draft.candidate(schemes) as trial:
         return component_psnr(
             lambda _, inputs: trial.session.run(inputs), draft.component.role, references[:1]
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from microforge.bundle.targets import TargetName
 from microforge.errors import SpecError
 from microforge.io.quiet import quiet
-from microforge_export.quantization.base import Drafting, QuantizedLower
+from microforge_export.quantization.base import QuantizableFactory, QuantizedLower
 
 
 def quantized_lowering(target: TargetName) -> QuantizedLower:
@@ -30,7 +30,7 @@ def quantized_lowering(target: TargetName) -> QuantizedLower:
     raise SpecError(f"{target} has no int8 path in this version; build it with --precision fp32")
 
 
-def drafting(target: TargetName) -> Drafting:
+def quantizable_factory(target: TargetName) -> QuantizableFactory:
     """How drafts of ``target`` are made.
 
     Raises:
@@ -39,14 +39,14 @@ def drafting(target: TargetName) -> Drafting:
     if target == "onnx":
         from microforge_export.quantization import onnx
 
-        return onnx.OnnxDraft.make
+        return onnx.OnnxQuantizable.make
     if target == "executorch":
         with quiet("torch.utils._pytree"):
             from microforge_export.quantization import executorch
 
-        return executorch.ExecutorchDraft.make
+        return executorch.ExecutorchQuantizable.make
     if target == "coreml":
         from microforge_export.quantization import coreml
 
-        return coreml.CoreMLDraft.make
+        return coreml.CoreMLQuantizable.make
     raise SpecError(f"target {target!r} cannot be tuned in this version; available: onnx, executorch, coreml")

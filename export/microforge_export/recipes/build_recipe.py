@@ -47,7 +47,7 @@ RECIPES = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampleRequest:
     """A prompt, the seed of its noise, and the task; a task with a source starts from ``sources.given``."""
 
     prompt: str  # empty: no words, where the task can do without
@@ -67,9 +67,9 @@ class TargetRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One build. The first of ``draws`` of a task is its golden trajectory; the very first makes the preview.
+    """One build. The first of ``requests`` of a task is its golden trajectory; the very first makes the preview.
 
-    All of ``draws`` are checked on all of ``targets``.
+    All of ``requests`` are checked on all of ``targets``.
     """
 
     targets: tuple[TargetRecipe, ...]
@@ -77,21 +77,21 @@ class Recipe:
         str, ...
     ]  # each "256" or "256x384" (height x width); empty: the size the model was trained at
     tasks: tuple[Task, ...]  # empty: all that the model knows, until it is read
-    draws: tuple[Draw, ...]
+    requests: tuple[SampleRequest, ...]
 
 
-DRAWS = (
-    Draw("a red circle", 0),
-    Draw("a blue square on a white background", 1),
-    Draw("a green triangle on the left", 2),
-    Draw("make the circle green", 3, "edit"),
-    Draw("a red circle and a blue square", 4, "inpaint"),
-    Draw("", 5, "super-resolve"),
+TEST_REQUESTS = (
+    SampleRequest("a red circle", 0),
+    SampleRequest("a blue square on a white background", 1),
+    SampleRequest("a green triangle on the left", 2),
+    SampleRequest("make the circle green", 3, "edit"),
+    SampleRequest("a red circle and a blue square", 4, "inpaint"),
+    SampleRequest("", 5, "super-resolve"),
 )
 
 
 def make_recipe(
-    *, target: str, precision: str | None, sizes: Sequence[str], tasks: str | None = None, draws: tuple[Draw, ...] = DRAWS,
+    *, target: str, precision: str | None, sizes: Sequence[str], tasks: str | None = None, requests: tuple[SampleRequest, ...] = TEST_REQUESTS,
     recipes: Sequence[Path] = (),
 ) -> Recipe:  # fmt: skip
     """A recipe from a command line's words.
@@ -115,7 +115,7 @@ def make_recipe(
         targets=_with_recipes(tuple(_target(name, precision) for name in engines), recipes),
         sizes=tuple(sizes),
         tasks=tuple(dict.fromkeys(names)),
-        draws=draws,
+        requests=requests,
     )
 
 

@@ -27,7 +27,7 @@ Scheme = Literal[
     "fp32", "fp16", "weight-only", "dynamic", "static", "linear8", "palettize6", "palettize4"
 ]  # fmt: skip
 #: Of a measured candidate; ``mixed`` is what was chosen group by group, together.
-RowScheme = Scheme | Literal["mixed"]
+CandidateScheme = Scheme | Literal["mixed"]
 #: What each target's groups can have: its floating point, then from the most to the least precise.
 SCHEMES: Mapping[TargetName, tuple[Scheme, ...]] = {
     "onnx": ("fp32", "weight-only", "dynamic", "static"),
@@ -49,16 +49,16 @@ class Int8Limits:
     images: int = 32  # whole drawings, prompt and seed each, that the next two are taken over
     image_psnr_median_db: float = 30.0  # from the same noise
     image_psnr_worst_db: float = 24.0
-    survival_low: float = 0.9  # norm of (v_cond - v_empty), artefact / torch
-    survival_high: float = 1.1
-    plan_drift: float = 0.25  # |plan - reference| / |reference| after the last step
+    guidance_norm_ratio_low: float = 0.9  # norm of (v_cond - v_empty), artefact / torch
+    guidance_norm_ratio_high: float = 1.1
+    relative_state_error: float = 0.25  # |plan - reference| / |reference| after the last step
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """What static ranges are taken from: a build repeats it, so its files do not depend on anything else."""
 
-    drawings: int = 8  # captions of the built-in grammar, drawn with torch
+    samples: int = 8  # captions of the built-in grammar, drawn with torch
     inputs: int = 32  # evaluations per component, spread over all drawings and steps
 
 
@@ -72,7 +72,7 @@ class Host:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class MeasuredCandidate:
     """One measured candidate: ``scheme`` for one ``group`` of a component, everything else in floating point.
 
     The scheme ``mixed`` is what was chosen group by group, together: the row that decides whether the
@@ -81,7 +81,7 @@ class Row:
 
     component: Role
     group: str  # "all" for every group together
-    scheme: RowScheme
+    scheme: CandidateScheme
     psnr_db: float
     milliseconds: float  # of one evaluation of the component, the least of many; 0 where it was not timed
     fp32_milliseconds: float  # of the same runs, interleaved
@@ -102,7 +102,7 @@ class Int8Recipe:
     limits: Int8Limits = field(default_factory=Int8Limits)
     calibration: Calibration = field(default_factory=Calibration)
     schemes: Mapping[Role, Mapping[str, Scheme]]
-    rows: tuple[Row, ...] = ()
+    rows: tuple[MeasuredCandidate, ...] = ()
 
 
 def float_scheme(target: TargetName) -> Scheme:
@@ -203,7 +203,9 @@ def parse_recipe(text: str, source: str = "recipe") -> Int8Recipe:
         limits=_record(Int8Limits, table.get("limits", {}), f"{source}: limits"),
         calibration=_record(Calibration, table.get("calibration", {}), f"{source}: calibration"),
         schemes=_schemes(table["schemes"], target, f"{source}: schemes"),
-        rows=tuple(_record(Row, row, f"{source}: rows[{index}]") for index, row in enumerate(rows)),
+        rows=tuple(
+            _record(MeasuredCandidate, row, f"{source}: rows[{index}]") for index, row in enumerate(rows)
+        ),
     )
 
 
@@ -225,7 +227,7 @@ def render_recipe(recipe: Int8Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _fields(record: Host | Int8Limits | Calibration | Row) -> list[str]:
+def _fields(record: Host | Int8Limits | Calibration | MeasuredCandidate) -> list[str]:
     return [f"{item.name} = {_toml(getattr(record, item.name))}" for item in fields(record)]
 
 
@@ -237,7 +239,7 @@ def _toml(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else repr(value)  # names hold no character to escape
 
 
-RecordT = typing.TypeVar("RecordT", Host, Int8Limits, Calibration, Row)
+RecordT = typing.TypeVar("RecordT", Host, Int8Limits, Calibration, MeasuredCandidate)
 
 
 def _record(kind: type[RecordT], table: object, where: str) -> RecordT:

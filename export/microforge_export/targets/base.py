@@ -15,7 +15,7 @@ from typing import Protocol
 from torch.export import ExportedProgram
 
 from microforge.bundle.targets import Coverage, FileEntry, Memory
-from microforge_export.components.component import Component
+from microforge_export.components.component import SourceComponent
 
 MAX_RANK = 5  # Core ML's limit, and what mobile execution providers accept at most
 #: The largest finite number of half precision, in which accelerators may compute whatever the file says.
@@ -70,7 +70,7 @@ class Lower(Protocol):
     """Components and their traced programs, by component key, to artefacts of one target."""
 
     def __call__(
-        self, components: Sequence[Component], programs: Mapping[str, ExportedProgram]
+        self, components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram]
     ) -> Artefacts: ...
 
 

@@ -18,7 +18,7 @@ from microforge.errors import SpecError
 from microforge.pipeline import MicroForgePipeline
 from microforge_export.build import builder
 from microforge_export.build.builder import build, stages_of
-from microforge_export.build.stages import Stage, check_order
+from microforge_export.build.stages import BuildStage, check_order
 from microforge_export.checks import golden
 from microforge_export.providers.microforge import read_model
 from microforge_export.recipes.build_recipe import make_recipe
@@ -143,7 +143,8 @@ def test_the_preview_is_the_first_drawing(bundle: Path) -> None:
     preview = np.asarray(Image.open(bundle / "preview.png")).transpose(2, 0, 1)
     assert np.abs(preview - image[0] * 255).max() < 2
     assert (
-        json.loads((bundle / "report.json").read_text())["recipe"]["draws"][0]["prompt"] == trajectory.prompt
+        json.loads((bundle / "report.json").read_text())["recipe"]["requests"][0]["prompt"]
+        == trajectory.prompt
     )
 
 
@@ -165,4 +166,4 @@ def test_stages_in_a_wrong_order_are_refused() -> None:
     recipe = make_recipe(target="onnx,executorch", precision="fp32", sizes=(), tasks="generate")
     check_order((*builder.PLANNING, *stages_of(recipe)), ("recipe", "load", "folder"))
     with pytest.raises(ValueError, match="needs 'programs'"):
-        check_order((Stage("lower", ("programs",), ("graphs",), lambda _: {}),), ("recipe",))
+        check_order((BuildStage("lower", ("programs",), ("graphs",), lambda _: {}),), ("recipe",))

@@ -23,9 +23,9 @@ from microforge_export.checks.inspect import target_bytes
 from microforge_export.checks.parity import measure
 from microforge_export.checks.reference import record
 from microforge_export.checks.verify import verify
-from microforge_export.components.component import Component, SourceModel, trace
+from microforge_export.components.component import SourceComponent, SourceModel, trace
 from microforge_export.providers.microforge import read_model
-from microforge_export.recipes.build_recipe import Draw, make_recipe
+from microforge_export.recipes.build_recipe import SampleRequest, make_recipe
 from microforge_export.targets.onnx import lower
 from microforge_runtimes import Editor
 from microforge_runtimes.engines.coreml import MilSession
@@ -51,7 +51,7 @@ def test_a_build_of_generate_alone_has_no_edit_layout(editing_checkpoint: Path) 
     recipe = make_recipe(target="onnx", precision="fp32", sizes=(), tasks="generate")
     state = plan(recipe, lambda: read_model(editing_checkpoint))
     assert "denoiser_edit" not in {item.key for item in state.get("components")}
-    assert {draw.task for draw in state.recipe.draws} == {"generate"}
+    assert {request.task for request in state.recipe.requests} == {"generate"}
 
 
 def test_a_build_of_edit_alone_has_no_generate_layout(editing_checkpoint: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_the_fixed_sources_are_pictures_with_a_hole_off_the_grid() -> None:
     assert rows[0] % 32 and (rows[-1] + 1) % 32
 
 
-def _layouts(checkpoint: Path) -> tuple[SourceModel, list[Component]]:
+def _layouts(checkpoint: Path) -> tuple[SourceModel, list[SourceComponent]]:
     """The model, and both layouts of its denoiser."""
     model = read_model(checkpoint)
     return model, [item for item in model.provider.components([SIZE], model.tasks) if "denoiser" in item.role]
@@ -203,7 +203,7 @@ def test_executorch_methods_of_both_layouts_share_their_constants(
     assert sizes[1] - sizes[0] < 0.5 * weights, (sizes, weights)
     path = tmp_path / "both" / made.files["denoiser_edit"].path
     cases = record(
-        model, model.provider.components([SIZE], model.tasks), [Draw("a red circle", 0, "edit")]
+        model, model.provider.components([SIZE], model.tasks), [SampleRequest("a red circle", 0, "edit")]
     ).cases
     session = ExecutorchSession(path, "denoiser_edit", parts[1].entry(), 1)
     assert measure(session, cases["denoiser_edit"], threshold_db=60).psnr_db > 90
@@ -236,7 +236,7 @@ def test_core_ml_layouts_are_functions_of_one_package(editing_checkpoint: Path, 
     weights = sum(entry.bytes for entry in made.parts["denoiser"] if entry.path.endswith(".bin"))
     assert weights < 1.3 * parts[0].weight_bytes() / 2, "half precision, once"
     cases = record(
-        model, model.provider.components([SIZE], model.tasks), [Draw("a red circle", 0, "edit")]
+        model, model.provider.components([SIZE], model.tasks), [SampleRequest("a red circle", 0, "edit")]
     ).cases
     path = tmp_path / made.files["denoiser_edit"].path
     session = MilSession(path, parts[1].entry(), "denoiser_edit")

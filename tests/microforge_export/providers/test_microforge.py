@@ -19,7 +19,7 @@ from microforge.bundle.targets import TargetName
 from microforge.errors import GraphLintError, ParityError
 from microforge.tokenizer import BOS, EOS, PAD, TASK_IDS
 from microforge_export.build.builder import build
-from microforge_export.components.component import Component, SourceModel, TokenizerSource, tensor
+from microforge_export.components.component import SourceComponent, SourceModel, TokenizerSource, tensor
 from microforge_export.recipes.build_recipe import Recipe, Thresholds, make_recipe
 from microforge_runtimes import Generator
 
@@ -61,13 +61,13 @@ class Decoder(nn.Module):
 
 @dataclass(frozen=True)
 class OtherLibrary:
-    """Small networks, and a pipeline of its own that draws black."""
+    """Small networks, and a pipeline of its own that requests black."""
 
-    parts: tuple[Component, ...]
+    parts: tuple[SourceComponent, ...]
 
     def components(
         self, sizes: Sequence[Size], tasks: Sequence[Task] = ("generate",)
-    ) -> tuple[Component, ...]:
+    ) -> tuple[SourceComponent, ...]:
         return self.parts
 
     def draw(self, prompt: str, seed: int, size: Size) -> NDArray[np.float32]:
@@ -79,7 +79,7 @@ class OtherLibrary:
         raise NotImplementedError
 
 
-def networks() -> tuple[Component, ...]:
+def networks() -> tuple[SourceComponent, ...]:
     torch.manual_seed(0)
     size = Size(height=32, width=64)
     ids, text, latent = (
@@ -90,9 +90,9 @@ def networks() -> tuple[Component, ...]:
     z, velocity = (tensor(name, 1, C, 1, 2) for name in ("z", "velocity"))
     image = tensor("image", 1, 3, 32, 64)
     return (
-        Component("words", "text_encoder", None, TextEncoder(), (ids,), (text, tensor("pooled", 1, E))),
-        Component("steps", "denoiser", size, PlainDenoiser(), (z, tensor("t", 1), text), (velocity,)),
-        Component("pixels", "vae_decoder", size, Decoder(), (latent,), (image,)),
+        SourceComponent("words", "text_encoder", None, TextEncoder(), (ids,), (text, tensor("pooled", 1, E))),
+        SourceComponent("steps", "denoiser", size, PlainDenoiser(), (z, tensor("t", 1), text), (velocity,)),
+        SourceComponent("pixels", "vae_decoder", size, Decoder(), (latent,), (image,)),
     )
 
 

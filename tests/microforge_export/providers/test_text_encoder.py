@@ -15,7 +15,7 @@ from microforge.bundle.manifest import TensorSpec
 from microforge.errors import BundleError, ParityError
 from microforge.io.console import exit_code
 from microforge_export.cli import app
-from microforge_export.components.component import Component
+from microforge_export.components.component import SourceComponent
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -149,7 +149,7 @@ def test_exported_tokens_are_transformers_own(towers: dict[str, Path], tmp_path:
 
 @pytest.mark.slow
 def test_interface_is_that_of_the_built_in_encoder(
-    towers: dict[str, Path], tmp_path: Path, components: tuple[Component, ...]
+    towers: dict[str, Path], tmp_path: Path, components: tuple[SourceComponent, ...]
 ) -> None:
     from microforge_export.providers.text_encoder import export_text_encoder
 

@@ -14,11 +14,11 @@ from microforge.bundle.manifest import Role, Size, TensorSpec
 from microforge.errors import SpecError
 from microforge_export.checks.golden import Array
 from microforge_export.checks.parity import psnr_db
-from microforge_export.components.component import Component, tensor, trace
+from microforge_export.components.component import SourceComponent, tensor, trace
 from microforge_export.recipes.int8_recipe import Host, Int8Recipe, Scheme
 
 pytest.importorskip("coremltools")
-from microforge_export.quantization.coreml import CoreMLDraft, lower_all_int8
+from microforge_export.quantization.coreml import CoreMLQuantizable, lower_all_int8
 from microforge_runtimes.engines.coreml import MilSession
 from microforge_runtimes.mil.reader import read_program
 
@@ -47,22 +47,22 @@ class Pixels(nn.Module):
         return torch.pixel_shuffle(self.layers(latent), 4)
 
 
-def components() -> tuple[Component, Component]:
+def components() -> tuple[SourceComponent, SourceComponent]:
     torch.manual_seed(0)
     return (
-        Component(
+        SourceComponent(
             "words", "text_encoder", None, Tower().requires_grad_(False),
             (tensor("ids", 1, 6, dtype="int64"), tensor("mask", 1, 6)),
             (tensor("text", 1, 6, WIDTH), tensor("pooled", 1, WIDTH)),
         ),
-        Component(
+        SourceComponent(
             "pixels", "vae_decoder", Size(height=32, width=32), Pixels().requires_grad_(False),
             (tensor("latent", 1, 4, 8, 8),), (tensor("image", 1, 3, 32, 32),),
         ),
     )  # fmt: skip
 
 
-def one_input(component: Component) -> dict[str, Array]:
+def one_input(component: SourceComponent) -> dict[str, Array]:
     generator = np.random.default_rng(0)
 
     def values(spec: TensorSpec) -> Array:
@@ -73,7 +73,7 @@ def one_input(component: Component) -> dict[str, Array]:
     return {spec.name: values(spec) for spec in component.inputs}
 
 
-def psnr(component: Component, session: MilSession) -> float:
+def psnr(component: SourceComponent, session: MilSession) -> float:
     """The worst output by the interpreter against torch."""
     inputs = one_input(component)
     results = session.run(inputs)
@@ -125,11 +125,11 @@ def test_a_component_that_no_recipe_names_stays_in_half_precision(tmp_path: Path
 
 def test_fewer_bits_are_smaller_and_less_exact() -> None:
     _, pixels = components()
-    draft = CoreMLDraft.make(pixels, trace(pixels), (), Path())
+    draft = CoreMLQuantizable.make(pixels, trace(pixels), (), Path())
     assert draft.groups() == {"weights": ("linear8", "palettize6", "palettize4")}
     figures = []
     for schemes in ({}, {"weights": "linear8"}, {"weights": "palettize6"}, {"weights": "palettize4"}):
-        with draft.trial(schemes) as trial:  # type: ignore[arg-type]
+        with draft.candidate(schemes) as trial:  # type: ignore[arg-type]
             assert isinstance(trial.session, MilSession)
             figures.append((trial.bytes, psnr(pixels, trial.session)))
     assert figures == sorted(figures, reverse=True) and len(set(figures)) == 4

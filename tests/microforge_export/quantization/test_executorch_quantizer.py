@@ -18,9 +18,9 @@ from microforge_export.build.builder import build
 from microforge_export.checks.golden import Array
 from microforge_export.checks.parity import psnr_db
 from microforge_export.checks.verify import verify
-from microforge_export.components.component import Component, tensor, trace
+from microforge_export.components.component import SourceComponent, tensor, trace
 from microforge_export.providers.microforge import read_model
-from microforge_export.quantization.executorch import ExecutorchDraft, lower_all_int8
+from microforge_export.quantization.executorch import ExecutorchQuantizable, lower_all_int8
 from microforge_export.quantization.executorch_quantizer import per_row, quantize
 from microforge_export.recipes.build_recipe import make_recipe
 from microforge_export.recipes.int8_recipe import Host, Int8Recipe, Scheme
@@ -64,20 +64,20 @@ class Decoder(nn.Module):
         return F.pixel_shuffle(self.out(F.silu(self.head(latent))), 4)
 
 
-def encoder() -> Component:
+def encoder() -> SourceComponent:
     torch.manual_seed(0)
-    return Component(
+    return SourceComponent(
         "words", "text_encoder", None, Encoder().requires_grad_(False),
         (tensor("ids", 1, LENGTH, dtype="int64"), tensor("mask", 1, LENGTH)),
         (tensor("text", 1, LENGTH, WIDTH), tensor("pooled", 1, WIDTH)),
     )  # fmt: skip
 
 
-def decoder(*widths: int) -> tuple[Component, ...]:
+def decoder(*widths: int) -> tuple[SourceComponent, ...]:
     torch.manual_seed(0)
     module = Decoder().requires_grad_(False)
     return tuple(
-        Component(
+        SourceComponent(
             f"pixels_{width}", "vae_decoder", Size(height=32, width=8 * width), module,
             (tensor("latent", 1, 4, 8, width),), (tensor("image", 1, 3, 32, 4 * width),),
         )
@@ -85,7 +85,7 @@ def decoder(*widths: int) -> tuple[Component, ...]:
     )  # fmt: skip
 
 
-def some_inputs(component: Component, count: int = 3) -> list[dict[str, Array]]:
+def some_inputs(component: SourceComponent, count: int = 3) -> list[dict[str, Array]]:
     generator = np.random.default_rng(0)
 
     def values(spec: TensorSpec) -> Array:
@@ -101,12 +101,12 @@ def recipe(schemes: Mapping[Role, Mapping[str, Scheme]]) -> Int8Recipe:
     return Int8Recipe(model="miniature", target="executorch", host=host, schemes=schemes)
 
 
-def draft(component: Component, inputs: bool = True) -> ExecutorchDraft:
+def draft(component: SourceComponent, inputs: bool = True) -> ExecutorchQuantizable:
     recorded = some_inputs(component) if inputs else ()
-    return ExecutorchDraft.make(component, trace(component), recorded, Path())
+    return ExecutorchQuantizable.make(component, trace(component), recorded, Path())
 
 
-def psnr(component: Component, session: ExecutorchSession) -> float:
+def psnr(component: SourceComponent, session: ExecutorchSession) -> float:
     """The worst output of the engine against torch."""
     return min(
         psnr_db(reference, session.run(inputs)[name])
@@ -212,14 +212,14 @@ def test_static_ranges_need_recorded_inputs() -> None:
 def test_a_program_that_cannot_be_quantized_is_refused_with_its_component() -> None:
     component = encoder()
     unknown = {**some_inputs(component, 1)[0], "ids": np.full((1, LENGTH), WORDS)}
-    made = ExecutorchDraft(component, trace(component), [unknown])
+    made = ExecutorchQuantizable(component, trace(component), [unknown])
     with pytest.raises(GraphLintError, match=r"^words: "):
         made.quantized({"matmul last": "static"})
 
 
 def test_a_trial_runs_in_the_engine_and_knows_its_bytes() -> None:
     made = draft(encoder())
-    with made.trial({}) as plain, made.trial({"matmul blocks": "dynamic"}) as trial:
+    with made.candidate({}) as plain, made.candidate({"matmul blocks": "dynamic"}) as trial:
         assert plain.bytes - 3 * 2 * 3 * WIDTH * WIDTH < trial.bytes < 0.8 * plain.bytes
         inputs = some_inputs(made.component, 1)[0]
         exact, near = (item.session.run(inputs)["text"] for item in (plain, trial))
@@ -241,7 +241,7 @@ image_psnr_median_db = 20.0
 image_psnr_worst_db = 15.0
 
 [calibration]
-drawings = 2
+samples = 2
 inputs = 8
 
 [schemes.text_encoder]

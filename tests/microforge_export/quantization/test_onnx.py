@@ -23,12 +23,12 @@ from microforge_export.build.stages import State
 from microforge_export.checks.half_range import half_range
 from microforge_export.checks.inspect import analysis, render, summary
 from microforge_export.checks.verify import verify
-from microforge_export.components.component import Component, SourceModel
+from microforge_export.components.component import SourceComponent, SourceModel
 from microforge_export.providers.microforge import read_model
 from microforge_export.quantization.build_steps import lower_int8, record_drawings
-from microforge_export.quantization.onnx import OnnxDraft, constant_bytes
+from microforge_export.quantization.onnx import OnnxQuantizable, constant_bytes
 from microforge_export.quantization.quality_gate import QualityError
-from microforge_export.recipes.build_recipe import Draw, make_recipe, shipped_recipe
+from microforge_export.recipes.build_recipe import SampleRequest, make_recipe, shipped_recipe
 from microforge_export.recipes.int8_recipe import (
     Calibration,
     Host,
@@ -43,19 +43,19 @@ from microforge_export.targets.onnx.accelerator_support import usability
 LIMITS = Int8Limits(images=2, image_psnr_median_db=22.0, image_psnr_worst_db=20.0)
 RECIPE = Int8Recipe(
     model="miniature", target="onnx", host=Host(machine="x86_64", instructions=(), threads=1), limits=LIMITS,
-    calibration=Calibration(drawings=1, inputs=8),
+    calibration=Calibration(samples=1, inputs=8),
     schemes={
         "text_encoder": {"*": "weight-only"}, "denoiser": {"*": "weight-only"}, "vae_decoder": {"*": "static"},
     },
 )  # fmt: skip
-DRAWS = (Draw("a red circle", 0),)
+TEST_REQUESTS = (SampleRequest("a red circle", 0),)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def lowered_once(programs: dict[str, ExportedProgram], drafts: dict[str, OnnxDraft]) -> Iterator[None]:
+def lowered_once(programs: dict[str, ExportedProgram], drafts: dict[str, OnnxQuantizable]) -> Iterator[None]:
     """Builds take the session's traces and graphs."""
 
-    def lower(component: Component, _: ExportedProgram) -> ir.Model:
+    def lower(component: SourceComponent, _: ExportedProgram) -> ir.Model:
         return ir.from_proto(drafts[component.key].model)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -68,7 +68,7 @@ def int8(checkpoint: Path, out: Path, recipe: Int8Recipe = RECIPE) -> State:
     file = out.parent / "recipe.toml"
     file.write_text(render_recipe(recipe), "utf-8")
     made = make_recipe(
-        target="onnx", precision="int8", sizes=(), tasks="generate", draws=DRAWS, recipes=[file]
+        target="onnx", precision="int8", sizes=(), tasks="generate", requests=TEST_REQUESTS, recipes=[file]
     )
     return build(made, lambda: read_model(checkpoint), out)
 
@@ -89,7 +89,9 @@ def test_the_manifest_records_quality_and_what_stayed_in_fp32(int8_bundle: Path)
     assert target.parity["vae_decoder"].threshold_db == 20.0 and target.parity["vae_encoder"].psnr_db > 60.0
 
 
-def test_weights_are_int8_in_the_one_shared_file(int8_bundle: Path, drafts: dict[str, OnnxDraft]) -> None:
+def test_weights_are_int8_in_the_one_shared_file(
+    int8_bundle: Path, drafts: dict[str, OnnxQuantizable]
+) -> None:
     stored = (int8_bundle / "onnx" / "weights.bin").stat().st_size
     plain = {key: constant_bytes(item.quantized({})) for key, item in drafts.items()}
     encoder = plain.pop("vae_encoder")  # it stays in fp32
@@ -130,7 +132,7 @@ def test_inspect_shows_quality_and_static_analysis(int8_bundle: Path) -> None:
 
 
 def test_the_same_recipe_writes_the_same_bytes(
-    int8_bundle: Path, source_model: SourceModel, components: tuple[Component, ...],
+    int8_bundle: Path, source_model: SourceModel, components: tuple[SourceComponent, ...],
     programs: dict[str, ExportedProgram], tmp_path: Path,
 ) -> None:  # fmt: skip
     drawings = record_drawings(source_model, components, [RECIPE], lambda _: None)

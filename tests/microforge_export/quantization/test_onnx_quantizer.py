@@ -14,9 +14,9 @@ from hypothesis.extra import numpy as arrays
 
 from microforge.errors import SpecError
 from microforge_export.checks.parity import plan_drift, survival
-from microforge_export.components.component import Component, SourceModel, trace
+from microforge_export.components.component import SourceComponent, SourceModel, trace
 from microforge_export.quantization.calibration import Roll, torch_runner
-from microforge_export.quantization.onnx import OnnxDraft, constant_bytes
+from microforge_export.quantization.onnx import OnnxQuantizable, constant_bytes
 from microforge_export.quantization.onnx_quantizer import ALLOWED, per_channel
 from microforge_export.quantization.quality import at_fault
 from microforge_export.quantization.quality_gate import draft_psnr
@@ -25,7 +25,7 @@ from microforge_export.targets.onnx.lint import lint
 from microforge_export.targets.onnx.shared_weights import SharedWeights, write_graph
 
 
-def everywhere(graph: OnnxDraft, scheme: Scheme) -> dict[str, Scheme]:
+def everywhere(graph: OnnxQuantizable, scheme: Scheme) -> dict[str, Scheme]:
     return {group: scheme for group in graph.groups() if scheme in ALLOWED[group.split()[0]]}
 
 
@@ -42,7 +42,7 @@ def test_roll_records_both_passes_of_every_step_with_and_without_a_plan(
     assert [float(case.inputs["has_plan"][0]) for case in rolled.cases["denoiser"]] == [0, 0] + [1] * 6
 
 
-def test_groups_cover_every_weighted_node_and_name_its_module(drafts: dict[str, OnnxDraft]) -> None:
+def test_groups_cover_every_weighted_node_and_name_its_module(drafts: dict[str, OnnxQuantizable]) -> None:
     for graph in drafts.values():
         initial = {item.name for item in graph.model.graph.initializer if len(item.dims) >= 2}
         weighted = {node.name for node in graph.model.graph.node if node.op_type in ("Conv", "Gemm")}
@@ -69,7 +69,7 @@ def test_groups_cover_every_weighted_node_and_name_its_module(drafts: dict[str, 
     ],
 )
 def test_every_scheme_is_valid_and_close_and_smaller(
-    drafts: dict[str, OnnxDraft], rolled: Roll, key: str, scheme: Scheme, least_db: float
+    drafts: dict[str, OnnxQuantizable], rolled: Roll, key: str, scheme: Scheme, least_db: float
 ) -> None:
     graph = drafts[key]
     schemes = everywhere(graph, scheme)
@@ -81,7 +81,7 @@ def test_every_scheme_is_valid_and_close_and_smaller(
     assert least_db < psnr < 90, "and it really is quantized"
 
 
-def test_only_the_named_group_changes(drafts: dict[str, OnnxDraft]) -> None:
+def test_only_the_named_group_changes(drafts: dict[str, OnnxQuantizable]) -> None:
     graph = drafts["vae_decoder"]
     quantized = graph.quantized({"conv decoder.stages.1": "static"})
     counts = Counter(node.op_type for node in quantized.graph)
@@ -91,7 +91,7 @@ def test_only_the_named_group_changes(drafts: dict[str, OnnxDraft]) -> None:
     assert counts["Conv"] == len(graph.nodes), "QDQ keeps the convolutions themselves"
 
 
-def test_two_quantizations_give_the_same_bytes(drafts: dict[str, OnnxDraft]) -> None:
+def test_two_quantizations_give_the_same_bytes(drafts: dict[str, OnnxQuantizable]) -> None:
     graph = drafts["vae_decoder"]
     first, second = (ir.to_proto(graph.quantized(everywhere(graph, "static"))) for _ in range(2))
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
@@ -104,13 +104,13 @@ def test_two_sizes_store_their_int8_weights_once(source_model: SourceModel, tmp_
     with SharedWeights(tmp_path / "weights.bin") as weights:
         for item in decoders:
             other = roll_inputs(item)
-            graph = OnnxDraft.make(item, trace(item), other, tmp_path)
+            graph = OnnxQuantizable.make(item, trace(item), other, tmp_path)
             write_graph(graph.quantized(everywhere(graph, "static")), tmp_path / f"{item.key}.onnx", weights)
             stored.append(sum(extent.length for extent in weights.extents.values()))
     assert stored[1] == stored[0], "the second size adds nothing"
 
 
-def roll_inputs(component: Component) -> tuple[dict[str, np.ndarray], ...]:
+def roll_inputs(component: SourceComponent) -> tuple[dict[str, np.ndarray], ...]:
     generator = np.random.default_rng(0)
     return tuple(
         {spec.name: generator.standard_normal(spec.shape).astype(np.float32) for spec in component.inputs}
@@ -123,7 +123,7 @@ def roll_inputs(component: Component) -> tuple[dict[str, np.ndarray], ...]:
     [({"conv nowhere": "static"}, "conv nowhere"), ({"conv decoder": "dynamic"}, "allowed: fp32")],
 )
 def test_a_recipe_for_another_model_is_refused(
-    drafts: dict[str, OnnxDraft], schemes: dict[str, Scheme], named: str
+    drafts: dict[str, OnnxQuantizable], schemes: dict[str, Scheme], named: str
 ) -> None:
     with pytest.raises(SpecError, match=named):
         drafts["vae_decoder"].quantized(schemes)
@@ -143,7 +143,9 @@ def test_per_channel_is_within_half_a_step(weight: np.ndarray, axis: int) -> Non
     assert (np.abs(values * step - weight) <= step * 0.5001 + 1e-30).all()
 
 
-def test_survival_sees_a_prompt_that_lost_its_effect(rolled: Roll, components: tuple[Component, ...]) -> None:
+def test_survival_sees_a_prompt_that_lost_its_effect(
+    rolled: Roll, components: tuple[SourceComponent, ...]
+) -> None:
     run = torch_runner(components)
     assert survival(rolled.pairs, lambda inputs: run("denoiser", inputs)) == pytest.approx(1.0)
     deaf = {id(pair.conditional.inputs): pair.empty.inputs for pair in rolled.pairs}
@@ -164,7 +166,7 @@ def test_bisection_finds_the_bad_group(count: int, data: st.DataObject) -> None:
     assert at_fault(groups, lambda part: 10.0 if f"conv {bad}" in part else 40.0) == f"conv {bad}"
 
 
-def test_dynamic_leaves_no_matrix_in_fp32(drafts: dict[str, OnnxDraft]) -> None:
+def test_dynamic_leaves_no_matrix_in_fp32(drafts: dict[str, OnnxQuantizable]) -> None:
     graph = drafts["denoiser"]
     quantized = graph.quantized(everywhere(graph, "dynamic"))
     large = [v for v in quantized.graph.initializers.values() if v.dtype == ir.DataType.FLOAT and v.name.endswith("_Transposed")]  # type: ignore[union-attr]  # fmt: skip

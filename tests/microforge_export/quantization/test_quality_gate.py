@@ -15,26 +15,26 @@ from torch.export import ExportedProgram
 from microforge.bundle.files import Bundle
 from microforge.errors import SpecError
 from microforge_export.checks.figures import Figure
-from microforge_export.components.component import Component, SourceModel
+from microforge_export.components.component import SourceComponent, SourceModel
 from microforge_export.quantization import quality_gate
 from microforge_export.quantization.calibration import Roll, Run
-from microforge_export.quantization.onnx import OnnxDraft
-from microforge_export.quantization.quality import Quality
+from microforge_export.quantization.onnx import OnnxQuantizable
+from microforge_export.quantization.quality import MeasuredQuality
 from microforge_export.quantization.quality_gate import (
-    Judged,
     QualityError,
+    QualityEvidence,
     find_fault,
     quality_figures,
 )
 from microforge_export.quantization.quality_view import fault_tables
-from microforge_export.recipes.build_recipe import Draw
+from microforge_export.recipes.build_recipe import SampleRequest
 from microforge_export.recipes.int8_recipe import Host, Int8Limits, Int8Recipe, role_schemes
 
 RECIPE = Int8Recipe(
     model="miniature", target="onnx", host=Host(machine="x86_64", instructions=(), threads=1),
     schemes={"vae_decoder": {"conv decoder.stages.1": "static", "conv decoder.stages.2": "fp32"}},
 )  # fmt: skip
-GOOD = Quality(components={"denoiser": 30.0}, images=(40.0, 31.0, 26.0), survival=1.0, plan_drift=0.1)
+GOOD = MeasuredQuality(components={"denoiser": 30.0}, images=(40.0, 31.0, 26.0), survival=1.0, plan_drift=0.1)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ GOOD = Quality(components={"denoiser": 30.0}, images=(40.0, 31.0, 26.0), surviva
         (replace(GOOD, plan_drift=0.5), "plan state is 0.500, needed: at most 0.25"),
     ],
 )
-def test_every_limit_has_teeth(worse: Quality, named: str) -> None:
+def test_every_limit_has_teeth(worse: MeasuredQuality, named: str) -> None:
     assert all(item.met for item in quality_figures(GOOD, RECIPE))
     (missed,) = (item for item in quality_figures(worse, RECIPE) if not item.met)
     assert named in missed.phrase()
@@ -64,37 +64,43 @@ def test_a_figure_that_is_no_number_is_not_met() -> None:
 
 
 @pytest.fixture(autouse=True)
-def lowered_once(drafts: dict[str, OnnxDraft], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality_gate, "drafting", lambda _: lambda component, *_: drafts[component.key])
+def lowered_once(drafts: dict[str, OnnxQuantizable], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        quality_gate, "quantizable_factory", lambda _: lambda component, *_: drafts[component.key]
+    )
 
 
 @pytest.fixture
-def judged(
-    source_model: SourceModel, components: tuple[Component, ...], programs: dict[str, ExportedProgram], rolled: Roll
-) -> Judged:  # fmt: skip
+def evidence(
+    source_model: SourceModel, components: tuple[SourceComponent, ...], programs: dict[str, ExportedProgram], rolled: Roll
+) -> QualityEvidence:  # fmt: skip
     inputs = {item.key: [case.inputs for case in rolled.cases[item.role]][:4] for item in components}
-    return Judged(source_model, components, programs, inputs, [Draw("a red circle", 0)], [rolled])
+    return QualityEvidence(
+        source_model, components, programs, inputs, [SampleRequest("a red circle", 0)], [rolled]
+    )
 
 
-def test_the_fault_is_the_only_quantized_group(judged: Judged, components: tuple[Component, ...]) -> None:
+def test_the_fault_is_the_only_quantized_group(
+    evidence: QualityEvidence, components: tuple[SourceComponent, ...]
+) -> None:
     decoder = next(item for item in components if item.role == "vae_decoder")
-    fault = find_fault(RECIPE, judged, decoder)
+    fault = find_fault(RECIPE, evidence, decoder)
     assert (fault.component, fault.group, fault.scheme) == ("vae_decoder", "conv decoder.stages.1", "static")
     assert 20.0 < fault.alone_db < 100.0 <= fault.without_db
 
 
 def test_the_fault_names_the_component_alone_where_a_target_cannot_try_groups(
-    judged: Judged, components: tuple[Component, ...], monkeypatch: pytest.MonkeyPatch
+    evidence: QualityEvidence, components: tuple[SourceComponent, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: str) -> None:
         raise SpecError("cannot be tuned")
 
-    monkeypatch.setattr(quality_gate, "drafting", refuse)
-    assert find_fault(RECIPE, judged, components[0]).group is None
+    monkeypatch.setattr(quality_gate, "quantizable_factory", refuse)
+    assert find_fault(RECIPE, evidence, components[0]).group is None
 
 
 def test_a_missed_image_limit_is_blamed_on_the_component_that_hurts_images(
-    judged: Judged, drafts: dict[str, OnnxDraft], monkeypatch: pytest.MonkeyPatch
+    evidence: QualityEvidence, drafts: dict[str, OnnxQuantizable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through sessions as a bundle has them; only the decoder is quantized badly."""
 
@@ -103,7 +109,7 @@ def test_a_missed_image_limit_is_blamed_on_the_component_that_hurts_images(
         with ExitStack() as stack:
             opened = {
                 item.component.role: stack.enter_context(
-                    item.trial(role_schemes(RECIPE, item.component.role))
+                    item.candidate(role_schemes(RECIPE, item.component.role))
                 )
                 for item in drafts.values()
             }
@@ -111,11 +117,11 @@ def test_a_missed_image_limit_is_blamed_on_the_component_that_hurts_images(
 
     monkeypatch.setattr(quality_gate, "bundle_runner", sessions)
     bundle = cast(Bundle, None)
-    quality = quality_gate.require_quality(bundle, RECIPE, judged)
+    quality = quality_gate.require_quality(bundle, RECIPE, evidence)
     assert 24.0 < quality.image_worst_db < 100.0 and quality.survival == pytest.approx(1.0, abs=1e-3)
     strict = replace(RECIPE, limits=Int8Limits(image_psnr_worst_db=150.0))
     with pytest.raises(QualityError, match=r"worst PSNR of 1 image .*vae_decoder.*'conv decoder\.stages\.1' \(static\)") as caught:  # fmt: skip
-        quality_gate.require_quality(bundle, strict, judged)
+        quality_gate.require_quality(bundle, strict, evidence)
     out = io.StringIO()
     Console(file=out, width=160).print(fault_tables(caught.value))
     assert "falls short" in out.getvalue() and "conv decoder.stages.1" in out.getvalue()

@@ -15,7 +15,7 @@ from microforge_export.recipes.int8_recipe import (
     Host,
     Int8Limits,
     Int8Recipe,
-    Row,
+    MeasuredCandidate,
     Scheme,
     component_precision,
     parse_recipe,
@@ -31,7 +31,7 @@ _floats = st.floats(allow_nan=False, allow_infinity=False)
 _roles = st.sampled_from(("text_encoder", "denoiser", "vae_decoder"))
 _counts = st.integers(0, 2**40)
 _rows = st.builds(
-    Row, component=_roles, group=_names, scheme=st.sampled_from((*SCHEMES["onnx"], "mixed")), psnr_db=_floats,
+    MeasuredCandidate, component=_roles, group=_names, scheme=st.sampled_from((*SCHEMES["onnx"], "mixed")), psnr_db=_floats,
     milliseconds=_floats, fp32_milliseconds=_floats, bytes=_counts, fp32_bytes=_counts, chosen=st.booleans(),
 )  # fmt: skip
 _notes = st.text(
@@ -40,8 +40,8 @@ _notes = st.text(
 )
 _recipes = st.sampled_from(sorted(SCHEMES)).flatmap(lambda target: st.builds(
     Int8Recipe, model=_names, target=st.just(target), prefer=st.sampled_from(("speed", "size")), note=_notes,
-    calibration=st.builds(Calibration, drawings=_counts), host=st.builds(Host, machine=_names, instructions=st.lists(_names, max_size=3).map(tuple), threads=_counts),
-    limits=st.builds(Int8Limits, component_psnr_db=_floats, plan_drift=_floats),
+    calibration=st.builds(Calibration, samples=_counts), host=st.builds(Host, machine=_names, instructions=st.lists(_names, max_size=3).map(tuple), threads=_counts),
+    limits=st.builds(Int8Limits, component_psnr_db=_floats, relative_state_error=_floats),
     schemes=st.dictionaries(_roles, st.dictionaries(_names, st.sampled_from(SCHEMES[target]), max_size=3)),
     rows=st.lists(_rows, max_size=2).map(tuple),
 ))  # fmt: skip
@@ -83,7 +83,7 @@ def test_parse_fills_limits_and_rows_that_are_absent() -> None:
         ("threads = 2", "threads = 2.5", "host.threads"),
         ("threads = 2", "threads = true", "host.threads"),
         ("threads = 2", "thread = 2", "unknown key 'thread'"),
-        ("[host]", "[limits]\nplan_drift = nan\n[host]", "limits.plan_drift"),
+        ("[host]", "[limits]\nrelative_state_error = nan\n[host]", "limits.relative_state_error"),
         ("schemes.vae_decoder", "schemes.decoder", "allowed: text_encoder"),
         ("[host]", "[host", "not TOML"),
     ],

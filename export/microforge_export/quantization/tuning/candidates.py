@@ -12,37 +12,39 @@ from microforge.bundle.manifest import Role
 from microforge.bundle.targets import TargetName
 from microforge_export.checks.golden import Array
 from microforge_export.checks.parity import psnr_db
-from microforge_export.components.component import Component, SourceModel
-from microforge_export.quantization.base import Draft, Trial
+from microforge_export.components.component import SourceComponent, SourceModel
+from microforge_export.quantization.base import CandidateSession, QuantizableComponent
 from microforge_export.quantization.calibration import Roll, roll
-from microforge_export.quantization.quality import Quality, component_psnr, measure_quality
-from microforge_export.quantization.tuning.choice import Effort, Schemes
+from microforge_export.quantization.quality import MeasuredQuality, component_psnr, measure_quality
+from microforge_export.quantization.tuning.choice import Schemes, TuningSettings
 from microforge_export.quantization.tuning.timing import interleaved
-from microforge_export.recipes.build_recipe import Draw
-from microforge_export.recipes.int8_recipe import Row, Scheme
+from microforge_export.recipes.build_recipe import SampleRequest
+from microforge_export.recipes.int8_recipe import MeasuredCandidate, Scheme
 
 
 @dataclass(frozen=True)
-class Bench:
+class ComponentBench:
     """Where candidates of one component are measured."""
 
-    draft: Draft
+    draft: QuantizableComponent
     references: Sequence[Roll]
-    effort: Effort
+    effort: TuningSettings
     target: TargetName
 
     @property
     def role(self) -> Role:
         return self.draft.component.role
 
-    def plain(self) -> AbstractContextManager[Trial]:
+    def plain(self) -> AbstractContextManager[CandidateSession]:
         """The component in floating point, which every candidate is timed against."""
-        return self.draft.trial({}, self.effort.threads)
+        return self.draft.candidate({}, self.effort.threads)
 
-    def row(self, plain: Trial, group: str, scheme: Scheme | None, schemes: Mapping[str, Scheme]) -> Row:
+    def row(
+        self, plain: CandidateSession, group: str, scheme: Scheme | None, schemes: Mapping[str, Scheme]
+    ) -> MeasuredCandidate:
         """Error, time and bytes of the component under ``schemes``; ``scheme`` None is a mixture."""
         named, effort = scheme or "mixed", self.effort
-        with self.draft.trial(schemes, effort.threads) as ours:
+        with self.draft.candidate(schemes, effort.threads) as ours:
             psnr = component_psnr(lambda _, inputs: ours.session.run(inputs), self.role, self.references[:1])
             example = self.references[0].cases[self.role][0].inputs
             taken = (0.0, 0.0)
@@ -52,25 +54,25 @@ class Bench:
                 calls = [lambda: ours.session.run(example), lambda: plain.session.run(example)]
                 first, second = interleaved(calls, effort.rounds)
                 taken = (first, second)
-            return Row(
+            return MeasuredCandidate(
                 component=self.role, group=group, scheme=named, psnr_db=psnr, milliseconds=round(taken[0], 4),
                 fp32_milliseconds=round(taken[1], 4), bytes=ours.bytes, fp32_bytes=plain.bytes,
             )  # fmt: skip
 
 
-class Whole:
+class AssembledCandidates:
     """All components together, and what whole images are judged by.
 
     A component is made once per choice of schemes and stays loaded until it gets another one.
     """
 
     def __init__(
-        self, model: SourceModel, components: Sequence[Component], draws: Sequence[Draw], references: Sequence[Roll],
-        benches: Sequence[Bench],
+        self, model: SourceModel, components: Sequence[SourceComponent], requests: Sequence[SampleRequest], references: Sequence[Roll],
+        benches: Sequence[ComponentBench],
     ) -> None:  # fmt: skip
-        self.model, self.components, self.draws, self.references = model, components, draws, references
+        self.model, self.components, self.requests, self.references = model, components, requests, references
         self.benches = {bench.role: bench for bench in benches}
-        self._loaded: dict[Role, tuple[Schemes, Trial, ExitStack]] = {}
+        self._loaded: dict[Role, tuple[Schemes, CandidateSession, ExitStack]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -82,22 +84,22 @@ class Whole:
             stack.close()
 
     @property
-    def effort(self) -> Effort:
+    def effort(self) -> TuningSettings:
         return next(iter(self.benches.values())).effort
 
     @property
     def target(self) -> TargetName:
         return next(iter(self.benches.values())).target
 
-    def measure(self, schemes: Mapping[Role, Schemes]) -> Quality:
+    def measure(self, schemes: Mapping[Role, Schemes]) -> MeasuredQuality:
         """Everything that a recipe has limits on."""
         self._load(schemes)
-        return measure_quality(self.model, self.components, self._run, self.draws, self.references)
+        return measure_quality(self.model, self.components, self._run, self.requests, self.references)
 
     def image_db(self, schemes: Mapping[Role, Schemes], index: int) -> float:
         """PSNR of one drawing."""
         self._load(schemes)
-        drawn = roll(self.model, self.components, self._run, self.draws[index], keep_cases=False)
+        drawn = roll(self.model, self.components, self._run, self.requests[index], keep_cases=False)
         return psnr_db(self.references[index].image, drawn.image)
 
     def _load(self, schemes: Mapping[Role, Schemes]) -> None:
@@ -109,7 +111,7 @@ class Whole:
             stack = ExitStack()
             self._loaded[role] = (
                 dict(schemes[role]),
-                stack.enter_context(bench.draft.trial(schemes[role])),
+                stack.enter_context(bench.draft.candidate(schemes[role])),
                 stack,
             )
 

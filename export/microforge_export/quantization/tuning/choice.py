@@ -11,8 +11,8 @@ from microforge_export.quantization.tuning.timing import Times
 from microforge_export.recipes.int8_recipe import (
     Calibration,
     Int8Limits,
+    MeasuredCandidate,
     Preference,
-    Row,
     Scheme,
     fitting,
     float_scheme,
@@ -24,7 +24,7 @@ Schemes = dict[str, Scheme]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effort:
+class TuningSettings:
     """What a tuning run measures and what it looks for."""
 
     prefer: Preference = "speed"
@@ -36,7 +36,9 @@ class Effort:
     note: str = ""
 
 
-def choose(groups: Sequence[str], rows: Sequence[Row], effort: Effort, plain: Scheme) -> Schemes:
+def choose(
+    groups: Sequence[str], rows: Sequence[MeasuredCandidate], effort: TuningSettings, plain: Scheme
+) -> Schemes:
     """For every group the fastest scheme that keeps its component above the limit; else floating point.
 
     Times are compared as fractions of fp32's in the same run. A group whose every scheme is slower than fp32
@@ -57,7 +59,7 @@ def choose(groups: Sequence[str], rows: Sequence[Row], effort: Effort, plain: Sc
 
 
 def best_whole(
-    rows: Sequence[Row], mixed: Schemes, groups: Mapping[str, Sequence[Scheme]], effort: Effort, target: TargetName
+    rows: Sequence[MeasuredCandidate], mixed: Schemes, groups: Mapping[str, Sequence[Scheme]], effort: TuningSettings, target: TargetName
 ) -> Schemes:  # fmt: skip
     """What a component is to be: the mixture, one scheme everywhere, or floating point.
 
@@ -79,12 +81,12 @@ def best_whole(
     return {group: fitting(best.scheme, allowed, target) for group, allowed in groups.items()}
 
 
-def _fastest(rows: Sequence[Row], group: str, limits: Int8Limits) -> Row | None:
+def _fastest(rows: Sequence[MeasuredCandidate], group: str, limits: Int8Limits) -> MeasuredCandidate | None:
     passing = [row for row in rows if row.group == group and row.psnr_db >= limits.component_psnr_db]
     return min(passing, key=ratio, default=None)
 
 
-def ratio(row: Row) -> float:
+def ratio(row: MeasuredCandidate) -> float:
     """Time over fp32's; 1 where nothing was timed."""
     return row.milliseconds / row.fp32_milliseconds if row.fp32_milliseconds > 0.0 else 1.0
 
@@ -102,7 +104,7 @@ def costliest(psnr_db: Mapping[Role, float], limit: float, without: Callable[[Ro
     return max(psnr_db, key=without)
 
 
-def mark(row: Row, schemes: Mapping[str, Scheme], target: TargetName) -> Row:
+def mark(row: MeasuredCandidate, schemes: Mapping[str, Scheme], target: TargetName) -> MeasuredCandidate:
     """``row``, chosen when its group is made so."""
     if row.group != "all":
         return replace(row, chosen=schemes.get(row.group) == row.scheme)

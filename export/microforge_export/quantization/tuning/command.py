@@ -12,7 +12,7 @@ from microforge.bundle.targets import TargetName
 from microforge.errors import SpecError
 from microforge.io.atomic import atomic_bytes, check_output
 from microforge.spec import parse_size
-from microforge_export.quantization.quality import Quality
+from microforge_export.quantization.quality import MeasuredQuality
 from microforge_export.quantization.tuning.timing import Times, read_measured
 from microforge_export.recipes.int8_recipe import (
     Int8Limits,
@@ -56,9 +56,9 @@ def tune_request(
     """
     engine, wish = _one_of("target", target, TargetName), _one_of("--prefer", prefer, Preference)
     require_packages((engine,))
-    from microforge_export.quantization.registry import drafting
+    from microforge_export.quantization.registry import quantizable_factory
 
-    drafting(engine)
+    quantizable_factory(engine)
     if start is not None and measured is not None:
         raise SpecError("--start takes a recipe's choice and --measured chooses by times: give one of them")
     times = None if measured is None else read_measured(measured)
@@ -73,7 +73,7 @@ def tune_request(
 
 def run_tune(
     checkpoint: Path | None, out: Path, request: TuneRequest, force: bool, report: Callable[[str], None]
-) -> tuple[Int8Recipe, Quality]:
+) -> tuple[Int8Recipe, MeasuredQuality]:
     """Measure, choose, and write the recipe to ``out`` whole or not at all.
 
     Raises:
@@ -83,7 +83,7 @@ def run_tune(
     """
     check_output(out, force)
     from microforge_export.providers.microforge import read_model
-    from microforge_export.quantization.tuning.choice import Effort
+    from microforge_export.quantization.tuning.choice import TuningSettings
     from microforge_export.quantization.tuning.tune import tune
 
     model = read_model(checkpoint)
@@ -91,7 +91,7 @@ def run_tune(
     if request.size is not None:
         height, width = parse_size(request.size, model.latent.downsample)
         size = Size(height=height, width=width)
-    effort = Effort(
+    effort = TuningSettings(
         prefer=request.prefer, limits=Int8Limits(images=request.prompts), measured=request.measured, note=request.note,
         rounds=request.rounds if request.target in _TIMED else 0, threads=request.threads,
     )  # fmt: skip

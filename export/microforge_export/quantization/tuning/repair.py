@@ -14,11 +14,11 @@ from functools import cache
 
 from microforge.bundle.manifest import Role
 from microforge.errors import ParityError
-from microforge_export.quantization.quality import Quality, Reporter, shortfalls
+from microforge_export.quantization.quality import MeasuredQuality, Reporter, shortfalls
 from microforge_export.quantization.quality_gate import worst_group
-from microforge_export.quantization.tuning.candidates import Bench, Whole
+from microforge_export.quantization.tuning.candidates import AssembledCandidates, ComponentBench
 from microforge_export.quantization.tuning.choice import Schemes, costliest, ratio
-from microforge_export.recipes.int8_recipe import Row, Scheme, float_scheme, safer
+from microforge_export.recipes.int8_recipe import MeasuredCandidate, Scheme, float_scheme, safer
 
 #: Evaluations of a component for an image, about: what a millisecond of it weighs.
 _WEIGHT: Mapping[Role, int] = {"denoiser": 4}
@@ -33,8 +33,11 @@ Without = Callable[[Role, int], float]
 
 
 def repair(
-    whole: Whole, rows: dict[Role, list[Row]], schemes: dict[Role, Schemes], report: Reporter
-) -> Quality:
+    whole: AssembledCandidates,
+    rows: dict[Role, list[MeasuredCandidate]],
+    schemes: dict[Role, Schemes],
+    report: Reporter,
+) -> MeasuredQuality:
     """Make ``schemes`` more precise, in place, until everything together meets the limits; ``rows`` follow.
 
     Raises:
@@ -43,7 +46,7 @@ def repair(
     limits = whole.effort.limits
     before = {role: dict(chosen) for role, chosen in schemes.items()}
     while True:
-        report(f"drawing {len(whole.draws)} images with the recipe")
+        report(f"drawing {len(whole.requests)} images with the recipe")
         quality = whole.measure(schemes)
         problems = shortfalls(quality, limits)
         without = _without(whole, schemes)
@@ -65,9 +68,9 @@ def repair(
 
 
 def _sidestep(
-    whole: Whole, rows: Mapping[Role, Sequence[Row]], schemes: dict[Role, Schemes], quality: Quality,
+    whole: AssembledCandidates, rows: Mapping[Role, Sequence[MeasuredCandidate]], schemes: dict[Role, Schemes], quality: MeasuredQuality,
     without: Without, report: Reporter,
-) -> Quality | None:  # fmt: skip
+) -> MeasuredQuality | None:  # fmt: skip
     """The quality with one group more precise that meets the limits, ``schemes`` changed so; None without one.
 
     Only ``_FEW`` images may fall short: they are drawn again for every candidate, all images for those that mend them.
@@ -85,12 +88,12 @@ def _sidestep(
     }
     for role, group, scheme in alternatives(movers, rows, schemes):
         report(
-            f"worst of {len(whole.draws)} images {quality.image_worst_db:.1f} dB: trying {role} {group!r} {scheme}"
+            f"worst of {len(whole.requests)} images {quality.image_worst_db:.1f} dB: trying {role} {group!r} {scheme}"
         )
         changed = {**schemes, role: {**schemes[role], group: scheme}}
         if any(whole.image_db(changed, index) < limits.image_psnr_worst_db for index in failing):
             continue
-        report(f"drawing {len(whole.draws)} images with {role} {group!r} {scheme}")
+        report(f"drawing {len(whole.requests)} images with {role} {group!r} {scheme}")
         found = whole.measure(changed)
         if not shortfalls(found, limits):
             schemes[role] = changed[role]
@@ -98,7 +101,7 @@ def _sidestep(
     return None
 
 
-def _without(whole: Whole, schemes: Mapping[Role, Schemes]) -> Without:
+def _without(whole: AssembledCandidates, schemes: Mapping[Role, Schemes]) -> Without:
     """What drawings become without the quantization of a component, as ``schemes`` are now; each is drawn once."""
     plain, now = float_scheme(whole.target), dict(schemes)
     return cache(
@@ -107,7 +110,9 @@ def _without(whole: Whole, schemes: Mapping[Role, Schemes]) -> Without:
 
 
 def alternatives(
-    benches: Mapping[Role, Bench], rows: Mapping[Role, Sequence[Row]], schemes: Mapping[Role, Schemes]
+    benches: Mapping[Role, ComponentBench],
+    rows: Mapping[Role, Sequence[MeasuredCandidate]],
+    schemes: Mapping[Role, Schemes],
 ) -> Iterator[tuple[Role, str, Scheme]]:
     """Every quantized group with its next more precise scheme, in the order of the time that an image loses by it.
 
@@ -132,8 +137,8 @@ def alternatives(
 
 
 def _costliest(
-    whole: Whole, schemes: Mapping[Role, Schemes], quality: Quality, without: Without
-) -> Bench | None:
+    whole: AssembledCandidates, schemes: Mapping[Role, Schemes], quality: MeasuredQuality, without: Without
+) -> ComponentBench | None:
     """The component to make more precise for the sake of the worst drawing; None when all is plain."""
     plain = float_scheme(whole.target)
     worst = quality.images.index(quality.image_worst_db)
@@ -143,7 +148,7 @@ def _costliest(
     return None if role is None else whole.benches[role]
 
 
-def soften(bench: Bench, schemes: Schemes) -> tuple[Schemes, str]:
+def soften(bench: ComponentBench, schemes: Schemes) -> tuple[Schemes, str]:
     """``schemes`` with the group that costs most precision one step more precise, and a phrase about it."""
     plain = float_scheme(bench.target)
     quantized = {group: scheme for group, scheme in schemes.items() if scheme != plain}

@@ -12,14 +12,14 @@ from pydantic import TypeAdapter, ValidationError
 from microforge.bundle.manifest import Role
 from microforge.bundle.measurements import read_rows
 from microforge.errors import SpecError
-from microforge_export.recipes.int8_recipe import Host, RowScheme
+from microforge_export.recipes.int8_recipe import CandidateScheme, Host
 
 #: Vector extensions that decide which int8 kernels an engine takes, as Linux names them.
 _INT8 = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 
 
 #: (component, group, scheme) -> (milliseconds, fp32 milliseconds).
-Times = Mapping[tuple[Role, str, RowScheme], tuple[float, float]]
+Times = Mapping[tuple[Role, str, CandidateScheme], tuple[float, float]]
 
 
 def read_measured(path: Path) -> Times:
@@ -32,7 +32,7 @@ def read_measured(path: Path) -> Times:
     found = [candidate for row in read_rows(path) for candidate in row.candidates]
     if not found:
         raise SpecError(f"{path} has no candidates; `tune --measured` needs rows with timed candidates")
-    schemes = TypeAdapter[RowScheme](RowScheme)
+    schemes = TypeAdapter[CandidateScheme](CandidateScheme)
     times = {}
     for item in found:
         try:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from microforge.bundle.targets import TargetName
 from microforge.streams import FixedSeed
-from microforge_export.components.component import Component, SourceModel, trace
-from microforge_export.quantization.base import Trial
+from microforge_export.components.component import SourceComponent, SourceModel, trace
+from microforge_export.quantization.base import CandidateSession
 from microforge_export.quantization.calibration import (
     Roll,
     calibration_inputs,
@@ -24,16 +24,16 @@ from microforge_export.quantization.calibration import (
     roll,
     torch_runner,
 )
-from microforge_export.quantization.quality import Quality, Reporter, reference_rolls
-from microforge_export.quantization.registry import drafting
-from microforge_export.quantization.tuning.candidates import Bench, Whole
-from microforge_export.quantization.tuning.choice import Effort, Schemes, best_whole, choose, mark
+from microforge_export.quantization.quality import MeasuredQuality, Reporter, reference_rolls
+from microforge_export.quantization.registry import quantizable_factory
+from microforge_export.quantization.tuning.candidates import AssembledCandidates, ComponentBench
+from microforge_export.quantization.tuning.choice import Schemes, TuningSettings, best_whole, choose, mark
 from microforge_export.quantization.tuning.repair import repair, soften
 from microforge_export.quantization.tuning.timing import this_host
 from microforge_export.recipes.int8_recipe import (
     SCHEMES,
     Int8Recipe,
-    Row,
+    MeasuredCandidate,
     Scheme,
     fitting,
     float_scheme,
@@ -43,9 +43,9 @@ from microforge_export.recipes.int8_recipe import (
 
 
 def tune(
-    model: SourceModel, components: Sequence[Component], target: TargetName, name: str, effort: Effort,
+    model: SourceModel, components: Sequence[SourceComponent], target: TargetName, name: str, effort: TuningSettings,
     report: Reporter = lambda _: None, start: Int8Recipe | None = None,
-) -> tuple[Int8Recipe, Quality]:  # fmt: skip
+) -> tuple[Int8Recipe, MeasuredQuality]:  # fmt: skip
     """The recipe that measurement chooses, and the quality of what it makes.
 
     Args:
@@ -59,14 +59,14 @@ def tune(
     """
     report("drawing with torch")
     run = torch_runner(components)
-    draws = captions(effort.limits.images, FixedSeed.QUANTIZATION_QUALITY)
-    references = reference_rolls(model, components, run, draws, lambda _: None)
+    requests = captions(effort.limits.images, FixedSeed.QUANTIZATION_QUALITY)
+    references = reference_rolls(model, components, run, requests, lambda _: None)
     with tempfile.TemporaryDirectory() as folder:
         benches = _benches(model, components, target, effort, references, Path(folder))
         found = {bench.role: _started(bench, start, report) for bench in benches}
         rows = {role: item[0] for role, item in found.items()}
         schemes = {role: item[1] for role, item in found.items()}
-        with Whole(model, components, draws, references, benches) as whole:
+        with AssembledCandidates(model, components, requests, references, benches) as whole:
             quality = repair(whole, rows, schemes, report)
     chosen = tuple(mark(row, schemes[role], target) for role, items in rows.items() for row in items)
     recipe = Int8Recipe(
@@ -77,22 +77,24 @@ def tune(
 
 
 def _benches(
-    model: SourceModel, components: Sequence[Component], target: TargetName, effort: Effort,
+    model: SourceModel, components: Sequence[SourceComponent], target: TargetName, effort: TuningSettings,
     references: Sequence[Roll], folder: Path,
-) -> list[Bench]:  # fmt: skip
-    make, run = drafting(target), torch_runner(components)
+) -> list[ComponentBench]:  # fmt: skip
+    make, run = quantizable_factory(target), torch_runner(components)
     calibrated = [
-        roll(model, components, run, draw)
-        for draw in captions(effort.calibration.drawings, FixedSeed.CALIBRATION)
+        roll(model, components, run, request)
+        for request in captions(effort.calibration.samples, FixedSeed.CALIBRATION)
     ]
     benches = []
     for item in components:
         inputs = calibration_inputs(calibrated, item.role, effort.calibration.inputs)
-        benches.append(Bench(make(item, trace(item), inputs, folder), references, effort, target))
+        benches.append(ComponentBench(make(item, trace(item), inputs, folder), references, effort, target))
     return benches
 
 
-def _started(bench: Bench, start: Int8Recipe | None, report: Reporter) -> tuple[list[Row], Schemes]:
+def _started(
+    bench: ComponentBench, start: Int8Recipe | None, report: Reporter
+) -> tuple[list[MeasuredCandidate], Schemes]:
     """What a component is to be before whole images have been seen, and the measurements that say so."""
     if start is not None:
         rows = [row for row in start.rows if row.component == bench.role]
@@ -101,7 +103,9 @@ def _started(bench: Bench, start: Int8Recipe | None, report: Reporter) -> tuple[
         return _component(bench, plain, report)
 
 
-def _component(bench: Bench, fp32: Trial, report: Reporter) -> tuple[list[Row], Schemes]:
+def _component(
+    bench: ComponentBench, fp32: CandidateSession, report: Reporter
+) -> tuple[list[MeasuredCandidate], Schemes]:
     """Every candidate of a component, and what it is to be."""
     effort, groups = bench.effort, bench.draft.groups()
     plain = float_scheme(bench.target)

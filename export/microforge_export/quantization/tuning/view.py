@@ -9,11 +9,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from microforge_export.checks.figures import image_figures
-from microforge_export.quantization.quality import Quality, manifest_quality
-from microforge_export.recipes.int8_recipe import Int8Recipe, Row, component_precision
+from microforge_export.quantization.quality import MeasuredQuality, manifest_quality
+from microforge_export.recipes.int8_recipe import Int8Recipe, MeasuredCandidate, component_precision
 
 
-def tune_table(recipe: Int8Recipe, quality: Quality) -> RenderableType:
+def tune_table(recipe: Int8Recipe, quality: MeasuredQuality) -> RenderableType:
     """Every measured candidate with its verdict, and the quality of the recipe as a whole."""
     table = Table("component", "operator group", "scheme")
     for title in ("PSNR", "ms", "fp32 ms", "ratio", "bytes", "of fp32"):
@@ -40,7 +40,7 @@ def tune_table(recipe: Int8Recipe, quality: Quality) -> RenderableType:
     )
 
 
-def _verdict(row: Row, recipe: Int8Recipe) -> str:
+def _verdict(row: MeasuredCandidate, recipe: Int8Recipe) -> str:
     if row.chosen:
         return "chosen"
     if row.psnr_db < recipe.limits.component_psnr_db:
@@ -48,7 +48,7 @@ def _verdict(row: Row, recipe: Int8Recipe) -> str:
     return "slower than fp32" if row.milliseconds > row.fp32_milliseconds else ""
 
 
-def tune_values(recipe: Int8Recipe, quality: Quality) -> dict[str, Any]:
+def tune_values(recipe: Int8Recipe, quality: MeasuredQuality) -> dict[str, Any]:
     """The same as JSON values."""
     whole = {"image_median_db": quality.image_median_db, "image_worst_db": quality.image_worst_db}
     return {**dataclasses.asdict(recipe), "quality": {**dataclasses.asdict(quality), **whole}}

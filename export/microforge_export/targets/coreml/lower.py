@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 
 from microforge.bundle.manifest import TensorSpec
 from microforge.errors import GraphLintError
-from microforge_export.components.component import Component
+from microforge_export.components.component import SourceComponent
 from microforge_export.targets.coreml.precision import in_half
 from microforge_export.targets.coreml.tools import ct, quiet
 
@@ -37,7 +37,7 @@ _DTYPES = {"float32": np.float32, "int64": np.int32, "int32": np.int32}
 
 
 def lower(
-    component: Component, program: ExportedProgram, *, precision: Precision = "fp16",
+    component: SourceComponent, program: ExportedProgram, *, precision: Precision = "fp16",
     deployment: Deployment = "ios17", weights: Weights = "none",
 ) -> Any:  # fmt: skip
     """The component as a coremltools ``MLModel`` that is not loaded; ``coreml_package.save`` writes it.

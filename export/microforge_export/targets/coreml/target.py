@@ -19,7 +19,7 @@ from microforge.bundle.files import file_entry
 from microforge.bundle.manifest import Role
 from microforge.bundle.targets import FileEntry, Memory
 from microforge.errors import GraphLintError
-from microforge_export.components.component import Component
+from microforge_export.components.component import SourceComponent
 from microforge_export.targets.base import MAX_RANK, TargetFiles, most_frequent_first
 from microforge_export.targets.coreml.lower import Deployment, Precision, Weights, lower
 from microforge_export.targets.coreml.package import SUFFIX, merge, save
@@ -115,7 +115,7 @@ class CoreMLArtefacts:
 
 
 def lower_all(
-    components: Sequence[Component], programs: Mapping[str, ExportedProgram], recipe: CoreMLRecipe
+    components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram], recipe: CoreMLRecipe
 ) -> CoreMLArtefacts:
     """Every component as an ML program.
 

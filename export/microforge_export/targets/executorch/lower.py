@@ -27,7 +27,7 @@ from microforge.bundle.manifest import Role
 from microforge.bundle.targets import Coverage, FileEntry, Memory
 from microforge.errors import GraphLintError, MicroForgeError
 from microforge.io.quiet import quiet
-from microforge_export.components.component import Component
+from microforge_export.components.component import SourceComponent
 from microforge_export.targets.base import MAX_RANK, TargetFiles, most_frequent_first
 from microforge_export.targets.executorch.decompositions import simplify
 from microforge_export.targets.executorch.delegation import (
@@ -95,7 +95,7 @@ class ExecutorchArtefacts:
 
 
 def lower_all(
-    components: Sequence[Component], programs: Mapping[str, ExportedProgram]
+    components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram]
 ) -> ExecutorchArtefacts:
     """Lower every component to XNNPACK: in fp32, but for what a program has quantized (``quantize_executorch``).
 

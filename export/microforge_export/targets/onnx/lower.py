@@ -22,7 +22,7 @@ from torch.export import ExportedProgram
 from microforge.bundle.files import file_entry
 from microforge.errors import GraphLintError
 from microforge.io.quiet import quiet
-from microforge_export.components.component import Component
+from microforge_export.components.component import SourceComponent
 from microforge_export.targets.base import TargetFiles
 from microforge_export.targets.onnx.accelerator_support import usability
 from microforge_export.targets.onnx.lint import lint, operator_counts
@@ -84,18 +84,20 @@ def _with_shapes(graph: ir.Model) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(ir.to_proto(graph))
 
 
-def lower_all(components: Sequence[Component], programs: Mapping[str, ExportedProgram]) -> OnnxArtefacts:
+def lower_all(
+    components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram]
+) -> OnnxArtefacts:
     """Every component as one ONNX graph in fp32."""
     return OnnxArtefacts({item.key: lower(item, programs[item.key]) for item in components})
 
 
-def lower(component: Component, program: ExportedProgram) -> ir.Model:
+def lower(component: SourceComponent, program: ExportedProgram) -> ir.Model:
     """The component as one ONNX graph whose inputs and outputs carry the declared names, in as few operators as may be."""
     model = merge_layers(exported(component, program), component)
     return fold(fewer_operators(model))
 
 
-def exported(component: Component, program: ExportedProgram) -> ir.Model:
+def exported(component: SourceComponent, program: ExportedProgram) -> ir.Model:
     """The exporter's own graph, folded; ``lower`` without its rewrites."""
     with quiet("torch.onnx"):  # its remarks: torchvision is absent, tree specs
         found = torch.onnx.export(

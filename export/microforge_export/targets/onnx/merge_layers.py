@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from microforge_export.components.component import Component
+from microforge_export.components.component import SourceComponent
 from microforge_export.components.operator_groups import (
     digest,
     group_of,
@@ -40,7 +40,7 @@ class _Layer:
     bias: NDArray[np.float32]
 
 
-def merge_layers(model: ir.Model, component: Component) -> ir.Model:
+def merge_layers(model: ir.Model, component: SourceComponent) -> ir.Model:
     """``model``, changed in place: layers with the same input and group as one, in the order of their parameters' names.
 
     That order does not depend on the image size, so graphs of several sizes go on to share weights.

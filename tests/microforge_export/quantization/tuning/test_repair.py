@@ -11,12 +11,12 @@ import pytest
 
 from microforge.bundle.manifest import Role
 from microforge.errors import ParityError
-from microforge_export.quantization.quality import Quality
+from microforge_export.quantization.quality import MeasuredQuality
 from microforge_export.quantization.tuning import repair as tune_repair
-from microforge_export.quantization.tuning.candidates import Bench, Whole
-from microforge_export.quantization.tuning.choice import Effort, Schemes
+from microforge_export.quantization.tuning.candidates import AssembledCandidates, ComponentBench
+from microforge_export.quantization.tuning.choice import Schemes, TuningSettings
 from microforge_export.quantization.tuning.repair import alternatives, repair
-from microforge_export.recipes.int8_recipe import Row, RowScheme, Scheme
+from microforge_export.recipes.int8_recipe import CandidateScheme, MeasuredCandidate, Scheme
 
 Judge = Callable[[Mapping[Role, Schemes]], tuple[float, ...]]
 GROUPS: Mapping[str, tuple[Scheme, ...]] = {
@@ -25,14 +25,14 @@ GROUPS: Mapping[str, tuple[Scheme, ...]] = {
 }
 
 
-def row(group: str, scheme: RowScheme, milliseconds: float, size: int = 1) -> Row:
-    return Row(
+def row(group: str, scheme: CandidateScheme, milliseconds: float, size: int = 1) -> MeasuredCandidate:
+    return MeasuredCandidate(
         component="denoiser", group=group, scheme=scheme, psnr_db=40.0, milliseconds=milliseconds,
         fp32_milliseconds=10.0, bytes=size, fp32_bytes=4,
     )  # fmt: skip
 
 
-class Draft:
+class QuantizableComponent:
     """Two groups; whatever is made of them is the same."""
 
     def __init__(self) -> None:
@@ -41,20 +41,20 @@ class Draft:
     def groups(self) -> Mapping[str, tuple[Scheme, ...]]:
         return GROUPS
 
-    def trial(self, schemes: Mapping[str, Scheme], threads: int | None = None) -> Any:
+    def candidate(self, schemes: Mapping[str, Scheme], threads: int | None = None) -> Any:
         return nullcontext(None)
 
 
-class Drawn(Whole):
+class Drawn(AssembledCandidates):
     """Images whose PSNR ``judge`` tells from the schemes alone."""
 
     def __init__(self, judge: Judge) -> None:
-        bench = Bench(Draft(), (), Effort(), "onnx")
+        bench = ComponentBench(QuantizableComponent(), (), TuningSettings(), "onnx")
         super().__init__(None, (), [None] * 4, (), [bench])  # type: ignore[arg-type, list-item]
         self.judge = judge
 
-    def measure(self, schemes: Mapping[Role, Schemes]) -> Quality:
-        return Quality(
+    def measure(self, schemes: Mapping[Role, Schemes]) -> MeasuredQuality:
+        return MeasuredQuality(
             components={"denoiser": 40.0}, images=self.judge(schemes), survival=1.0, plan_drift=0.0
         )
 
@@ -65,14 +65,16 @@ class Drawn(Whole):
 @pytest.fixture(autouse=True)
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """``matmul a`` is always the group that costs most precision."""
-    monkeypatch.setattr(Bench, "row", lambda self, plain, group, scheme, schemes: row("all", "mixed", 7.0))
+    monkeypatch.setattr(
+        ComponentBench, "row", lambda self, plain, group, scheme, schemes: row("all", "mixed", 7.0)
+    )
     monkeypatch.setattr(
         tune_repair, "worst_group", lambda draft, quantized, references: next(iter(sorted(quantized)))
     )
 
 
-def repaired(judge: Judge) -> tuple[Schemes, list[Row]]:
-    rows: dict[Role, list[Row]] = {
+def repaired(judge: Judge) -> tuple[Schemes, list[MeasuredCandidate]]:
+    rows: dict[Role, list[MeasuredCandidate]] = {
         "denoiser": [
             row("matmul a", "dynamic", 5.0), row("matmul a", "weight-only", 9.0),
             row("matmul b", "dynamic", 5.0), row("matmul b", "weight-only", 6.0),
@@ -132,7 +134,7 @@ def test_repair_gives_up_when_floating_point_falls_short() -> None:
 
 
 def test_alternatives_come_in_the_order_of_the_time_they_cost() -> None:
-    rows: dict[Role, list[Row]] = {
+    rows: dict[Role, list[MeasuredCandidate]] = {
         "denoiser": [row("matmul a", "dynamic", 9.5), row("matmul b", "dynamic", 5.0)]
     }
     schemes: dict[Role, Schemes] = {"denoiser": {"matmul a": "dynamic", "matmul b": "dynamic"}}
@@ -141,7 +143,7 @@ def test_alternatives_come_in_the_order_of_the_time_they_cost() -> None:
 
 
 def test_alternatives_that_cost_no_time_come_in_the_order_of_the_bytes_they_add() -> None:
-    rows: dict[Role, list[Row]] = {
+    rows: dict[Role, list[MeasuredCandidate]] = {
         "denoiser": [
             row("matmul a", "dynamic", 9.99, 100), row("matmul a", "weight-only", 9.99, 300),
             row("matmul b", "dynamic", 9.98, 100), row("matmul b", "weight-only", 9.99, 120),

@@ -11,43 +11,47 @@ from torch.export import ExportedProgram
 from microforge.bundle import measurements
 from microforge.bundle.manifest import Role
 from microforge.errors import ParityError, SpecError
-from microforge_export.components.component import Component, SourceModel
-from microforge_export.quantization.onnx import OnnxDraft
+from microforge_export.components.component import SourceComponent, SourceModel
+from microforge_export.quantization.onnx import OnnxQuantizable
 from microforge_export.quantization.quality import shortfalls
 from microforge_export.quantization.tuning import tune as tuning
-from microforge_export.quantization.tuning.choice import Effort, best_whole, choose, costliest, mark
+from microforge_export.quantization.tuning.choice import TuningSettings, best_whole, choose, costliest, mark
 from microforge_export.quantization.tuning.command import TuneRequest, run_tune, tune_request
 from microforge_export.quantization.tuning.timing import Times, interleaved, read_measured, this_host
 from microforge_export.quantization.tuning.tune import tune
 from microforge_export.quantization.tuning.view import tune_table, tune_values
 from microforge_export.recipes.int8_recipe import (
     Calibration,
+    CandidateScheme,
     Int8Limits,
-    Row,
-    RowScheme,
+    MeasuredCandidate,
     Scheme,
     parse_recipe,
 )
 
 
-def row(scheme: RowScheme, psnr_db: float, milliseconds: float, group: str = "conv a", size: int = 10) -> Row:
-    return Row(
+def row(
+    scheme: CandidateScheme, psnr_db: float, milliseconds: float, group: str = "conv a", size: int = 10
+) -> MeasuredCandidate:
+    return MeasuredCandidate(
         component="vae_decoder", group=group, scheme=scheme, psnr_db=psnr_db, milliseconds=milliseconds,
         fp32_milliseconds=2.0, bytes=size, fp32_bytes=40,
     )  # fmt: skip
 
 
-def effort(least: float = 20.0, prefer: str = "speed") -> Effort:
-    return Effort(prefer="size" if prefer == "size" else "speed", limits=Int8Limits(component_psnr_db=least))
+def effort(least: float = 20.0, prefer: str = "speed") -> TuningSettings:
+    return TuningSettings(
+        prefer="size" if prefer == "size" else "speed", limits=Int8Limits(component_psnr_db=least)
+    )
 
 
 @pytest.fixture(autouse=True)
 def lowered_once(
-    programs: dict[str, ExportedProgram], drafts: dict[str, OnnxDraft], monkeypatch: pytest.MonkeyPatch
+    programs: dict[str, ExportedProgram], drafts: dict[str, OnnxQuantizable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tuning runs take the session's traces and graphs."""
     monkeypatch.setattr(tuning, "trace", lambda item: programs[item.key])
-    monkeypatch.setattr(tuning, "drafting", lambda _: lambda component, *_: drafts[component.key])
+    monkeypatch.setattr(tuning, "quantizable_factory", lambda _: lambda component, *_: drafts[component.key])
 
 
 def test_choose_takes_the_fastest_that_is_precise_enough() -> None:
@@ -186,10 +190,10 @@ def test_tune_that_starts_from_a_recipe_keeps_its_choice_and_measures_no_candida
 
 
 def test_tune_gives_up_when_even_fp32_falls_short(
-    source_model: SourceModel, components: tuple[Component, ...]
+    source_model: SourceModel, components: tuple[SourceComponent, ...]
 ) -> None:
-    wanted = Effort(
-        limits=Int8Limits(images=1, image_psnr_worst_db=199.0), calibration=Calibration(drawings=1, inputs=2),
+    wanted = TuningSettings(
+        limits=Int8Limits(images=1, image_psnr_worst_db=199.0), calibration=Calibration(samples=1, inputs=2),
         rounds=1, threads=1, measured={("vae_decoder", "conv decoder.stages.1", "static"): (1.0, 2.0)},
     )  # fmt: skip
     with pytest.raises(ParityError, match="not even fp32"):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from microforge.bundle.manifest import Size
 from microforge.errors import BundleError, GraphLintError
 from microforge_export.checks.parity import psnr_db
-from microforge_export.components.component import Component, tensor, trace
+from microforge_export.components.component import SourceComponent, tensor, trace
 from microforge_runtimes.arrays import Array
 from microforge_runtimes.engines.coreml import MilSession
 from microforge_runtimes.mil.reader import read_program
@@ -29,20 +29,20 @@ from microforge_export.targets.coreml.target import RECIPES, lower_all
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 
 
-def _layers(module: nn.Module, *shape: int, key: str = "layers") -> Component:
+def _layers(module: nn.Module, *shape: int, key: str = "layers") -> SourceComponent:
     """``module`` as a component from ``latent`` to ``image``; the names mean nothing here."""
     with torch.no_grad():
         out = module.eval()(torch.ones(shape))
     inputs, outputs = (tensor("latent", *shape),), (tensor("image", *out.shape),)
-    return Component(key, "vae_decoder", Size(height=32, width=32), module, inputs, outputs)
+    return SourceComponent(key, "vae_decoder", Size(height=32, width=32), module, inputs, outputs)
 
 
-def _written(component: Component, folder: Path, **options: Any) -> Path:
+def _written(component: SourceComponent, folder: Path, **options: Any) -> Path:
     save(lower(component, trace(component), **options), folder / f"{component.key}.mlpackage")
     return folder / f"{component.key}.mlpackage"
 
 
-def _run(component: Component, folder: Path, x: Tensor, **options: Any) -> tuple[Array, Array]:
+def _run(component: SourceComponent, folder: Path, x: Tensor, **options: Any) -> tuple[Array, Array]:
     """The component's result by the interpreter, and torch's."""
     path, inputs = _written(component, folder, **options), {"latent": x.numpy()}
     return MilSession(path, component.entry()).run(inputs)["image"], component.evaluate(inputs)["image"]
@@ -162,7 +162,7 @@ def test_compressed_weights_are_smaller_and_near_enough(
 class Sizes:
     """One network at two sizes, apart and merged."""
 
-    parts: tuple[Component, ...]
+    parts: tuple[SourceComponent, ...]
     paths: Mapping[str, Path]
     merged: Path
 

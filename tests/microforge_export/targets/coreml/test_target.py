@@ -18,9 +18,9 @@ from microforge_export.build.manifest import TOKENIZER, make_manifest, make_targ
 from microforge_export.checks.golden import Case
 from microforge_export.checks.parity import draw_float, image_difference_255, measure, psnr_db
 from microforge_export.checks.reference import record
-from microforge_export.components.component import Component, SourceModel, trace
+from microforge_export.components.component import SourceComponent, SourceModel, trace
 from microforge_export.providers.microforge import read_model
-from microforge_export.recipes.build_recipe import Draw, make_recipe
+from microforge_export.recipes.build_recipe import SampleRequest, make_recipe
 from microforge_export.targets.base import TargetFiles
 from microforge_runtimes import Generator
 from microforge_runtimes import generator as generate_module
@@ -41,13 +41,13 @@ def model(checkpoint: Path) -> SourceModel:
 
 
 @pytest.fixture(scope="module")
-def components(model: SourceModel) -> dict[str, Component]:
+def components(model: SourceModel) -> dict[str, SourceComponent]:
     return {item.key: item for item in model.provider.components([model.native_size])}
 
 
 @pytest.fixture(scope="module")
-def cases(model: SourceModel, components: Mapping[str, Component]) -> Cases:
-    return record(model, tuple(components.values()), [Draw("a red circle", 0)]).cases
+def cases(model: SourceModel, components: Mapping[str, SourceComponent]) -> Cases:
+    return record(model, tuple(components.values()), [SampleRequest("a red circle", 0)]).cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Written:
 
 
 @pytest.fixture(scope="module")
-def written(components: Mapping[str, Component], tmp_path_factory: pytest.TempPathFactory) -> Written:
+def written(components: Mapping[str, SourceComponent], tmp_path_factory: pytest.TempPathFactory) -> Written:
     """Every component in half precision, for iOS 17; read only."""
     folder = tmp_path_factory.mktemp("half")
     programs = {key: trace(item) for key, item in components.items()}
@@ -72,7 +72,7 @@ def written(components: Mapping[str, Component], tmp_path_factory: pytest.TempPa
 
 @pytest.mark.parametrize("key", KEYS)
 def test_half_precision_stays_within_40_db(
-    key: str, written: Written, components: dict[str, Component], cases: Cases
+    key: str, written: Written, components: dict[str, SourceComponent], cases: Cases
 ) -> None:
     session = MilSession(written.packages[key], components[key].entry())
     assert measure(session, cases[key], threshold_db=40).psnr_db >= 40
@@ -80,7 +80,7 @@ def test_half_precision_stays_within_40_db(
 
 @pytest.mark.parametrize("key", ["text_encoder", *(pytest.param(key, marks=pytest.mark.slow) for key in KEYS[1:])])  # fmt: skip
 def test_single_precision_stays_far_above_60_db(
-    key: str, tmp_path: Path, components: dict[str, Component], cases: Cases
+    key: str, tmp_path: Path, components: dict[str, SourceComponent], cases: Cases
 ) -> None:
     item = components[key]
     made = lower_all([item], {key: trace(item)}, RECIPES["fp32"]).write(tmp_path)
@@ -118,7 +118,7 @@ def test_islands_are_single_precision_and_the_rest_is_half(written: Written) -> 
 
 
 def test_the_plan_survives_a_whole_drawing_in_half_precision(
-    written: Written, components: dict[str, Component], cases: Cases
+    written: Written, components: dict[str, SourceComponent], cases: Cases
 ) -> None:
     """Each step takes the plan that the step before gave, so that errors can add up."""
     session = MilSession(written.packages["denoiser"], components["denoiser"].entry())
@@ -139,7 +139,7 @@ def test_half_precision_keeps_a_distance_from_overflow(written: Written, cases: 
 
 
 def test_a_target_counts_files_operators_and_memory(
-    written: Written, components: dict[str, Component]
+    written: Written, components: dict[str, SourceComponent]
 ) -> None:
     made, folder = written.files, written.folder
     found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
@@ -163,7 +163,7 @@ def test_a_package_names_its_model_and_its_weights(written: Written) -> None:
 
 @pytest.fixture(scope="module")
 def coreml_bundle(
-    model: SourceModel, components: dict[str, Component], written: Written,
+    model: SourceModel, components: dict[str, SourceComponent], written: Written,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:  # fmt: skip
     """A bundle of the miniature for Core ML alone; read only."""
@@ -191,7 +191,7 @@ def test_the_generator_draws_with_the_interpreter_what_torch_draws(
 
 
 def test_one_corrupted_weight_is_found_by_hash_and_by_parity(
-    coreml_bundle: Path, components: dict[str, Component], cases: Cases, tmp_path: Path
+    coreml_bundle: Path, components: dict[str, SourceComponent], cases: Cases, tmp_path: Path
 ) -> None:
     damaged = tmp_path / "damaged.mfb"
     shutil.copytree(coreml_bundle, damaged)

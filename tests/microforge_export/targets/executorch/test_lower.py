@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from microforge.bundle.files import load_bundle, sha256_file
 from microforge.bundle.manifest import Size
 from microforge.errors import GraphLintError
-from microforge_export.components.component import Component, tensor, trace
+from microforge_export.components.component import SourceComponent, tensor, trace
 from microforge_export.targets.base import TargetFiles
 from microforge_export.targets.executorch.delegation import live_bytes
 from microforge_export.targets.executorch.lower import lower_all
@@ -50,30 +50,30 @@ class Decoder(nn.Module):
         return latent * (latent > 0).nonzero().sum()  # the shape of nonzero() depends on values
 
 
-def denoisers() -> tuple[Component, Component]:
+def denoisers() -> tuple[SourceComponent, SourceComponent]:
     torch.manual_seed(0)
     module = Denoiser().requires_grad_(False)
 
-    def of_size(width: int) -> Component:
+    def of_size(width: int) -> SourceComponent:
         z = tensor("z", 1, C, 1, width)
         inputs = (z, tensor("t", 1), tensor("text", 1, L, E))
         size = Size(height=32, width=32 * width)
-        return Component(
+        return SourceComponent(
             f"steps_{width}", "denoiser", size, module, inputs, (tensor("velocity", 1, C, 1, width),)
         )
 
     return of_size(1), of_size(3)
 
 
-def written(folder: Path, *components: Component) -> TargetFiles:
+def written(folder: Path, *components: SourceComponent) -> TargetFiles:
     artefacts = lower_all(components, {item.key: trace(item) for item in components})
     artefacts.lint()
     return artefacts.write(folder)
 
 
-def decoder(kind: str) -> Component:
+def decoder(kind: str) -> SourceComponent:
     size, shape = Size(height=32, width=64), (1, 3, 32, 64)
-    return Component(
+    return SourceComponent(
         "pixels", "vae_decoder", size, Decoder(kind), (tensor("latent", *shape),), (tensor("image", *shape),)
     )
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from microforge.bundle.manifest import Size
-from microforge_export.components.component import Component, SourceModel, tensor, trace
+from microforge_export.components.component import SourceComponent, SourceModel, tensor, trace
 from microforge_export.components.operator_groups import operator_groups
-from microforge_export.quantization.onnx import OnnxDraft
+from microforge_export.quantization.onnx import OnnxQuantizable
 from microforge_export.targets.onnx import lower
 from microforge_export.targets.onnx.lower import exported
 from microforge_export.targets.onnx.merge_layers import merge_layers
@@ -34,11 +34,11 @@ class Mixed(nn.Module):
         return torch.cat([second, self.other["later"](first)], -1), self.other["c"](x)
 
 
-def mixed(*shape: int) -> Component:
+def mixed(*shape: int) -> SourceComponent:
     torch.manual_seed(0)
     widths = {"y": 5, "z": 4}
     outputs = tuple(tensor(name, *shape[:-1], width) for name, width in widths.items())
-    return Component("mixed", "denoiser", None, Mixed().eval(), (tensor("x", *shape),), outputs)
+    return SourceComponent("mixed", "denoiser", None, Mixed().eval(), (tensor("x", *shape),), outputs)
 
 
 def weight_shape(product: ir.Node) -> tuple[int, ...]:
@@ -68,7 +68,9 @@ def test_layers_of_one_input_and_group_become_one_product_with_the_same_numbers(
 
 
 def test_merged_layers_keep_their_group(
-    components: tuple[Component, ...], programs: dict[str, ExportedProgram], drafts: dict[str, OnnxDraft]
+    components: tuple[SourceComponent, ...],
+    programs: dict[str, ExportedProgram],
+    drafts: dict[str, OnnxQuantizable],
 ) -> None:
     for component in components:
         plain = exported(component, programs[component.key])
