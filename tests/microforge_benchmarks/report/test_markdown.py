@@ -52,7 +52,7 @@ def test_a_page_without_its_marks_is_left_alone(
     assert page.read_text() == text and "once, in this order" in capsys.readouterr().err
 
 
-def test_the_readmes_table_is_that_of_the_results_that_are_checked_in() -> None:
+def test_the_table_of_the_benchmarks_page_is_that_of_the_results_that_are_checked_in() -> None:
     results = ROOT / "benchmarks" / "results"
     rows = [str(results / name) for name in ("tiny-int8.json", "tiny-fp32.json")]
-    assert exit_code(compare_app, [*rows, "--into", str(ROOT / "README.md"), "--check"]) == 0
+    assert exit_code(compare_app, [*rows, "--into", str(ROOT / "docs" / "benchmarks.md"), "--check"]) == 0
