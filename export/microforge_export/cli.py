@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from microforge.io.console import command_app, run
+from microforge_export.commands.archive import pack, unpack
 from microforge_export.commands.build import build
 from microforge_export.commands.bundles import fit, inspect, verify
 from microforge_export.commands.distill import distill
@@ -29,6 +30,10 @@ app.command(
 app.command(rich_help_panel=_BUNDLES, epilog="Example: mf-export verify model.mfb")(verify)
 app.command(rich_help_panel=_BUNDLES, epilog="Example: mf-export inspect model.mfb --json")(inspect)
 app.command(rich_help_panel=_BUNDLES, epilog="Example: mf-export fit model.mfb --device phone-3gb")(fit)
+app.command(rich_help_panel=_BUNDLES, epilog="Example: mf-export pack model.mfb --out model.mfb.zip")(pack)
+app.command(rich_help_panel=_BUNDLES, epilog="Example: mf-export unpack model.mfb.zip --out model.mfb")(
+    unpack
+)
 app.command(
     rich_help_panel=_OTHER,
     epilog="Example: mf-export distill runs/tiny/flow/checkpoint --out runs/tiny-4 --bf16   (kill it at will; repeat with --resume)",

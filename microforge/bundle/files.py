@@ -1,4 +1,4 @@
-"""Bundles on disk: reading with every hash checked, and writing so that a result is whole or absent.
+"""Bundles on disk, as a folder or as one archive: reading with every hash checked, and writing so that a result is whole or absent.
 
 ``load_bundle`` refuses a manifest that is truncated, of another schema version, or holds an unknown key;
 ``Bundle.file`` and its siblings return a path only after its size and SHA-256 were checked.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from microforge.bundle.archive import SUFFIX, Archive, is_archive
 from microforge.bundle.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -31,11 +32,15 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its folder, its manifest, and its id (12 hex digits of the manifest's SHA-256)."""
+    """An opened bundle: its manifest, and its id (12 hex digits of the manifest's SHA-256).
+
+    ``path`` is the folder, or the ``archive``. Paths of an archive's files hold as long as the bundle is referenced.
+    """
 
     path: Path
     manifest: Manifest
     id: str
+    archive: Archive | None = field(default=None, repr=False, compare=False)
     _checked: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False, compare=False)
 
     def target(self, name: str) -> Target:
@@ -106,13 +111,31 @@ class Bundle:
             entries += target.entries()
         return list({entry.path: entry for entry in entries}.values())
 
+    def locate(self, relative: str) -> Path:
+        """Path of the bundle's file ``relative``, unchecked: in the folder, or an archive's copy of it.
+
+        Raises:
+            BundleError: when it is reached through a link, or the archive has no such file.
+        """
+        return inside(self.path, relative) if self.archive is None else self.archive.extract(relative)
+
+    def stored_entry(self, relative: str) -> FileEntry:
+        """The entry that the file ``relative`` would have as it is stored now, whatever the manifest says.
+
+        Raises:
+            BundleError: as ``locate``; also when it cannot be read.
+            OSError: when there is none.
+        """
+        path = self.locate(relative)
+        return FileEntry(path=relative, sha256=sha256_file(path), bytes=path.stat().st_size)
+
     def checked(self, entry: FileEntry) -> Path:
         """Path of ``entry`` after its place, size and hash were checked; an unchanged file is hashed once.
 
         Raises:
             BundleError: when it is missing, reached through a link, or its size or hash differs.
         """
-        path = inside(self.path, entry.path)
+        path = self.locate(entry.path)
         if not os.path.isfile(path):
             raise BundleError(f"{self.path} lacks its file {entry.path}; copy or build the bundle again")
         found = path.stat()
@@ -168,24 +191,35 @@ def file_entry(folder: Path, relative: str) -> FileEntry:
     return FileEntry(path=relative, sha256=sha256_file(path), bytes=path.stat().st_size)
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether ``path`` looks like a bundle, folder or archive, and not like a checkpoint's folder."""
+    return is_archive(path) or os.path.isfile(path / MANIFEST)
+
+
 def load_bundle(path: str | Path) -> Bundle:
-    """Open the bundle in the folder ``path``: read and check its manifest, not yet its files.
+    """Open the bundle ``path``, a folder or an archive: read and check its manifest, not yet its files.
 
     Raises:
         BundleError: when it is no bundle, or its manifest is damaged, of another version or not allowed.
     """
-    folder = Path(path)
+    path = Path(path)
+    archive = Archive(path) if is_archive(path) else None
+    data = _folder_manifest(path) if archive is None else archive.read(MANIFEST)
+    return Bundle(path, parse_manifest(data, str(path / MANIFEST)), manifest_id(data), archive)
+
+
+def _folder_manifest(folder: Path) -> bytes:
+    kinds = f"a bundle is a folder with a {MANIFEST}, or an archive NAME{SUFFIX} of one, made by mf-export"
     if not os.path.isdir(folder):
-        what = "is a file" if os.path.exists(folder) else "does not exist"
-        raise BundleError(f"{folder} {what}; a bundle is a folder with a {MANIFEST}, made by mf-export build")
-    manifest_path = inside(folder, MANIFEST)
-    if not os.path.isfile(manifest_path):
-        raise BundleError(f"{folder} has no {MANIFEST}; a bundle is a folder made by mf-export build")
+        what = "is no regular file" if os.path.exists(folder) else "does not exist"
+        raise BundleError(f"{folder} {what}; {kinds}")
+    path = inside(folder, MANIFEST)
+    if not os.path.isfile(path):
+        raise BundleError(f"{folder} has no {MANIFEST}; {kinds}")
     try:
-        data = manifest_path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
-        raise BundleError(f"{manifest_path} cannot be read: {error.strerror or error}") from None
-    return Bundle(folder, parse_manifest(data, str(manifest_path)), manifest_id(data))
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def manifest_id(data: bytes) -> str:

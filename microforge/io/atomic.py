@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from microforge.errors import OutputError, OutputExistsError
 
@@ -48,6 +49,17 @@ def atomic_bytes(path: str | Path, data: bytes, force: bool = False) -> None:
     Raises:
         OutputExistsError, OutputError: as ``check_output``; also when ``path`` is a folder or the disk fails.
     """
+    with atomic_file(path, force) as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path, force: bool = False) -> Iterator[BinaryIO]:
+    """A stream to write, which becomes the file ``path`` when the block ends without an error.
+
+    Raises:
+        OutputExistsError, OutputError: as ``atomic_bytes``.
+    """
     path = Path(path)
     check_output(path, force)
     if os.path.isdir(path):
@@ -57,8 +69,8 @@ def atomic_bytes(path: str | Path, data: bytes, force: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
         temporary = Path(name)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+        with os.fdopen(handle, "w+b") as stream:
+            yield stream
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:

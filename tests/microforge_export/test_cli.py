@@ -158,3 +158,19 @@ def test_help_is_quick_and_loads_no_torch() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Example: mf-export build" in result.stdout
     assert time.perf_counter() - start < 5, "generous: the machine may be busy"
+
+
+def test_pack_and_unpack_give_the_bundle_back(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, archive, back = (str(tmp_path / name) for name in ("a.mfb", "a.mfb.zip", "b.mfb"))
+    assert run("build", str(checkpoint), "--out", folder) == 0
+    assert run("pack", folder, "--out", archive) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == archive
+    for command in ("inspect", "verify", "fit"):
+        assert run(command, archive, "--json") == 0, capsys.readouterr().err
+    assert run("pack", folder, "--out", archive) == 2 and "--force" in capsys.readouterr().err
+    assert run("unpack", archive, "--out", back, "--json") == 0
+    values = json.loads(capsys.readouterr().out.splitlines()[-1])
+    names = [sorted(p.relative_to(f) for p in Path(f).rglob("*") if p.is_file()) for f in (folder, back)]
+    assert names[0] == names[1] and values["files"] == len(names[0])

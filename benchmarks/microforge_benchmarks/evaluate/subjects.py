@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from microforge.bundle.files import load_bundle
-from microforge.bundle.manifest import MANIFEST
+from microforge.bundle.files import is_bundle, load_bundle
 from microforge.data.edit_examples import SOURCE_TASKS, Triples, downsampled
 from microforge.data.world.captions import Prompt
 from microforge.errors import CheckpointError, SpecError
@@ -72,13 +71,13 @@ class Subject:
 
 
 def open_subject(path: Path, settings: Settings) -> Subject:
-    """Open a checkpoint or a bundle folder; a bundle is one that holds manifest.json.
+    """Open a checkpoint or a bundle, the folder with manifest.json or an archive of it.
 
     Raises:
         CheckpointError, BundleError, SpecError: when it cannot be opened, drawn with these settings, or
             its images are too small for the oracle.
     """
-    opener = _open_bundle if (path / MANIFEST).is_file() else _open_checkpoint
+    opener = _open_bundle if is_bundle(path) else _open_checkpoint
     subject = opener(path, settings)
     if min(subject.height, subject.width) < MIN_SIDE:
         raise SpecError(

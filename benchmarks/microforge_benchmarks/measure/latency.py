@@ -162,8 +162,9 @@ def drop_from_page_cache(bundle: Bundle) -> None:
     """Ask the kernel to forget the bundle's files, so that the next load reads them from storage."""
     if not hasattr(os, "posix_fadvise"):
         return
-    for entry in bundle.files():
-        with contextlib.suppress(OSError), (bundle.path / entry.path).open("rb") as stream:
+    inside = [bundle.path / entry.path for entry in bundle.files()]
+    for path in inside if bundle.archive is None else [bundle.path]:
+        with contextlib.suppress(OSError), path.open("rb") as stream:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
@@ -204,7 +205,7 @@ def _row(
 def download_bytes(bundle: Bundle, target: str) -> int:
     """What a phone fetches: the target's files, the tokenizer and the manifest."""
     files = sum(entry.bytes for entry in bundle.target(target).entries())
-    return files + bundle.manifest.tokenizer.file.bytes + (bundle.path / "manifest.json").stat().st_size
+    return files + bundle.manifest.tokenizer.file.bytes + bundle.locate("manifest.json").stat().st_size
 
 
 def environment(settings: Settings) -> Environment:

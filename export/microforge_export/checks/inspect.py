@@ -57,7 +57,7 @@ def render(bundle: Bundle) -> RenderableType:
 def analysis(bundle: Bundle) -> dict[str, Any]:
     """Target -> what the report says of accelerators and half precision; empty without a readable report."""
     try:
-        targets = json.loads((bundle.path / REPORT).read_text("utf-8"))["targets"]
+        targets = json.loads(bundle.locate(REPORT).read_text("utf-8"))["targets"]
         return {
             name: {what: dict(target.get(what, {})) for what in ("usability", "half_range")}
             for name, target in targets.items()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from microforge.bundle.files import Bundle, file_entry
+from microforge.bundle.files import Bundle
 from microforge.bundle.manifest import Manifest, Trajectory
 from microforge.bundle.targets import FileEntry, ImageParity, Parity, Target, TargetName
 from microforge.errors import BundleError
@@ -98,9 +99,18 @@ def _hurt(bundle: Bundle, target: Target) -> list[str]:
     found = [
         key
         for key, expected in target.shared_sha256.items()
-        if os.path.isfile(path := bundle.path / target.files[key].path) and shared_digest(path) != expected
+        if (path := _present(bundle, target.files[key].path)) is not None and shared_digest(path) != expected
     ]
     return found or list(target.files)
+
+
+def _present(bundle: Bundle, relative: str) -> Path | None:
+    """Path of the bundle's file ``relative``, right or wrong; None without one."""
+    try:
+        path = bundle.locate(relative)
+    except BundleError:
+        return None
+    return path if os.path.isfile(path) else None
 
 
 def _component(findings: _Findings, bundle: Bundle, target: TargetName, key: str) -> None:
@@ -155,7 +165,7 @@ def _as_found(bundle: Bundle) -> Bundle:
             return value
         if set(value) == set(FileEntry.model_fields):
             try:
-                return file_entry(bundle.path, value["path"]).model_dump()
+                return bundle.stored_entry(value["path"]).model_dump()
             except (OSError, BundleError):
                 return value
         return {key: corrected(item) for key, item in value.items()}

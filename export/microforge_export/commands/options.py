@@ -10,7 +10,12 @@ import typer
 _OUTPUT, _CONTENT, _TUNING = "Output", "What the bundle contains", "Measurement"
 
 # Arguments
-Bundle = Annotated[Path, typer.Argument(help="Bundle folder, written by mf-export build.", metavar="BUNDLE")]
+Bundle = Annotated[
+    Path,
+    typer.Argument(
+        help="Bundle, written by mf-export build: a folder, or an archive NAME.mfb.zip.", metavar="BUNDLE"
+    ),
+]
 Checkpoint = Annotated[
     Path | None,
     typer.Argument(

@@ -289,7 +289,7 @@ def test_what_is_no_bundle_is_said(tmp_path: Path, folder: Path) -> None:
     for path, message in (
         ("nothing", "does not exist"),
         ("x" * 300, "does not exist"),
-        ("file", "is a file"),
+        ("file", "is no zip archive"),
         (".", "has no manifest.json"),
     ):
         with pytest.raises(BundleError, match=message):
