@@ -118,9 +118,15 @@ def exported(component: SourceComponent, program: ExportedProgram) -> ir.Model:
 
 def fold(model: ir.Model) -> ir.Model:
     """``model``, changed in place: constants folded, common subexpressions merged, annotations removed."""
-    optimizer.optimize_ir(
-        model, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT, should_fold=_depends_on_constants_only
-    )
+    try:
+        optimizer.optimize_ir(
+            model,
+            input_size_limit=_NO_LIMIT,
+            output_size_limit=_NO_LIMIT,
+            should_fold=_depends_on_constants_only,
+        )
+    except ir.passes.PassError as error:  # such as sequences, which the optimizer does not know
+        raise GraphLintError(f"the graph cannot be folded: {_root_cause(error)}") from None
     ir.passes.Sequential(
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.CommonSubexpressionEliminationPass(),
@@ -137,6 +143,12 @@ def fold(model: ir.Model) -> ir.Model:
         value.metadata_props.clear()
         value.doc_string = None
     return model
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:200]
 
 
 def _depends_on_constants_only(node: ir.Node) -> bool | None:
