@@ -228,7 +228,13 @@ def test_options_in_pages_exist() -> None:
     lines = (["mf-train"], ["mf-export"], ["mf-generate"], ["mf-eval"], ["mf-bench"], ["mf-bench", "compare"],
              ["mf-bench", "scaling"], ["mf-bench", "against"])  # fmt: skip
     known = set().union(*(_options(_command(list(line))[0]) for line in lines))
-    known |= {"--help", "--strict", "--mixed_precision", "--nproc_per_node", "--num_processes"}  # of other programs
+    known |= {
+        "--help",
+        "--strict",
+        "--mixed_precision",
+        "--nproc_per_node",
+        "--num_processes",
+    }  # of other programs
     known |= {
         name
         for module in MODULES
@@ -301,3 +307,14 @@ def test_every_cited_section_of_the_specification_exists() -> None:
         for number in re.findall(r"\bSPEC(?: section)? (\d+a?)\b", path.read_text("utf-8"))
     }
     assert cited and cited <= sections
+
+
+def test_every_entry_of_the_log_has_its_four_parts() -> None:
+    entries = re.split(r"^### ", _text("docs/log.md"), flags=re.MULTILINE)[1:]
+    parts = [re.findall(r"^- \*\*(\w+)\.\*\*", entry, re.MULTILINE) for entry in entries]
+    assert len(entries) > 80
+    allowed = (["Question", "Setup", "Result", "Decision"], ["Question", "Result", "Decision"])
+    wrong = [
+        entry.splitlines()[0] for entry, names in zip(entries, parts, strict=True) if names not in allowed
+    ]
+    assert wrong == []
