@@ -12,9 +12,12 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo "$$python" && break; done)
 
-.PHONY: env demo test lint docs arm64 clean $(SUITES:%=test-%)
+.PHONY: help env demo test lint docs arm64 clean $(SUITES:%=test-%)
 
-env: $(STAMP)
+help: ## list what make can do
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(STAMP) ## set up .venv with the package and all development tools
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 with venv and pip found; install it (Debian, Ubuntu: apt install python3-venv) or run make PYTHON=/path/to/python" >&2; exit 2; }
@@ -25,24 +28,22 @@ $(STAMP): pyproject.toml
 $(BUNDLE)/manifest.json: $(STAMP) $(wildcard microforge/pretrained/* microforge/pretrained/student/*)
 	$(BIN)/mf-export build --out $(BUNDLE) --force
 
-# mf-generate prints where the image is.
-demo: $(BUNDLE)/manifest.json
+demo: $(BUNDLE)/manifest.json ## export the shipped model, generate build/demo.png and print its path
 	$(BIN)/mf-generate $(BUNDLE) "$(PROMPT)" --out $(IMAGE) --force
 
 # One suite per language; each is a target `test-LANGUAGE`.
-test: $(SUITES:%=test-%)
+test: $(SUITES:%=test-%) ## run every test suite
 
 test-python: $(STAMP)
 	$(BIN)/python -m pytest
 
-lint: $(STAMP)
+lint: $(STAMP) ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The site in build/site; fails on any warning.
-docs: $(STAMP)
+docs: $(STAMP) ## build the documentation site in build/site; fails on any warning
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 # The bundle on emulated 64-bit Arm beside x86-64 (docs/benchmarks.md, "Arm"); needs qemu-user-static and a network.
@@ -50,8 +51,8 @@ docs: $(STAMP)
 ARM64_BUNDLES ?= $(BUNDLE)
 ARM64_RESULT ?= build/arm64/arm64.json
 
-arm64: $(BUNDLE)/manifest.json
+arm64: $(BUNDLE)/manifest.json ## compare the bundle on emulated 64-bit Arm with x86-64
 	$(BIN)/python -m microforge_benchmarks.studies.arm64.cli $(ARM64_BUNDLES) --work build/arm64 --out $(ARM64_RESULT) --force
 
-clean:
+clean: ## remove everything that was built, but not .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
