@@ -1,4 +1,4 @@
-"""Where training images come from: the procedural world, a folder, or shards, all through one protocol.
+"""The protocol of a data set of training images: the procedural world, a folder of images, or shards.
 
 Letters: B images, H W image height and width.
 """
@@ -15,50 +15,50 @@ from microforge.data.skipped import Skipped
 
 
 class ImageSource(Protocol):
-    """What training asks of its data. Images are float32 (B, 3, H, W) in [0, 1], ``size`` is (height, width)."""
+    """Data set of training images. Images are float32 (B, 3, H, W) in [0, 1]; ``size`` is (height, width)."""
 
     name: str
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever ``examples`` would: it keys the latent cache."""
+        """Hash that changes whenever ``examples`` would; it identifies the latent cache."""
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """What was left out so far."""
+        """Files that could not be used so far."""
 
     def describe(self) -> str:
-        """One line about the data."""
+        """One line about the data set."""
 
     def prepare(self, size: tuple[int, int]) -> None:
-        """Read what can be kept in memory, so that ``images`` is quick.
+        """Decode the images that fit in memory, so that ``images`` is fast.
 
         Raises:
-            DataError: when that shows that nothing can be used.
+            DataError: when no image can be decoded.
         """
 
     def images(
         self, seed: int, step: int, count: int, size: tuple[int, int], device: str,
         crop: tuple[int, int] | None = None, rows: slice = slice(None),
     ) -> Tensor:  # fmt: skip
-        """``rows`` of the ``count`` images of step ``step``, or windows of ``crop`` in them.
+        """``rows`` of the ``count`` images of step ``step``, or crops of size ``crop`` from them.
 
-        The same seed, step and count give the same images, whatever was drawn before.
+        The same seed, step and count give the same images, independent of earlier calls.
         """
 
     def sheet(self, count: int, size: tuple[int, int], device: str) -> Tensor:
-        """Up to ``count`` fixed images for sample sheets; where possible training never draws them."""
+        """Up to ``count`` fixed images for sample sheets, held out from training where possible."""
 
     def statistics(self, count: int, size: tuple[int, int], device: str) -> Iterator[Tensor]:
-        """About ``count`` fixed images, in batches, to measure the latents' mean and deviation on."""
+        """Batches of about ``count`` fixed images, on which the latents' mean and deviation are measured."""
 
     def plan(self, images: int, captions: int, seed: int) -> ExamplePlan:
-        """The examples there are, when ``images`` with ``captions`` captions each are asked for."""
+        """Plan of the examples to enumerate, when ``images`` with ``captions`` captions each are requested."""
 
     def examples(
         self, plan: ExamplePlan, part: int, size: tuple[int, int], device: str
     ) -> Iterator[Examples]:
-        """Batches of images, each with exactly ``plan.captions`` captions, of part ``part`` of ``plan``."""
+        """Batches of images of part ``part`` of ``plan``, each image with exactly ``plan.captions`` captions."""
 
     def prompts(self, count: int) -> tuple[str, ...]:
-        """Up to ``count`` prompts for the flow's sample sheets."""
+        """Up to ``count`` prompts for the sample sheets of flow training."""

@@ -30,16 +30,18 @@ _BETWEEN = re.compile(rf"\+(?=(?:\d+(?:\.\d+)?\*)?(?:{SCENES}(?:\+|$)|{PREFIX}))
 def open_source(
     data: str, cache: Path, console: Console, augmentation: Augmentation | None = None
 ) -> ImageSource:
-    """The source that ``--data`` names; what it holds is listed, no pixel is read yet.
+    """Open the image source that ``--data`` names; files are listed, but no image is decoded yet.
 
     Args:
         data: ``scenes``, ``stickers:FOLDER``, both with ``+`` between them and perhaps ``WEIGHT*`` in front, a folder,
             a ``.tar`` file, a brace or ``*`` pattern of them, or a folder of them.
-        cache: folder for the shards' index files and for decoded stickers, made when there are any.
+        cache: folder for the index files of shards and for decoded stickers; created when needed.
+        console: shows progress while files are listed and decoded.
+        augmentation: flips and random crops; None for neither.
 
     Raises:
-        DataError: when nothing is there, or nothing in it can be used.
-        SpecError: for ``augmentation`` of scenes or stickers, whose captions it would falsify.
+        DataError: when the path does not exist, or holds no usable image.
+        SpecError: for an ``augmentation`` of scenes or stickers, whose captions it would make wrong.
     """
     parts = [match for word in _BETWEEN.split(data) if (match := _PART.fullmatch(word))]
     if not parts or len(parts) < len(_BETWEEN.split(data)):

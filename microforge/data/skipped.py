@@ -1,4 +1,4 @@
-"""Files of a data set that were left out, and why."""
+"""Files and metadata lines of a data set that cannot be used, with the reason for each."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something that was left out, and why."""
+    """A file or metadata line that was left out of a data set, and the reason."""
 
     name: str
     reason: str
 
 
 def printable(name: str) -> str:
-    """``name`` for a message: control characters and bytes that are not UTF-8 are escaped."""
+    """Escape control characters and bytes that are not UTF-8, so that ``name`` can stand in a message."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
 def skip_summary(skipped: Sequence[Skipped], first: int = 10) -> str:
-    """One line for a warning: how many were left out, and the first ones by name."""
+    """One line for a warning: the number of skipped items, and the first ones by name."""
     named = "; ".join(f"{printable(item.name)}: {printable(item.reason)}" for item in skipped[:first])
     return f"{len(skipped)} left out: {named}{'; ...' if len(skipped) > first else ''}"

@@ -1,7 +1,7 @@
-"""Encoded images to RGB pixels of one size, as a viewer would show them.
+"""Decoding of image files to RGB pixels of one size.
 
-EXIF orientation is applied, transparency is laid on white, grey, palette and CMYK images become RGB, 16-bit
-grey keeps its range, an animation gives its first frame. Colour profiles are ignored: values are taken as sRGB.
+EXIF orientation is applied. Transparent images are composited on white. Grey, palette and CMYK images become RGB, and
+16-bit grey is scaled. An animation gives its first frame. Colour profiles are ignored: values are taken as sRGB.
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from microforge.errors import DataError
 
-#: File name endings that are taken for images. What a file really is decides its content.
+#: Suffixes of image files. The format itself is determined from the content.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-#: Decoders that may run: the fewer, the smaller the surface for hostile files.
+#: Formats that Pillow may decode: fewer decoders are a smaller attack surface for hostile files.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 
 Pixels = NDArray[np.uint8]
 
 
 def decode_image(data: bytes, size: tuple[int, int], spare: bool = False) -> Pixels:
-    """Decode, resize so that the image covers ``size`` (height, width), and keep its centre.
+    """Decode an image, resize it so that it covers ``size`` (height, width), and crop its centre.
 
     Args:
-        spare: keep what the crop would cut off, up to twice ``size``, so that a window can move over it.
+        data: the encoded image.
+        size: (height, width) in pixels.
+        spare: do not crop, up to twice ``size``, so that random crops are possible later.
 
     Returns:
         uint8 (H, W, 3); with ``spare`` up to (2 H, 2 W, 3).
 
     Raises:
-        DataError: for anything that is not a whole image, or has more pixels than Pillow's bomb guard allows.
+        DataError: when the image is damaged, truncated or of another format, or has more pixels than Pillow's limit.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -43,7 +45,7 @@ def decode_image(data: bytes, size: tuple[int, int], spare: bool = False) -> Pix
             upright = _rgb(image)
     except DataError:
         raise
-    except Exception as error:  # decoders raise whatever the broken bytes lead them to
+    except Exception as error:  # decoders raise arbitrary exceptions for damaged files
         reason = " ".join(str(error).split())
         if isinstance(error, UnidentifiedImageError):
             reason = f"none of {', '.join(_FORMATS)}"
@@ -56,7 +58,7 @@ def decode_image(data: bytes, size: tuple[int, int], spare: bool = False) -> Pix
 def _check_pixels(image: Image.Image) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
-        raise DataError(f"has {image.width}x{image.height} pixels; at most {limit} in all")
+        raise DataError(f"has {image.width}x{image.height} pixels; at most {limit} in total")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -70,7 +72,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _cover(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) scaled until both sides reach ``size``; a panorama is cut at twice ``size``."""
+    """(height, width) scaled until both sides reach ``size``; a panorama is cropped to twice ``size``."""
     scale = max(size[0] / height, size[1] / width)
     tall, wide = (
         min(max(round(side * scale), least), 2 * least)

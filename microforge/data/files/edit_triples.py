@@ -1,20 +1,20 @@
-"""A user's own edits: a folder of source images, instructions and target images.
+"""A folder of edits: source images, instructions and target images.
 
-``metadata.jsonl`` files hold one JSON object a line, as the Hugging Face ``imagefolder`` loader reads them
+``metadata.jsonl`` files hold one JSON object per line, as the Hugging Face ``imagefolder`` loader reads them
 (https://huggingface.co/docs/datasets/image_dataset) and in the manner of InstructPix2Pix (arXiv 2211.09800)::
 
     {"source": "before/1.png", "instruction": "make it blue", "target": "after/1.png"}
 
-``source_file_name`` and ``target_file_name``, and ``text``, are taken as well; a list of instructions is several
-for the same pair. Paths are relative to the metadata's own folder. What cannot be used is skipped with a reason,
-and only a folder without a single usable triple is an error.
+``source_file_name``, ``target_file_name`` and ``text`` are accepted as well. A list of instructions gives several for
+one pair of images. Paths are relative to the folder of the metadata. Unusable lines and images are skipped with a
+reason; only a folder without any usable triple is an error.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +30,13 @@ from microforge.data.skipped import Skipped, printable
 from microforge.data.world.masks import sample_mask
 from microforge.errors import DataError
 
-#: What a column may be called, the first one found counts.
+#: Accepted names of a column, in the order in which they are tried.
 _SOURCE, _TARGET = ("source", "source_file_name"), ("target", "target_file_name")
 
 
 @dataclass(frozen=True, slots=True)
 class TripleFiles:
-    """One pair of images and its instructions; ``name`` is what messages call it."""
+    """Files of one pair of images, and its instructions; ``name`` identifies it in messages."""
 
     name: str
     source: Path
@@ -45,26 +45,25 @@ class TripleFiles:
 
 
 class FolderTriples:
-    """The triples of one folder, decoded as they are needed.
+    """Triples of a folder, decoded when they are needed.
 
-    Inpainting and super-resolution learn from the target images; they have no words there, as an
-    instruction does not say what an image shows.
+    Inpainting and super-resolution use the target images with the empty prompt, because an instruction does not describe
+    an image.
     """
 
     def __init__(self, root: Path) -> None:
-        """List what is below ``root``; no pixel is read.
+        """List the triples in ``root``; no image is decoded.
 
         Raises:
-            DataError: when it cannot be read, or holds no usable triple.
+            DataError: when ``root`` cannot be read, or has no usable triple.
         """
         self.name = str(root)
-        self.files, found = list_triples(root)
+        self.files, self._listed = list_triples(root)
         self._broken: dict[int, Skipped] = {}
-        self._listed = found
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """What was left out so far; broken images are found when their turn comes."""
+        """Files that could not be used so far; damaged images are noticed when they are decoded."""
         return (*self._listed, *self._broken.values())
 
     def triples(
@@ -73,30 +72,30 @@ class FolderTriples:
         """See ``TripleSource``.
 
         Raises:
-            DataError: when not one triple can be decoded.
+            DataError: when no triple can be decoded.
         """
         rng = task_rng(task, seed, step)
-        places = rng.integers(0, len(self.files), count)
+        indices = rng.integers(0, len(self.files), count)
         seeds = rng.integers(0, 2**63, count)
-        pairs = [self._decoded(int(places[row]), size) for row in rows]
+        pairs = [self._decode(int(indices[row]), size) for row in rows]
         rngs = [np.random.default_rng(seeds[row]) for row in rows]
         targets = pixels_tensor([target for _, _, target in pairs], device)
         if task == "edit":
             texts = tuple(
-                files.instructions[int(own.integers(len(files.instructions)))]
-                for (files, _, _), own in zip(pairs, rngs, strict=True)
+                files.instructions[int(row_rng.integers(len(files.instructions)))]
+                for (files, _, _), row_rng in zip(pairs, rngs, strict=True)
             )
             return Triples(pixels_tensor([source for _, source, _ in pairs], device), texts, targets)
-        silent = (None,) * len(pairs)
+        empty_prompts = (None,) * len(pairs)
         if task == "inpaint":
-            masks = torch.stack([sample_mask(own, *size) for own in rngs])
-            return inpaint_examples(targets, silent, masks.to(device))
-        return super_resolve_examples(targets, silent, rngs)
+            masks = torch.stack([sample_mask(row_rng, *size) for row_rng in rngs])
+            return inpaint_examples(targets, empty_prompts, masks.to(device))
+        return super_resolve_examples(targets, empty_prompts, rngs)
 
-    def _decoded(self, place: int, size: tuple[int, int]) -> tuple[TripleFiles, Pixels, Pixels]:
-        """The triple ``place``, or the next one after it whose images are whole."""
+    def _decode(self, first: int, size: tuple[int, int]) -> tuple[TripleFiles, Pixels, Pixels]:
+        """Decode triple ``first``, or the next one that can be decoded."""
         for offset in range(len(self.files)):
-            index = (place + offset) % len(self.files)
+            index = (first + offset) % len(self.files)
             if index in self._broken:
                 continue
             files = self.files[index]
@@ -109,14 +108,14 @@ class FolderTriples:
                 continue
             return files, source, target
         reason = next(iter(self._broken.values())).reason
-        raise DataError(f"not one triple of {self.name} can be used ({reason})")
+        raise DataError(f"no triple of {self.name} can be used ({reason})")
 
 
 def list_triples(root: Path) -> tuple[tuple[TripleFiles, ...], tuple[Skipped, ...]]:
-    """The triples below ``root`` in the order of its metadata, and what was left out.
+    """List the triples in ``root`` in the order of its metadata, and the lines that were left out.
 
     Raises:
-        DataError: when ``root`` cannot be read, or holds no usable triple.
+        DataError: when ``root`` cannot be read, or has no usable triple.
     """
     files: list[TripleFiles] = []
     skipped: list[Skipped] = []
@@ -129,8 +128,8 @@ def list_triples(root: Path) -> tuple[tuple[TripleFiles, ...], tuple[Skipped, ..
             skipped.append(Skipped(where, f"cannot be read: {error.strerror or error}"))
             continue
         for number, line in numbered_lines(data):
-            found = _read_row(root, path.parent, f"{where} line {number}", line)
-            files.append(found) if isinstance(found, TripleFiles) else skipped.append(found)
+            row = _read_row(root, path.parent, f"{where} line {number}", line)
+            files.append(row) if isinstance(row, TripleFiles) else skipped.append(row)
     if not files:
         why = f"; {printable(skipped[0].name)}: {skipped[0].reason}" if skipped else ""
         raise DataError(
@@ -140,35 +139,43 @@ def list_triples(root: Path) -> tuple[tuple[TripleFiles, ...], tuple[Skipped, ..
 
 
 def _metadata_files(root: Path) -> list[Path]:
-    found = []
+    paths = []
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not is_clutter(name))
-        found += [Path(folder) / name for name in names if name == METADATA]
-    return found
+        paths += [Path(folder) / name for name in names if name == METADATA]
+    return paths
 
 
 def _read_row(root: Path, folder: Path, name: str, line: bytes) -> TripleFiles | Skipped:
-    """One line of a ``metadata.jsonl``, or why it cannot be used. Never raises."""
+    """Parse one line of a ``metadata.jsonl``; a ``Skipped`` says why it cannot be used. Never raises."""
     row = parse_object(line)
     if isinstance(row, str):
         return Skipped(name, row)
-    words = captions_of_row(
+    instructions = captions_of_row(
         {**row, "text": row["instruction"]} if row.get("instruction") is not None else row
     )
-    if isinstance(words, str):
-        return Skipped(name, words.replace('"text" or "caption"', '"instruction" or "text"'))
+    if isinstance(instructions, str):
+        return Skipped(name, instructions.replace('"text" or "caption"', '"instruction" or "text"'))
     paths = []
     for columns in (_SOURCE, _TARGET):
-        value = next((row[column] for column in columns if row.get(column) is not None), None)
-        if not isinstance(value, str) or not value:
-            return Skipped(name, f'no "{columns[0]}"')
-        inside = posixpath.normpath(posixpath.join(folder.relative_to(root).as_posix(), value))
-        if inside.startswith(("..", "/")) or "\0" in inside:
-            return Skipped(f"{name} ({value})", "outside the folder")
-        path = root / inside
-        if path.suffix.lower() not in SUFFIXES:
-            return Skipped(f"{name} ({value})", f"not an image; allowed: {', '.join(SUFFIXES)}")
-        if not path.is_file():
-            return Skipped(f"{name} ({value})", "no such image")
+        path = _image_path(root, folder, name, row, columns)
+        if isinstance(path, Skipped):
+            return path
         paths.append(path)
-    return TripleFiles(name, paths[0], words, paths[1])
+    return TripleFiles(name, paths[0], instructions, paths[1])
+
+
+def _image_path(
+    root: Path, folder: Path, name: str, row: Mapping[str, object], columns: Sequence[str]
+) -> Path | Skipped:
+    """Path of the image in the first of ``columns`` that ``row`` has; it must lie in ``root``."""
+    value = next((row[column] for column in columns if row.get(column) is not None), None)
+    if not isinstance(value, str) or not value:
+        return Skipped(name, f'no "{columns[0]}"')
+    relative = posixpath.normpath(posixpath.join(folder.relative_to(root).as_posix(), value))
+    if relative.startswith(("..", "/")) or "\0" in relative:
+        return Skipped(f"{name} ({value})", "outside the folder")
+    path = root / relative
+    if path.suffix.lower() not in SUFFIXES:
+        return Skipped(f"{name} ({value})", f"not an image; allowed: {', '.join(SUFFIXES)}")
+    return path if path.is_file() else Skipped(f"{name} ({value})", "no such image")

@@ -1,8 +1,8 @@
-"""A folder of images with captions beside them.
+"""A data set in a folder: images, and captions in text files or in ``metadata.jsonl``.
 
-Captions come from ``NAME.txt`` beside ``NAME.jpg`` (one caption a line) and from ``metadata.jsonl`` files as the
+Captions come from ``NAME.txt`` beside ``NAME.jpg`` (one caption per line) and from ``metadata.jsonl`` files as the
 Hugging Face ``imagefolder`` loader reads them (https://huggingface.co/docs/datasets/image_dataset): one JSON
-object a line with ``file_name``, relative to the metadata's own folder, and ``text`` (or ``caption``).
+object per line with ``file_name``, relative to the metadata's own folder, and ``text`` (or ``caption``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ METADATA = "metadata.jsonl"
 
 @dataclass(frozen=True)
 class MetadataRow:
-    """One line of a ``metadata.jsonl``: ``file_name`` as written there, and its captions."""
+    """One line of a ``metadata.jsonl``: its number, ``file_name`` as written there, and the captions."""
 
     line: int
     file_name: str
@@ -42,8 +42,8 @@ class MetadataRow:
 
 
 @dataclass
-class _Found:
-    """What a walk over the folder came across; paths are relative to it, with ``/``."""
+class _FolderContents:
+    """Files of a folder by kind; paths are relative to it, with ``/``."""
 
     images: list[str] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)  # path without its suffix -> path
@@ -53,17 +53,17 @@ class _Found:
 
 
 def list_folder(root: Path) -> Listing:
-    """The captioned images below ``root``, subfolders included, sorted by their relative path.
+    """List the captioned images in ``root`` and its subfolders, sorted by relative path.
 
     Raises:
-        DataError: when ``root`` cannot be read, or holds no image with a caption.
+        DataError: when ``root`` cannot be read, or has no image with a caption.
     """
-    found = _walk(root)
-    if not found.images:
-        raise DataError(f"{root} holds no image{_instead(found.others)}; allowed: {', '.join(SUFFIXES)}")
-    captions, reasons = _captions(root, found)
-    images, stamps, skipped = [], [], found.skipped
-    for name in sorted(found.images):
+    contents = _walk(root)
+    if not contents.images:
+        raise DataError(f"{root} holds no image{_others(contents.others)}; allowed: {', '.join(SUFFIXES)}")
+    captions, reasons = _captions(root, contents)
+    images, stamps, skipped = [], [], contents.skipped
+    for name in sorted(contents.images):
         if not captions.get(name):
             skipped.append(Skipped(name, reasons.get(name, "no caption")))
             continue
@@ -78,14 +78,14 @@ def list_folder(root: Path) -> Listing:
     if not images:
         last = skipped[-1]
         raise DataError(
-            f"none of the {len(found.images)} images in {root} can be used (one is {printable(last.name)}: "
+            f"none of the {len(contents.images)} images in {root} can be used (one is {printable(last.name)}: "
             f"{last.reason}); write captions to NAME.txt beside NAME.jpg, or to {METADATA}"
         )
     return Listing(tuple(images), tuple(skipped), fingerprint(images, stamps))
 
 
 def parse_metadata(data: bytes) -> tuple[tuple[MetadataRow, ...], tuple[Skipped, ...]]:
-    """The rows of a ``metadata.jsonl``; a line that cannot be used is skipped as ``line N``. Never raises."""
+    """Parse a ``metadata.jsonl`` and skip unusable lines under the name ``line N``. Never raises."""
     rows, skipped = [], []
     for number, line in numbered_lines(data):
         row = parse_object(line)
@@ -94,18 +94,18 @@ def parse_metadata(data: bytes) -> tuple[tuple[MetadataRow, ...], tuple[Skipped,
             skipped.append(Skipped(f"line {number}", row))
         elif not isinstance(file_name, str) or not file_name:
             skipped.append(Skipped(f"line {number}", 'no "file_name"'))
-        elif isinstance(found := captions_of_row(row), str):
-            skipped.append(Skipped(f"line {number} ({file_name})", found))
+        elif isinstance(captions := captions_of_row(row), str):
+            skipped.append(Skipped(f"line {number} ({file_name})", captions))
         else:
-            rows.append(MetadataRow(number, file_name, found))
+            rows.append(MetadataRow(number, file_name, captions))
     return tuple(rows), tuple(skipped)
 
 
-def _walk(root: Path) -> _Found:
-    found = _Found()
+def _walk(root: Path) -> _FolderContents:
+    contents = _FolderContents()
 
     def unreadable(error: OSError) -> None:
-        found.skipped.append(Skipped(str(error.filename), error.strerror or str(error)))
+        contents.skipped.append(Skipped(str(error.filename), error.strerror or str(error)))
 
     for folder, folders, files in os.walk(root, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not is_clutter(name))
@@ -116,48 +116,54 @@ def _walk(root: Path) -> _Found:
             if is_clutter(name):
                 continue
             if suffix.lower() in SUFFIXES:
-                found.images.append(path)
+                contents.images.append(path)
             elif name == METADATA:
-                found.metadata.append(path)
+                contents.metadata.append(path)
             elif suffix.lower() == ".txt":
-                found.texts[stem] = path
+                contents.texts[stem] = path
             else:
-                found.others.append(path)
-    return found
+                contents.others.append(path)
+    return contents
 
 
-def _captions(root: Path, found: _Found) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Captions per image, those of metadata first; and per image the reason why its caption file gave none."""
-    captions: dict[str, list[str]] = {}
+def _captions(root: Path, contents: _FolderContents) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Captions of each image, those of metadata first; and for images without any, the reason."""
+    captions = _metadata_captions(root, contents)
     reasons: dict[str, str] = {}
-    # Names are compared in composed form: macOS writes "é" of file names as two characters.
-    images = {unicodedata.normalize("NFC", name): name for name in found.images}
-    for path in found.metadata:
-        rows, skipped = _metadata(root / path)
-        found.skipped += [Skipped(f"{path} {item.name}".strip(), item.reason) for item in skipped]
-        for row in rows:
-            wanted = posixpath.normpath(posixpath.join(posixpath.dirname(path), row.file_name))
-            name = images.get(unicodedata.normalize("NFC", wanted))
-            if name is None:
-                found.skipped.append(Skipped(f"{path} line {row.line} ({row.file_name})", "no such image"))
-            else:
-                captions.setdefault(name, []).extend(row.captions)
     used = set()
-    for name in found.images:
+    for name in contents.images:
         stem = posixpath.splitext(name)[0]
-        if stem in found.texts:
+        if stem in contents.texts:
             used.add(stem)
-            lines = _sidecar(root / found.texts[stem])
+            lines = _sidecar(root / contents.texts[stem])
             if not isinstance(lines, str):
                 captions.setdefault(name, []).extend(lines)
             elif name in captions:
-                found.skipped.append(Skipped(found.texts[stem], lines))
+                contents.skipped.append(Skipped(contents.texts[stem], lines))
             else:
                 reasons[name] = lines
-    found.skipped += [
-        Skipped(path, "caption without an image") for stem, path in found.texts.items() if stem not in used
+    contents.skipped += [
+        Skipped(path, "caption without an image") for stem, path in contents.texts.items() if stem not in used
     ]
     return captions, reasons
+
+
+def _metadata_captions(root: Path, contents: _FolderContents) -> dict[str, list[str]]:
+    """Captions of each image from all ``metadata.jsonl`` files."""
+    captions: dict[str, list[str]] = {}
+    # Names are compared in composed form: macOS stores "é" in file names as two characters.
+    images = {unicodedata.normalize("NFC", name): name for name in contents.images}
+    for path in contents.metadata:
+        rows, skipped = _metadata(root / path)
+        contents.skipped += [Skipped(f"{path} {item.name}".strip(), item.reason) for item in skipped]
+        for row in rows:
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(path), row.file_name))
+            name = images.get(unicodedata.normalize("NFC", target))
+            if name is None:
+                contents.skipped.append(Skipped(f"{path} line {row.line} ({row.file_name})", "no such image"))
+            else:
+                captions.setdefault(name, []).extend(row.captions)
+    return captions
 
 
 def _sidecar(path: Path) -> tuple[str, ...] | str:
@@ -175,5 +181,5 @@ def _metadata(path: Path) -> tuple[tuple[MetadataRow, ...], tuple[Skipped, ...]]
         return (), (Skipped("", f"cannot be read: {error.strerror or error}"),)
 
 
-def _instead(others: list[str]) -> str:
+def _others(others: list[str]) -> str:
     return f" (but {len(others)} other files, one is {printable(others[0])})" if others else ""

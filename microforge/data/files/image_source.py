@@ -1,8 +1,8 @@
-"""Captioned images on disk as training data: cropped to size, in an order fixed by seed and step.
+"""Image source over captioned images on disk: cropped to size, in an order fixed by seed and step.
 
-Sets that fit ``RAM_BUDGET`` at the training size are decoded once and kept as bytes; larger ones are decoded
-when they are drawn, by a few threads (Pillow leaves the interpreter lock while it decodes). An image that cannot
-be decoded is left out and named; where it was drawn, the next one takes its place.
+A data set that fits in ``RAM_BUDGET`` at the training size is decoded once and stays in memory as uint8. Images of a
+larger one are decoded when they are needed, by a few threads (Pillow releases the interpreter lock while it decodes).
+An image that cannot be decoded is reported as skipped and replaced by the next one.
 
 Letters: B images, H W image height and width.
 """
@@ -30,26 +30,26 @@ from microforge.data.skipped import Skipped, printable
 from microforge.errors import DataError
 from microforge.streams import FixedSeed
 
-#: Bytes of decoded images that may stay in memory, per process.
+#: Largest size in bytes of decoded images in memory, per process.
 RAM_BUDGET = 2 << 30
-#: From this many images on, the sheet's are kept out of training.
+#: Smallest data set of which images are held out from training for sample sheets, and how many are.
 ENOUGH_TO_HOLD_OUT = 100
 HELD_OUT = 8
 MAX_WORKERS = 8
-#: So many undecodable images in a row mean that something is wrong with all of them.
+#: Consecutive images that cannot be decoded after which the run stops: all of them must be damaged.
 MAX_BROKEN_RUN = 100
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Changes to drawn images. Both are off by default: captions say "left" and "at the edge"."""
+    """Data augmentation. Both kinds are off by default, because captions may say "left" or "at the edge"."""
 
-    flip: bool = False  # mirror every other image
-    random_crop: bool = False  # move the crop over the longer side instead of keeping the centre
+    flip: bool = False  # mirror images horizontally with probability 1/2
+    random_crop: bool = False  # crop at a random position along the longer side, not at the centre
 
 
 class PhotoSource:
-    """An ``ImageSource`` over a ``Listing``; ``name`` is what messages call it."""
+    """Image source over the captioned images of a ``Listing``; ``name`` identifies it in messages."""
 
     def __init__(
         self, name: str, listing: Listing, console: Console, augmentation: Augmentation | None = None,
@@ -61,13 +61,13 @@ class PhotoSource:
         self._skipped = {item.name: item.reason for item in listing.skipped}
         self._listed = listing.fingerprint
         self._size: tuple[int, int] | None = None
-        self._stored: dict[int, Pixels] = {}  # row -> pixels; empty when they do not fit
+        self._stored: dict[int, Pixels] = {}  # row -> pixels; empty when they do not fit in memory
         self._train, self._held = _split(self._all)
-        self._planned = tuple(self._train)  # of the cache: the same whether or not anything was decoded yet
+        self._planned = tuple(self._train)  # the cache's plan is the same before and after decoding
 
     @property
     def fingerprint(self) -> str:
-        return f"{self._listed} flip={self.augmentation.flip}"  # examples are mirrored, never moved
+        return f"{self._listed} flip={self.augmentation.flip}"  # examples are mirrored, but always cropped at the centre
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -78,13 +78,15 @@ class PhotoSource:
         return 2 if self.augmentation.flip else 1
 
     def describe(self) -> str:
-        held = sum(self._all[row].name not in self._skipped for row in self._held)
-        count = held + sum(self._all[row].name not in self._skipped for row in self._train)
-        kept = f"{held} of them only on sample sheets" if held else "sample sheets show these too"
-        return f"{self.name}: {count} captioned images, {kept}"
+        held_out = sum(self._all[row].name not in self._skipped for row in self._held)
+        count = held_out + sum(self._all[row].name not in self._skipped for row in self._train)
+        sheets = (
+            f"{held_out} held out for sample sheets" if held_out else "sample sheets show training images"
+        )
+        return f"{self.name}: {count} captioned images, {sheets}"
 
     def prepare(self, size: tuple[int, int]) -> None:
-        """Decode everything at ``size`` when it fits the budget; later calls for the same size cost nothing."""
+        """Decode all images at ``size`` when they fit in the budget; later calls for the same size do nothing."""
         if self._size == size:
             return
         self._size, self._stored = size, {}
@@ -96,59 +98,59 @@ class PhotoSource:
         self, seed: int, step: int, count: int, size: tuple[int, int], device: str,
         crop: tuple[int, int] | None = None, rows: slice = slice(None),
     ) -> Tensor:  # fmt: skip
-        """Every image once an epoch; windows of ``crop`` lie anywhere in it."""
+        """Training images, each once per epoch; crops of size ``crop`` have random positions."""
         self.prepare(size)
-        drawn = epoch_rows(seed, step, count, len(self._train))[rows]
+        indices = epoch_rows(seed, step, count, len(self._train))[rows]
         rng = step_rng(seed, step)
-        places, mirrored = rng.random((count, 2))[rows], (rng.random(count) < 0.5)[rows]
-        pixels = self._load(self._train, drawn.tolist(), size)
-        windows = [
-            _window(image, crop or size, place, bool(flip) and self.augmentation.flip)
-            for image, place, flip in zip(pixels, places.tolist(), mirrored, strict=True)
+        positions, mirrored = rng.random((count, 2))[rows], (rng.random(count) < 0.5)[rows]
+        pixels = self._load(self._train, indices.tolist(), size)
+        crops = [
+            _crop(image, crop or size, position, bool(flip) and self.augmentation.flip)
+            for image, position, flip in zip(pixels, positions.tolist(), mirrored, strict=True)
         ]
-        return pixels_tensor(windows, device)
+        return pixels_tensor(crops, device)
 
     def sheet(self, count: int, size: tuple[int, int], device: str) -> Tensor:
-        """Held-out images; the first training images where there are too few to hold any out."""
+        """Held-out images, or the first training images of a small data set."""
         self.prepare(size)
         pool = self._held or self._train
         pixels = self._load(pool, range(min(count, len(pool))), size)
-        return pixels_tensor([_window(image, size) for image in pixels], device)
+        return pixels_tensor([_crop(image, size) for image in pixels], device)
 
     def statistics(self, count: int, size: tuple[int, int], device: str) -> Iterator[Tensor]:
-        """Training images: the statistics are the training set's (SPEC section 3)."""
+        """Training images: statistics are those of the training set (SPEC section 3)."""
         self.prepare(size)
         total = len(self._train)
-        drawn = epoch_rows(FixedSeed.STATISTICS, 0, min(count, total), total).tolist()
-        for first in range(0, len(drawn), CHUNK):
-            pixels = self._load(self._train, drawn[first : first + CHUNK], size)
-            yield pixels_tensor([_window(image, size) for image in pixels], device)
+        indices = epoch_rows(FixedSeed.STATISTICS, 0, min(count, total), total).tolist()
+        for first in range(0, len(indices), CHUNK):
+            pixels = self._load(self._train, indices[first : first + CHUNK], size)
+            yield pixels_tensor([_crop(image, size) for image in pixels], device)
 
     def plan(self, images: int, captions: int, seed: int) -> ExamplePlan:
-        """All training images with all their captions, whatever is asked for; the order needs no seed."""
+        """All training images with all their captions; the arguments are ignored, and the order needs no seed."""
         columns = max(len(self._all[row].captions) for row in self._planned)
         return ExamplePlan(len(self._planned) * self._copies, columns, 0)
 
     def examples(
         self, plan: ExamplePlan, part: int, size: tuple[int, int], device: str
     ) -> Iterator[Examples]:
-        """Centre crops, each followed by its mirror image with ``flip``; undecodable ones are missing."""
+        """Centre crops, each followed by its mirror image with ``flip``; damaged images are left out."""
         copies = self._copies
         last = min((part + 1) * PART, len(self._planned) * copies)
         for first in range(part * PART, last, CHUNK):
             chunk = range(first, min(first + CHUNK, last))
             rows = [self._planned[number // copies] for number in chunk]
             usable = [
-                (_window(pixels, size, mirror=number % copies > 0), self._all[row].captions)
+                (_crop(pixels, size, mirror=number % copies > 0), self._all[row].captions)
                 for number, row, pixels in zip(chunk, rows, self._pixels(rows, size), strict=True)
                 if pixels is not None
             ]
             if usable:
-                windows, captions = zip(*usable, strict=True)
-                yield pixels_tensor(windows, device), [_repeated(texts, plan.captions) for texts in captions]
+                crops, captions = zip(*usable, strict=True)
+                yield pixels_tensor(crops, device), [_repeated(texts, plan.captions) for texts in captions]
 
     def prompts(self, count: int) -> tuple[str, ...]:
-        """The first caption of each of the first images, without repetitions."""
+        """The first caption of each of the first images, without duplicates."""
         firsts = dict.fromkeys(image.captions[0] for image in self._all)
         return tuple(itertools.islice(firsts, count))
 
@@ -159,9 +161,9 @@ class PhotoSource:
         )
         stored = {row: pixels for row, pixels in zip(rows, bar, strict=True) if pixels is not None}
         if not stored:
-            bad = self.skipped[0]
+            skipped = self.skipped[0]
             raise DataError(
-                f"none of the {len(rows)} images in {self.name} can be used ({printable(bad.name)}: {bad.reason})"
+                f"none of the {len(rows)} images in {self.name} can be used ({printable(skipped.name)}: {skipped.reason})"
             )
         self._stored = stored
         self._train, self._held = (
@@ -170,27 +172,27 @@ class PhotoSource:
         self._train = self._train or self._held
 
     def _pixels(self, rows: Sequence[int], size: tuple[int, int]) -> Iterator[Pixels | None]:
-        """Decoded images in the order of ``rows``; None for what cannot be decoded."""
+        """Decoded images in the order of ``rows``; None where one cannot be decoded."""
         if self._stored and self._size == size:
             yield from (self._stored.get(row) for row in rows)
             return
         with ThreadPoolExecutor(_workers()) as threads:
             yield from threads.map(lambda row: self._decode(row, size), rows)
 
-    def _load(self, pool: Sequence[int], places: Sequence[int], size: tuple[int, int]) -> list[Pixels]:
-        """The images at ``places`` of ``pool``, each replaced by the next one that can be decoded."""
-        found = list(self._pixels([pool[place] for place in places], size))
+    def _load(self, pool: Sequence[int], indices: Sequence[int], size: tuple[int, int]) -> list[Pixels]:
+        """Images at ``indices`` of ``pool``; one that cannot be decoded is replaced by the next one that can."""
+        images = list(self._pixels([pool[index] for index in indices], size))
         return [
-            pixels if pixels is not None else self._next_usable(pool, place, size)
-            for place, pixels in zip(places, found, strict=True)
+            pixels if pixels is not None else self._next_usable(pool, index, size)
+            for index, pixels in zip(indices, images, strict=True)
         ]
 
-    def _next_usable(self, pool: Sequence[int], place: int, size: tuple[int, int]) -> Pixels:
-        for ahead in range(1, min(len(pool), MAX_BROKEN_RUN)):
-            pixels = self._decode(pool[(place + ahead) % len(pool)], size)
+    def _next_usable(self, pool: Sequence[int], index: int, size: tuple[int, int]) -> Pixels:
+        for offset in range(1, min(len(pool), MAX_BROKEN_RUN)):
+            pixels = self._decode(pool[(index + offset) % len(pool)], size)
             if pixels is not None:
                 return pixels
-        image = self._all[pool[place]]
+        image = self._all[pool[index]]
         raise DataError(
             f"{min(len(pool), MAX_BROKEN_RUN)} images in a row of {self.name} cannot be decoded "
             f"({printable(image.name)}: {self._skipped[image.name]})"
@@ -208,31 +210,31 @@ class PhotoSource:
 
 
 def _split(images: Sequence[CaptionedImage]) -> tuple[list[int], list[int]]:
-    """Rows to train on and rows held out: those whose names hash lowest, so that new images change little."""
+    """Training and held-out rows. Names with the lowest hashes are held out, so adding images changes little."""
     rows = range(len(images))
     if len(rows) < ENOUGH_TO_HOLD_OUT:
         return list(rows), []
-    held = sorted(rows, key=lambda row: hashlib.sha256(_encoded(images[row].name)).digest())[:HELD_OUT]
-    return sorted(set(rows) - set(held)), sorted(held)
+    held_out = sorted(rows, key=lambda row: hashlib.sha256(_encoded(images[row].name)).digest())[:HELD_OUT]
+    return sorted(set(rows) - set(held_out)), sorted(held_out)
 
 
 def _encoded(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-def _window(
-    image: Pixels, size: tuple[int, int], place: Sequence[float] = (0.5, 0.5), mirror: bool = False
+def _crop(
+    image: Pixels, size: tuple[int, int], position: Sequence[float] = (0.5, 0.5), mirror: bool = False
 ) -> Pixels:
-    """``size`` (height, width) of ``image`` (h, w, 3); ``place`` in [0, 1) is where between its edges."""
-    top, left = (int(share * (image.shape[axis] - size[axis] + 1)) for axis, share in enumerate(place))
-    window = image[top : top + size[0], left : left + size[1]]
-    return window[:, ::-1] if mirror else window
+    """A crop of ``size`` (height, width) from ``image`` (h, w, 3); ``position`` is in [0, 1) on both axes."""
+    top, left = (int(share * (image.shape[axis] - size[axis] + 1)) for axis, share in enumerate(position))
+    crop = image[top : top + size[0], left : left + size[1]]
+    return crop[:, ::-1] if mirror else crop
 
 
 def pixels_tensor(images: Sequence[Pixels], device: str) -> Tensor:
-    """Images (h, w, 3) of bytes, all of one size, as float32 (B, 3, h, w) in [0, 1]."""
-    pixels = torch.from_numpy(np.stack(images)).to(device)  # bytes to the device: a quarter of the transfer
-    planes = pixels.permute(0, 3, 1, 2).contiguous()  # else convolutions would take it for channels_last
+    """Stack uint8 images (h, w, 3) of one size to float32 (B, 3, h, w) in [0, 1]."""
+    pixels = torch.from_numpy(np.stack(images)).to(device)  # uint8 to the device: a quarter of the transfer
+    planes = pixels.permute(0, 3, 1, 2).contiguous()  # otherwise convolutions would treat it as channels_last
     return from_uint8(planes)  # (B, 3, H, W)
 
 

@@ -1,9 +1,8 @@
-"""WebDataset shards: plain tar files with KEY.jpg (png, webp, ...) and KEY.txt or KEY.json beside it.
+"""WebDataset shards: plain tar files that hold KEY.jpg (png, webp, ...) with KEY.txt or KEY.json.
 
-Read with the standard library's ``tarfile`` and not with the ``webdataset`` package: that one streams shards
-through shuffle buffers, so where it stands depends on everything drawn before, while a resumed run must find the
-images of step N from N alone. Here each shard is read through once, the place of every image goes into an index
-file, and images are then read at random.
+Shards are read with ``tarfile`` and not with the ``webdataset`` package. That package streams shards through shuffle
+buffers, so the images of a step depend on all earlier steps, while a resumed run must find the images of step N from N
+alone. Here each shard is scanned once, an index file stores the offset of every image, and images are read at random.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import hashlib
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +33,9 @@ from microforge.data.skipped import Skipped, printable
 from microforge.errors import DataError
 from microforge.io.atomic import atomic_bytes
 
-#: Raised when the meaning of the index changes: older ones are made anew.
+#: Increased when the format of the index changes; older index files are then rebuilt.
 INDEX_VERSION = 1
-#: A member above this is not an image to train on, and would have to fit in memory.
+#: Larger members are not read as images, because a member must fit in memory.
 MAX_IMAGE_BYTES = 256 << 20
 MAX_SHARDS = 100_000
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
@@ -44,26 +43,26 @@ _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 
 @dataclass
 class _Sample:
-    """The members that share one key."""
+    """The members of a shard that share one key."""
 
-    image: tuple[str, int, int] | None = None  # member name, offset, bytes
+    image: tuple[str, int, int] | None = None  # name of the member, offset, length in bytes
     captions: tuple[str, ...] = ()
     reason: str = "no caption"
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """What one shard holds: (member, offset, bytes, captions) per usable image, and (member, reason)."""
+    """Index of one shard: (member, offset, length, captions) of each usable image, and (member, reason) of others."""
 
     images: tuple[tuple[str, int, int, tuple[str, ...]], ...]
     skipped: tuple[tuple[str, str], ...]
 
 
 def expand_shards(pattern: str) -> tuple[Path, ...]:
-    """The shards that ``pattern`` names: a file, ``data/{000..127}.tar``, ``{a,b}.tar``, or with ``*``.
+    """Paths of the shards that ``pattern`` names: a file, ``data/{000..127}.tar``, ``{a,b}.tar``, or with ``*``.
 
     Raises:
-        DataError: when there are none, one does not exist, or they are more than ``MAX_SHARDS``.
+        DataError: when ``pattern`` matches nothing, a file does not exist, or there are more than ``MAX_SHARDS``.
     """
     if Path(pattern).is_file():
         return (Path(pattern),)
@@ -85,13 +84,15 @@ def expand_shards(pattern: str) -> tuple[Path, ...]:
 
 
 def list_shards(shards: Sequence[Path], cache: Path, console: Console) -> Listing:
-    """The captioned images of ``shards``, in the order of shards and members.
+    """List the captioned images of ``shards``, in the order of shards and members.
 
     Args:
-        cache: folder for the index files; they are used again while a shard's size and time stay.
+        shards: paths of the tar files.
+        cache: folder for the index files; they are reused while a shard's size and time stay the same.
+        console: shows progress while shards are scanned.
 
     Raises:
-        DataError: when no shard holds an image with a caption, or one is compressed.
+        DataError: when no shard has an image with a caption, or one is compressed.
     """
     images, stamps, skipped = [], [], []
     for path in track(shards, "reading shards", console=console, disable=len(shards) < 2, transient=True):
@@ -115,9 +116,9 @@ def _expanded(pattern: str) -> Iterator[str]:
     if match is None:
         yield pattern
         return
-    first, last, words = match.groups()
-    if words is not None:
-        options: Iterator[str] = iter(words.split(","))
+    first, last, names = match.groups()
+    if names is not None:
+        options: Iterator[str] = iter(names.split(","))
     else:
         width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
         options = (f"{number:0{width}d}" for number in range(int(first), int(last) + 1))
@@ -131,17 +132,17 @@ def _stamp(path: Path) -> str:
 
 
 def _indexed(path: Path, stamp: str, cache: Path) -> ShardIndex:
-    """The index of a shard from the cache, or made now and put there."""
-    place = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    file = cache / f"{path.stem[:64]}-{place}.json"
-    found = _read_index(file, stamp)
-    if found is None:
-        found = index_shard(path)
-        if not found.images:
-            return found  # nothing is written for a mistyped path
-        values = {"version": INDEX_VERSION, "stamp": stamp, "images": found.images, "skipped": found.skipped}
+    """Index of a shard from the cache; it is built and stored there when it is missing or outdated."""
+    location = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    file = cache / f"{path.stem[:64]}-{location}.json"
+    index = _read_index(file, stamp)
+    if index is None:
+        index = index_shard(path)
+        if not index.images:
+            return index  # a mistyped path leaves no file in the cache
+        values = {"version": INDEX_VERSION, "stamp": stamp, "images": index.images, "skipped": index.skipped}
         atomic_bytes(file, json.dumps(values).encode("ascii"), force=True)
-    return found
+    return index
 
 
 def _read_index(file: Path, stamp: str) -> ShardIndex | None:
@@ -153,15 +154,15 @@ def _read_index(file: Path, stamp: str) -> ShardIndex | None:
             tuple((name, offset, size, tuple(captions)) for name, offset, size, captions in values["images"]),
             tuple((name, reason) for name, reason in values["skipped"]),
         )
-    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: made anew
+    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: it is rebuilt
         return None
 
 
 def index_shard(path: Path) -> ShardIndex:
-    """Read through one shard and note every captioned image's place; damage ends the shard, not the run.
+    """Scan one shard and record the offset of every captioned image; damage ends the scan, not the run.
 
     Raises:
-        DataError: when it is compressed, which allows no random access.
+        DataError: when the shard is compressed, which prevents random access.
     """
     samples: dict[str, _Sample] = {}
     skipped: list[tuple[str, str]] = []
@@ -172,16 +173,22 @@ def index_shard(path: Path) -> ShardIndex:
         try:
             with tarfile.open(fileobj=stream, mode="r:") as shard:
                 while (member := shard.next()) is not None:
-                    _take(shard, member, samples, skipped)
-                    shard.members.clear()  # type: ignore[attr-defined]  # else a kilobyte of each stays
+                    _add_member(shard, member, samples, skipped)
+                    shard.members.clear()  # type: ignore[attr-defined]  # tarfile would keep a kilobyte of each
                 end = shard.offset
             stream.seek(end)
-            if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a broken header for the end
+            if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a damaged header for the end
                 skipped.append(("", f"damaged at byte {end}, the rest is lost"))
         except (tarfile.TarError, ValueError, OverflowError) as error:
             skipped.append(("", f"damaged ({error})"))
+    return _complete_samples(samples, skipped, path.stat().st_size)
+
+
+def _complete_samples(
+    samples: Mapping[str, _Sample], skipped: list[tuple[str, str]], total: int
+) -> ShardIndex:
+    """Index of the samples of a shard of ``total`` bytes; incomplete ones are added to ``skipped``."""
     images = []
-    total = path.stat().st_size
     for key, sample in samples.items():
         if sample.image is None:
             skipped.append((key, "caption without an image"))
@@ -194,11 +201,11 @@ def index_shard(path: Path) -> ShardIndex:
     return ShardIndex(tuple(images), tuple(skipped))
 
 
-def _take(
+def _add_member(
     shard: tarfile.TarFile, member: tarfile.TarInfo, samples: dict[str, _Sample],
     skipped: list[tuple[str, str]],
 ) -> None:  # fmt: skip
-    """Note one member under its key; members of other kinds (classes, masks as .npy) are passed over."""
+    """Add one member to the sample of its key; members of other kinds (classes, masks as .npy) are ignored."""
     folder, _, base = member.name.rpartition("/")
     stem, dot, suffix = base.rpartition(".")
     suffix = dot + suffix.lower()

@@ -1,7 +1,7 @@
-"""Reads a caption of the procedural world back into the facts that an oracle checks.
+"""Parser of captions of the procedural world: the inverse of ``captions.caption``.
 
-The inverse of ``captions.caption`` as far as its words go: objects with colour and count, a relation, the place of an
-only object, the background. Sizes, and where each of two objects lies, are not among the facts of a ``Prompt``.
+It reads the facts that the rule-based detector checks: objects with colour and count, their relation, the place of a
+single object, and the background. Sizes, and the places of two objects, are not among the facts of a ``Prompt``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from microforge.errors import PromptError
 
 
 def _canonical(names: tuple[str, ...], words: Words) -> Mapping[str, str]:
-    """Every synonym -> its canonical word."""
+    """Map every synonym to its canonical word."""
     return types.MappingProxyType({word: name for name in names for word in words.get(name, (name,))})
 
 
@@ -44,7 +44,7 @@ _PLACE_WORD = {"upper": "top", "lower": "bottom", "middle": "center", "centre": 
 
 
 def any_of(words: Iterable[str]) -> str:
-    """A pattern for any of ``words``, the longest first: "plus sign" before "plus"."""
+    """Regular expression that matches any of ``words``, the longest first: "plus sign" before "plus"."""
     return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
 
 
@@ -54,50 +54,62 @@ _BETWEEN = re.compile(rf" (?:is )?({any_of(_RELATION)}) an? ")
 _COUNTED = re.compile(rf"\b({any_of(_COUNT)})\b")
 _PLACE = re.compile(r"\b(?:top|bottom|upper|lower|left|right|center|centre|middle)\b")
 
-#: Kind of scene -> the first category about it.
+#: Kind of scene -> the first category of prompts about it.
 CATEGORY_OF: Mapping[str, str] = types.MappingProxyType(
     {kind: category for category, kind in reversed(list(CATEGORIES.items()))}
 )
 
 
 def seen_prompt(kind: str, rng: np.random.Generator) -> Prompt:
-    """A prompt about a scene of ``kind`` that training shows: half as prompts are typed, half as its captions are."""
+    """Sample a prompt, never held out, about a scene of ``kind``: half in canonical words, half a training caption."""
     if rng.random() < 0.5:
         return canonical_prompt(CATEGORY_OF[kind], rng)
     return read_caption(caption(sample_scene(rng, kind), rng))
 
 
 def read_caption(text: str) -> Prompt:
-    """The facts that ``text`` states.
+    """Parse the facts that ``text`` states.
 
     Raises:
-        PromptError: when it names no shape of the procedural world.
+        PromptError: when ``text`` names no shape of the procedural world.
     """
     plain = text.lower().strip().removesuffix(".")
-    said = _BACKGROUND.search(plain)
-    background = None if said is None else _COLOR[said[1]]
+    background = _BACKGROUND.search(plain)
     plain = _BACKGROUND.sub("", plain)
-    found = list(_OBJECT.finditer(plain))
-    if not found:
+    matches = list(_OBJECT.finditer(plain))
+    if not matches:
         raise PromptError(f"{text!r} names no shape; the shapes are {', '.join(SHAPES)}")
-    first, last = found[0], found[-1]
-    number = _COUNTED.search(plain[: first.start()]) if len(found) == 1 else None
+    first, last = matches[0], matches[-1]
+    number = _COUNTED.search(plain[: first.start()]) if len(matches) == 1 else None
     count = None if number is None else _COUNT[number[1]]
     objects = tuple(
-        PromptObject(_SHAPE[one[2]], None if one[1] is None else _COLOR[one[1]], count) for one in found
+        PromptObject(_SHAPE[shape], None if color is None else _COLOR[color], count)
+        for color, shape in (match.groups() for match in matches)
     )
     relation = None
-    if len(found) == 2 and (between := _BETWEEN.match(plain[first.end() : last.end()])):
+    if len(matches) == 2 and (between := _BETWEEN.match(plain[first.end() : last.end()])):
         relation = _RELATION[between[1]]
-    place = _place(plain[first.end() :]) if len(found) == 1 and count is None else None
-    category = (
-        "counting" if count else "position" if relation else "two objects" if len(found) > 1 else "color"
+    return Prompt(
+        text=text,
+        category=_category(count, relation, len(matches)),
+        background=None if background is None else _COLOR[background[1]],
+        objects=objects,
+        relation=relation,
+        place=_place(plain[first.end() :]) if len(matches) == 1 and count is None else None,
+        held_out=False,
     )
-    return Prompt(text, category, background, objects, relation, place, held_out=False)
+
+
+def _category(count: int | None, relation: str | None, objects: int) -> str:
+    if count:
+        return "counting"
+    if relation:
+        return "position"
+    return "two objects" if objects > 1 else "color"
 
 
 def _place(tail: str) -> str | None:
-    """The place of an only object, from what follows it."""
+    """Place of a single object, from the text after it."""
     words = [_PLACE_WORD.get(word, word) for word in _PLACE.findall(tail)]
     place = " ".join(sorted(set(words), key=("top", "bottom", "left", "right", "center").index))
     return place if place in PLACES else None

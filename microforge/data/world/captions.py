@@ -1,10 +1,9 @@
-"""Words for scenes: captions from a small grammar with synonyms, and evaluation prompts with their facts.
+"""Captions of scenes from a small grammar with synonyms, and evaluation prompts with the facts they state.
 
-About four captions in ten are the plain form ("a red circle", "three blue stars"); the others add size,
-place, background, synonyms or a lead ("a picture of"). A background that is not white is nearly always
-mentioned, so that a prompt without one comes to mean white. Two things are named in reading order unless
-it is said how they lie. Everything is lower case but for a few capitals and full stops, as people type
-them; the tokenizer lower-cases.
+About four captions in ten have the plain form ("a red circle", "three blue stars"). The others add sizes, a place, the
+background, synonyms or a lead ("a picture of"). A background other than white is nearly always mentioned, so a prompt
+without one means white. Two objects are named in reading order unless the caption states their relation. Captions are
+in lower case, except for a few capitals and full stops; the tokenizer lower-cases its input.
 """
 
 from __future__ import annotations
@@ -55,26 +54,25 @@ BACKGROUND_WORDS = (
 )  # fmt: skip
 LEADS = ("a picture of ", "an image of ", "a drawing of ", "a photo of ")
 NUMBERS = ("zero", "one", "two", "three", "four")
-#: GenEval's categories (arXiv 2310.11513), each with the kind of scene it is about.
+#: Categories of GenEval (arXiv 2310.11513) -> the kind of scene that their prompts describe.
 CATEGORIES: Mapping[str, str] = types.MappingProxyType({
     "single object": "single", "two objects": "two", "counting": "counting",
     "color": "single", "position": "position", "attribute binding": "attribute",
 })  # fmt: skip
 
-#: Between two things that are named in reading order.
+#: Joins two objects that are named in reading order.
 JOINTS = (" and ", " and ", " and ", ", ")
 _CANONICAL = 0.75  # share of the first word among synonyms
-_RELATION_SAID = (
-    0.35  # share of captions that say how two scattered objects lie: relations are learned from them too
-)
-#: Share of the captions of two different objects that say of each where it lies: the more of a picture its words
-#: explain, the sooner a model reads them (DALL-E 3's detailed captions).
-_PLACED = 0.35
+#: Share of captions that state the relation of two scattered objects: more training data for relations.
+_RELATION_SHARE = 0.35
+#: Share of captions of two different objects that give each one's place: models learn faster from detailed captions
+#: (DALL-E 3, "Improving Image Generation with Better Captions").
+_PLACES_SHARE = 0.35
 
 
 @dataclass(frozen=True)
 class PromptObject:
-    """One thing a prompt asks for; ``color`` None is any colour, ``count`` None is at least one."""
+    """An object that a prompt asks for; ``color`` None is any colour, ``count`` None is at least one."""
 
     shape: str
     color: str | None = None
@@ -83,10 +81,16 @@ class PromptObject:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt and the facts an oracle checks; a None fact is not checked.
+    """A prompt and the facts that the rule-based detector checks; a fact of None is not checked.
 
-    ``relation`` is how ``objects[0]`` lies to ``objects[1]`` (``scenes.RELATIONS``), ``place`` is where the
-    only object lies (``scenes.PLACES``).
+    Attributes:
+        text: the prompt.
+        category: a key of ``CATEGORIES``.
+        background: name of the colour, or None.
+        objects: objects in the order of the prompt.
+        relation: relation of ``objects[0]`` to ``objects[1]``, a key of ``scenes.RELATIONS``, or None.
+        place: region of the only object, a key of ``scenes.PLACES``, or None.
+        held_out: whether training never shows this composition.
     """
 
     text: str
@@ -99,9 +103,9 @@ class Prompt:
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One of many true captions of ``scene``."""
+    """Sample one of the many true captions of ``scene``."""
     white = scene.background == "white"
-    placed = scene.kind != "counting" and len(scene.objects) == 2 and rng.random() < _PLACED
+    placed = scene.kind != "counting" and len(scene.objects) == 2 and rng.random() < _PLACES_SHARE
     placed = placed and not _hides_relation(scene)
     if not placed and rng.random() < (0.58 if white else 0.15):
         return _drop_article(_subject(scene, rng, plain=True), rng)
@@ -120,36 +124,36 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def synonym(words: Words, key: str, rng: np.random.Generator) -> str:
-    """``key``'s canonical word three times in four, else one of its synonyms."""
+    """The canonical word of ``key`` with probability ``_CANONICAL``, else one of its synonyms."""
     options = words.get(key, (key,))
     return options[0] if len(options) == 1 or rng.random() < _CANONICAL else choice(rng, options[1:])
 
 
 def with_article(phrase: str) -> str:
-    """``"a circle"``, ``"an orange star"``."""
+    """``phrase`` with its indefinite article: ``"a circle"``, ``"an orange star"``."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def plural(noun: str) -> str:
-    """``"stars"``, ``"crosses"``."""
+    """The plural of ``noun``: ``"stars"``, ``"crosses"``."""
     return noun + ("es" if noun.endswith(("s", "x")) else "s")
 
 
 def describe(item: SceneObject, rng: np.random.Generator, *, color: bool = True, size: bool = False) -> str:
-    """``item`` without article: ``"big red circle"``; colour and size only where asked."""
+    """Noun phrase for ``item`` without article, such as ``"big red circle"``; ``color`` and ``size`` add those words."""
     words = [synonym(SIZE_WORDS, item.size, rng)] if size else []
     words += [synonym(COLOR_WORDS, item.color, rng)] if color else []
     return " ".join([*words, synonym(SHAPE_WORDS, item.shape, rng)])
 
 
 def background_phrase(color: str, rng: np.random.Generator) -> str:
-    """``"on a white background"``."""
+    """A phrase for the background, such as ``"on a white background"``."""
     phrase = choice(rng, BACKGROUND_WORDS).format(synonym(COLOR_WORDS, color, rng))
     return phrase.replace(" a orange", " an orange")
 
 
 def place_phrase(place: str, rng: np.random.Generator) -> str:
-    """``"on the left"``, ``"in the top left corner"``, ``"in the middle"``."""
+    """A phrase for a region, such as ``"on the left"``, ``"in the top left corner"`` or ``"in the middle"``."""
     if place == "center":
         return choice(rng, ("in the center", "in the middle", "in the centre", "at the center"))
     if place in ("left", "right"):
@@ -163,9 +167,9 @@ def place_phrase(place: str, rng: np.random.Generator) -> str:
 
 
 def as_typed(text: str, rng: np.random.Generator) -> str:
-    """``text``, now and then with a capital and a full stop."""
-    draw = rng.random()
-    return text + "." if draw < 0.06 else text.capitalize() + "." if draw < 0.10 else text
+    """``text``, sometimes with a full stop, and sometimes with a capital too."""
+    number = rng.random()
+    return text + "." if number < 0.06 else text.capitalize() + "." if number < 0.10 else text
 
 
 def _drop_article(text: str, rng: np.random.Generator) -> str:
@@ -174,52 +178,52 @@ def _drop_article(text: str, rng: np.random.Generator) -> str:
     return text.removeprefix("a ").removeprefix("an ")
 
 
-def _says_size(size: str, rng: np.random.Generator) -> bool:
+def _mentions_size(size: str, rng: np.random.Generator) -> bool:
     return bool(rng.random() < (0.1 if size == "medium" else 0.5))
 
 
 def _subject(scene: Scene, rng: np.random.Generator, plain: bool) -> str:
-    """The objects of ``scene`` and how they lie to each other; ``plain`` leaves sizes out."""
+    """The objects of ``scene`` and perhaps their relation; ``plain`` leaves out their sizes."""
     first = scene.objects[0]
     if scene.kind == "counting":
         return _counted(first, len(scene.objects), rng, plain)
-    # A prompt may name shapes alone, with a background or without; "attribute" scenes are about the colours.
+    # Users also name shapes without colours. The kind "attribute" is about colours, so it always has them.
     colorless = {"single": 0.06, "two": 0.40}.get(scene.kind, 0.0)
     color = bool(rng.random() >= colorless)
     phrases = [
-        with_article(describe(item, rng, color=color, size=not plain and _says_size(item.size, rng)))
+        with_article(describe(item, rng, color=color, size=not plain and _mentions_size(item.size, rng)))
         for item in scene.objects
     ]
     if len(phrases) == 1:
         return phrases[0]
-    said = scene.relation or _visible_relation(scene, rng)
-    if said is None:
+    stated = scene.relation or _visible_relation(scene, rng)
+    if stated is None:
         if _named_last_first(scene, rng):
             phrases.reverse()
         return choice(rng, JOINTS).join(phrases)
     swap = rng.random() < 0.3
     if swap:
         phrases.reverse()
-    relation = MIRROR[said] if swap else said
+    relation = MIRROR[stated] if swap else stated
     verb = "is " if not plain and rng.random() < 0.1 else ""
     return f"{phrases[0]} {verb}{synonym(RELATION_WORDS, relation, rng)} {phrases[1]}"
 
 
 def _placed(scene: Scene, rng: np.random.Generator) -> str:
-    """Both objects, each with its place: ``"a big red star on the left and a blue ring in the top right corner"``."""
+    """Both objects with their places: ``"a big red star on the left and a blue ring in the top right corner"``."""
     items = scene.objects[::-1] if rng.random() < 0.5 else scene.objects
     phrases = [
-        f"{with_article(describe(item, rng, size=_says_size(item.size, rng)))} {place_phrase(place_of(item.x, item.y), rng)}"
+        f"{with_article(describe(item, rng, size=_mentions_size(item.size, rng)))} {place_phrase(place_of(item.x, item.y), rng)}"
         for item in items
     ]
     return choice(rng, (" and ", ", ")).join(phrases)
 
 
 def _named_last_first(scene: Scene, rng: np.random.Generator) -> bool:
-    """Whether the second of two objects is named first: where it lies further to the left and to the top.
+    """Whether the second of two objects is named first, because it comes first in reading order.
 
-    In reading order words that say only what is there say which is where, too. Without it a model draws either thing
-    in either place, and one of them twice as often as not. A held-out relation is not given away by an order.
+    Naming objects in reading order determines the layout even if the caption states none; otherwise models often draw
+    one object twice. The order is random where it would reveal a held-out relation.
     """
     if _hides_relation(scene):
         return bool(rng.random() < 0.5)
@@ -228,38 +232,40 @@ def _named_last_first(scene: Scene, rng: np.random.Generator) -> bool:
 
 
 def _visible_relation(scene: Scene, rng: np.random.Generator) -> str | None:
-    """Now and then how two scattered objects happen to lie, unless that relation is held out."""
-    if rng.random() >= _RELATION_SAID or _hides_relation(scene):
+    """With probability ``_RELATION_SHARE`` the relation of two scattered objects, unless it is held out."""
+    if rng.random() >= _RELATION_SHARE or _hides_relation(scene):
         return None
     return _relation_of(scene)
 
 
 def _relation_of(scene: Scene) -> str | None:
-    """How the first of two objects lies to the second, or None on a diagonal."""
+    """Relation of the first of two objects to the second, or None on a diagonal."""
     first, second = scene.objects
-    holds = (name for name in RELATIONS if relation_holds(name, (first.x, first.y), (second.x, second.y)))
-    return next(holds, None)
+    relations = (name for name in RELATIONS if relation_holds(name, (first.x, first.y), (second.x, second.y)))
+    return next(relations, None)
 
 
 def _hides_relation(scene: Scene) -> bool:
-    """Whether the two objects happen to lie in a held-out relation, which no caption may give away."""
+    """Whether the relation of the two objects is held out, so that no caption may state it."""
     first, second = scene.objects
     relation = _relation_of(scene)
     return relation is not None and relation_is_held_out(relation, first.shape, second.shape)
 
 
 def _counted(item: SceneObject, count: int, rng: np.random.Generator, plain: bool) -> str:
-    noun = describe(item, rng, size=not plain and _says_size(item.size, rng))
+    noun = describe(item, rng, size=not plain and _mentions_size(item.size, rng))
     number = str(count) if rng.random() < 0.1 else NUMBERS[count]
     return f"{number} {plural(noun)}"
 
 
 def evaluation_prompts(count: int, seed: int, held_out: bool | None = None) -> list[Prompt]:
-    """``count`` prompts that cycle over ``CATEGORIES``, in canonical words, with the facts to check.
+    """Sample ``count`` prompts in canonical words, cycling over ``CATEGORIES``, with the facts to check.
 
     Args:
+        count: number of prompts.
+        seed: seed of the prompts.
         held_out: False for compositions seen in training, True for held-out ones (without the category
-            "single object": a shape of any colour is never held out), None to alternate round by round.
+            "single object": a shape of any colour is never held out), None to alternate after every cycle.
     """
     rng = np.random.default_rng(seed)
     prompts: list[Prompt] = []
@@ -275,7 +281,7 @@ def evaluation_prompts(count: int, seed: int, held_out: bool | None = None) -> l
 
 
 def single_object_prompts(count: int, seed: int) -> list[Prompt]:
-    """``count`` seen prompts for one coloured object: half name its place, half the background."""
+    """Sample ``count`` prompts for one coloured object, none held out; half name its place, half the background."""
     rng = np.random.default_rng(seed)
     prompts = []
     for _ in range(count):
@@ -286,10 +292,10 @@ def single_object_prompts(count: int, seed: int) -> list[Prompt]:
 
 
 def canonical_prompt(category: str, rng: np.random.Generator, held_out: bool = False) -> Prompt:
-    """A prompt of one of ``CATEGORIES`` in canonical words; ``held_out``: of a composition that training never shows."""
+    """Sample a prompt of one of ``CATEGORIES`` in canonical words; ``held_out`` for a held-out composition."""
     scene = sample_scene(rng, CATEGORIES[category], held_out)
     background = scene.background if rng.random() < 0.3 else None
-    # As in GenEval, the object categories leave colours open; a held-out pair needs its colour said.
+    # As in GenEval, the object categories leave colours open; a held-out pair needs its colour in the prompt.
     return _prompt(
         scene, category, background, colors=held_out or not category.endswith(("object", "objects"))
     )

@@ -1,8 +1,7 @@
-"""Edit triples with the true result: a scene, an instruction, and the scene the instruction asks for.
+"""Edits of procedural scenes: a source scene, an instruction, and the target scene that the instruction asks for.
 
-Whatever the instruction does not name stays exactly as it was, to the jitter of every colour and radius,
-so the difference between the two renders is the edit and nothing else. Neither scene holds a held-out
-composition.
+Objects that the instruction does not name keep their exact position, radius and colour, so the renders of both scenes
+differ by the edit alone. Neither scene shows a held-out composition.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ from microforge.errors import DataError
 
 @dataclass(frozen=True)
 class Edit:
-    """``instruction`` turns ``source`` into ``target``; ``operation`` is one of ``OPERATIONS``."""
+    """An ``instruction`` that turns ``source`` into ``target``; ``operation`` is a key of ``OPERATIONS``."""
 
     source: Scene
     instruction: str
@@ -59,12 +58,16 @@ class Edit:
     operation: str
 
 
-#: What one operation makes of a source scene: the instruction and the result, or None where it cannot apply.
+#: Instruction and target scene of one operation, or None where the operation does not apply to the source scene.
 Outcome = tuple[str, Scene] | None
 
 
 def sample_edit(rng: np.random.Generator, operation: str | None = None) -> Edit:
-    """Draw one edit, of the given operation or of any with equal chance.
+    """Sample one edit.
+
+    Args:
+        rng: the only source of randomness.
+        operation: a key of ``OPERATIONS``; None for any of them, each equally likely.
 
     Raises:
         DataError: for an unknown operation.
@@ -82,9 +85,9 @@ def sample_edit(rng: np.random.Generator, operation: str | None = None) -> Edit:
 
 
 def edited_region(edit: Edit, height: int, width: int) -> Tensor:
-    """Where an edit may change pixels: float32 (1, H, W), 1 on every object that changes, before and after.
+    """Mask of the pixels that an edit changes: float32 (1, H, W), 1 on every changed object of both scenes.
 
-    A new background changes every pixel but those that an object covers whole.
+    A new background changes all pixels except those that an object covers completely.
     """
     before, after = edit.source, edit.target
     changed = set(before.objects) ^ set(after.objects)
@@ -100,9 +103,9 @@ def edited_region(edit: Edit, height: int, width: int) -> Tensor:
 
 
 def edited_box(edit: Edit, height: int, width: int) -> Tensor:
-    """The boxes around what an edit may change: float32 (1, H, W), 1 in the box of every object that changes, before and after.
+    """Mask of the bounding boxes of an edit: float32 (1, H, W), 1 in the box of every changed object of both scenes.
 
-    A new background is the whole image.
+    The box of a new background is the whole image.
     """
     before, after = edit.source, edit.target
     if before.background_rgb != after.background_rgb:
@@ -186,9 +189,9 @@ def _add(rng: np.random.Generator, scene: Scene) -> Outcome:
 
 def _remove(rng: np.random.Generator, scene: Scene) -> Outcome:
     old = _pick(rng, scene)
-    kept = tuple(item for item in scene.objects if item != old)
+    remaining = tuple(item for item in scene.objects if item != old)
     text = choice(rng, ("remove {}", "remove {}", "delete {}", "erase {}", "take away {}", "get rid of {}"))
-    return text.format(_reference(rng, scene, old)), replace(scene, kind="single", objects=kept)
+    return text.format(_reference(rng, scene, old)), replace(scene, kind="single", objects=remaining)
 
 
 def _background(rng: np.random.Generator, scene: Scene) -> Outcome:
@@ -205,7 +208,7 @@ def _background(rng: np.random.Generator, scene: Scene) -> Outcome:
     return text, replace(scene, background=color, background_rgb=COLORS[color])
 
 
-#: Operation -> the kinds of scene it applies to, and how.
+#: Operation -> the kinds of scenes that it applies to, and the function that applies it.
 OPERATIONS: Mapping[str, tuple[tuple[str, ...], Callable[[np.random.Generator, Scene], Outcome]]] = (
     types.MappingProxyType({
         "recolor": (("single", "two", "counting"), _recolor),
@@ -224,14 +227,14 @@ def _pick(rng: np.random.Generator, scene: Scene) -> SceneObject:
 
 def _replaced(scene: Scene, old: SceneObject, change: Callable[[SceneObject], SceneObject]) -> Scene:
     """``scene`` with ``old`` changed; in a counting scene the whole group changes."""
-    everything = scene.kind == "counting"
+    whole_group = scene.kind == "counting"
     return replace(
-        scene, objects=tuple(change(item) if everything or item == old else item for item in scene.objects)
+        scene, objects=tuple(change(item) if whole_group or item == old else item for item in scene.objects)
     )
 
 
 def _new_color(rng: np.random.Generator, background: str, shape: str) -> str:
-    """A colour that stands out from the background and is not held out for ``shape``."""
+    """A colour with enough contrast to the background, and whose combination with ``shape`` is not held out."""
     while True:
         color = choice(rng, tuple(COLORS))
         if (color, shape) not in HELD_OUT and color_distance(color, background) >= MIN_CONTRAST:
@@ -239,7 +242,7 @@ def _new_color(rng: np.random.Generator, background: str, shape: str) -> str:
 
 
 def _reference(rng: np.random.Generator, scene: Scene, item: SceneObject) -> str:
-    """Words for ``item``: shapes in a scene differ, so its shape is enough; ``it`` where it is alone."""
+    """Noun phrase for ``item``: its shape identifies it, as shapes differ within a scene; now and then ``it``."""
     if scene.kind == "single" and rng.random() < 0.1:
         return "it"
     noun = describe(item, rng, color=rng.random() < 0.5)

@@ -20,7 +20,7 @@ from microforge.streams import FixedSeed, StepStream
 SCENES = "scenes"
 
 
-#: What the flow's sample sheets show for the built-in world, at seed 0.
+#: Prompts of the sample sheets of flow training on the built-in world, at seed 0.
 SHEET_PROMPTS = (
     "a red circle", "a blue square on a white background", "a green triangle on the left",
     "a yellow star on a black background", "a small pink heart", "a large orange ring", "two purple diamonds",
@@ -30,30 +30,30 @@ SHEET_PROMPTS = (
 
 
 class SceneSource:
-    """The procedural world (SPEC section 7): never the same image twice, rendered on the device."""
+    """Image source of the procedural world; scenes are rendered on the device and never repeat."""
 
     name = SCENES
     skipped: tuple[Skipped, ...] = ()
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A few scenes and captions: another version's world or grammar makes other ones."""
+        """Hash of a few scenes and captions: it changes with the world and with the grammar."""
         rng = np.random.default_rng(0)
         scenes = [sample_scene(rng) for _ in range(CHUNK)]
-        made = repr([(scene, caption(scene, rng)) for scene in scenes])
-        return f"{SCENES} {hashlib.sha256(made.encode()).hexdigest()}"
+        examples = repr([(scene, caption(scene, rng)) for scene in scenes])
+        return f"{SCENES} {hashlib.sha256(examples.encode()).hexdigest()}"
 
     def describe(self) -> str:
         return f"{SCENES}: the built-in procedural world"
 
     def prepare(self, size: tuple[int, int]) -> None:
-        """Nothing to read."""
+        """Do nothing: there are no files."""
 
     def images(
         self, seed: int, step: int, count: int, size: tuple[int, int], device: str,
         crop: tuple[int, int] | None = None, rows: slice = slice(None),
     ) -> Tensor:  # fmt: skip
-        """Fresh scenes; windows of ``crop`` each hold an object's centre."""
+        """Images of new scenes; every crop of size ``crop`` holds the centre of an object."""
         rng = step_rng(seed, step)
         scenes = [sample_scene(rng) for _ in range(count)]
         corners = [(0, 0) if crop is None else _corner(scene, size, crop, rng) for scene in scenes][rows]
@@ -69,7 +69,7 @@ class SceneSource:
         return self.images(FixedSeed.UNSEEN_SCENES, 0, count, size, device)
 
     def statistics(self, count: int, size: tuple[int, int], device: str) -> Iterator[Tensor]:
-        """Scenes that training never draws: there are always more."""
+        """Images of scenes that training never shows."""
         for part in range(max(1, count // CHUNK)):
             yield self.images(FixedSeed.STATISTICS, part, CHUNK, size, device)
 
@@ -93,10 +93,10 @@ class SceneSource:
 def _corner(
     scene: Scene, size: tuple[int, int], crop: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, int]:
-    """Top and left of a window that holds the centre of one of the scene's objects: flat crops teach little."""
+    """Top and left of a crop that holds the centre of an object: crops of plain background teach little."""
     item = scene.objects[int(rng.integers(len(scene.objects)))]
     top, left = (
-        int(np.clip(centre * side - rng.uniform(0.0, window), 0, side - window))
-        for centre, side, window in zip((item.y, item.x), size, crop, strict=True)
+        int(np.clip(centre * side - rng.uniform(0.0, length), 0, side - length))
+        for centre, side, length in zip((item.y, item.x), size, crop, strict=True)
     )
     return top, left

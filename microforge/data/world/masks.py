@@ -1,7 +1,7 @@
-"""Holes for inpainting: boxes, brush strokes and object-shaped ones, at any size, from a numpy generator alone.
+"""Random masks for inpainting: boxes, brush strokes and object shapes, at any image size.
 
-Free-form strokes follow "Free-Form Image Inpainting with Gated Convolution" (arXiv 1806.03589): a few thick
-polylines that wander. A mask is 1 where the picture is to be filled and 0 where it is kept.
+Brush strokes follow "Free-Form Image Inpainting with Gated Convolution" (arXiv 1806.03589): a few thick random
+polylines. A mask is 1 on pixels to fill and 0 on pixels to preserve.
 
 Letters: H W image height and width.
 """
@@ -22,26 +22,28 @@ from microforge.data.world.renderer import object_mask
 from microforge.data.world.scenes import Scene, SceneObject, choice
 from microforge.errors import DataError
 
-#: Sides of a box hole, shares of the image's sides.
+#: Range of a box's sides, as shares of the image's sides.
 BOX = (0.2, 0.6)
-#: Width of a brush, share of the shorter side.
+#: Range of a brush's width, as a share of the shorter side.
 BRUSH = (0.06, 0.16)
-#: What an object-shaped hole is grown by, share of the shorter side: nobody masks to the pixel.
+#: Range of the margin around an object, as a share of the shorter side: users do not mask to the pixel.
 MARGIN = (0.02, 0.08)
 
 
 def sample_mask(
     rng: np.random.Generator, height: int, width: int, scene: Scene | None = None, kind: str | None = None
 ) -> Tensor:
-    """Draw one hole.
+    """Sample one mask.
 
     Args:
         rng: the only source of randomness.
-        scene: what the picture shows; without one, or without an object, there are no object-shaped holes.
-        kind: one of ``KINDS``, or None for any that is possible, each equally likely.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        scene: scene that the image shows; object-shaped masks need one with an object.
+        kind: a key of ``KINDS``; None for any that is possible, each equally likely.
 
     Returns:
-        float32 (1, H, W) of zeros and ones, some of each.
+        float32 (1, H, W) of zeros and ones, with at least one zero.
 
     Raises:
         DataError: for an unknown kind, or the kind "object" without an object.
@@ -54,13 +56,13 @@ def sample_mask(
     if kind == "object" and not objects:
         raise DataError("an object-shaped mask needs a scene with an object; choose box or stroke")
     mask = KINDS[kind](rng, height, width, objects)
-    if bool(mask.all()):  # an image of a few pixels: something must be kept
+    if bool(mask.all()):  # possible in an image of a few pixels
         mask[0, :1] = 0.0
     return mask[None]
 
 
 def grown(mask: Tensor, pixels: int) -> Tensor:
-    """``mask`` (H, W) of zeros and ones, grown by ``pixels`` in every direction."""
+    """``mask`` (H, W) of zeros and ones, dilated by ``pixels`` in every direction."""
     if pixels < 1:
         return mask
     return F.max_pool2d(mask[None, None], 2 * pixels + 1, stride=1, padding=pixels)[0, 0]
@@ -75,7 +77,7 @@ def _box(rng: np.random.Generator, height: int, width: int, objects: tuple[Scene
 
 
 def _stroke(rng: np.random.Generator, height: int, width: int, objects: tuple[SceneObject, ...]) -> Tensor:
-    """One to three polylines of three to six corners with round joints."""
+    """One to three polylines of three to six points, with round joints."""
     side = min(height, width)
     canvas = Image.new("L", (width, height))
     pen = ImageDraw.Draw(canvas)
@@ -97,13 +99,13 @@ def _stroke(rng: np.random.Generator, height: int, width: int, objects: tuple[Sc
 
 
 def _object(rng: np.random.Generator, height: int, width: int, objects: tuple[SceneObject, ...]) -> Tensor:
-    """All of one object and a margin around it: only the words say what was there."""
+    """One whole object and a margin around it, so that only the prompt says what was there."""
     item = objects[int(rng.integers(len(objects)))]
     covered = (object_mask(item, height, width) > 0).float()
     return grown(covered, max(1, round(min(height, width) * rng.uniform(*MARGIN))))
 
 
-#: Kind of hole -> how it is drawn: (H, W).
+#: Kind of mask -> function that samples one of shape (H, W).
 KINDS: Mapping[str, Callable[[np.random.Generator, int, int, tuple[SceneObject, ...]], Tensor]] = (
     types.MappingProxyType({"box": _box, "stroke": _stroke, "object": _object})
 )

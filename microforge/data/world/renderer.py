@@ -1,9 +1,8 @@
-"""Draws scenes as images with signed distance fields: anti-aliased, deterministic, any size, CPU or GPU.
+"""Renders scenes with signed distance fields: anti-aliased, deterministic, at any size, on CPU or GPU.
 
-Every shape is a function ``(x, y) -> distance`` in units of the object's radius, negative inside, y down,
-as collected by Inigo Quilez (https://iquilezles.org/articles/distfunctions2d). Coverage falls linearly
-over one pixel. All objects of one shape and size are evaluated together, each in its own window of the
-image, then painted in scene order.
+Every shape is a function ``(x, y) -> distance`` in units of the object's radius, negative inside, with y pointing
+down (https://iquilezles.org/articles/distfunctions2d). Coverage falls linearly over one pixel. All objects of one shape
+and size are evaluated together, each in its own window of the image, and then painted in scene order.
 
 Letters: B scenes, M objects of one group, H W image height and width, h w window height and width.
 """
@@ -25,7 +24,13 @@ Point = tuple[float, float]
 
 
 def render(scenes: Sequence[Scene], height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """Draw ``scenes``.
+    """Render ``scenes``.
+
+    Args:
+        scenes: the scenes (B).
+        height: height of the images in pixels.
+        width: width of the images in pixels.
+        device: where the images are computed.
 
     Returns:
         float32 (B, 3, height, width) in [0, 1]. ``x`` and ``y`` of an object scale with the width and the
@@ -48,7 +53,7 @@ def render(scenes: Sequence[Scene], height: int, width: int, device: torch.devic
 
 
 def object_mask(item: SceneObject, height: int, width: int) -> Tensor:
-    """The coverage of one object, float32 (height, width) in [0, 1]."""
+    """Coverage of each pixel by one object: float32 (height, width) in [0, 1]."""
     mask = torch.zeros(height, width)
     [(rows, columns, window)] = _coverage(item.shape, [item], height, width, "cpu")
     mask[rows, columns] = window
@@ -58,7 +63,7 @@ def object_mask(item: SceneObject, height: int, width: int) -> Tensor:
 def _groups(
     scenes: Sequence[Scene],
 ) -> dict[tuple[str, str], list[tuple[tuple[int, int], SceneObject]]]:
-    """Objects by (shape, size): a common shape shares one formula, a common size shares one window."""
+    """Group objects by (shape, size): one shape has one distance function, and one size one window."""
     groups: dict[tuple[str, str], list[tuple[tuple[int, int], SceneObject]]] = defaultdict(list)
     for index, scene in enumerate(scenes):
         for order, item in enumerate(scene.objects):
@@ -69,7 +74,7 @@ def _groups(
 def _coverage(
     shape: str, items: Sequence[SceneObject], height: int, width: int, device: torch.device | str
 ) -> list[tuple[slice, slice, Tensor]]:
-    """Per object: its window's rows and columns, and the coverage (h, w) inside."""
+    """Rows and columns of each object's window, and the coverage (h, w) inside it."""
     side = min(height, width)
     reach = EXTENT * side * max(item.radius for item in items) + 1.0
     h, w = (min(math.ceil(2 * reach) + 1, limit) for limit in (height, width))
@@ -77,7 +82,7 @@ def _coverage(
         (_start(item.y * height - reach, h, height), _start(item.x * width - reach, w, width))
         for item in items
     ]
-    # Measured from the window's corner, in double precision on the host, so that float32 loses nothing.
+    # Coordinates relative to the window's corner, computed in double precision: float32 then rounds them once.
     rows = [
         (item.x * width - left - 0.5, item.y * height - top - 0.5, item.radius * side)
         for item, (top, left) in zip(items, corners, strict=True)
@@ -93,12 +98,12 @@ def _coverage(
     ]
 
 
-def _start(wanted: float, window: int, limit: int) -> int:
-    return min(max(math.floor(wanted), 0), limit - window)
+def _start(position: float, window: int, limit: int) -> int:
+    return min(max(math.floor(position), 0), limit - window)
 
 
 def _half_outline(*points: Point) -> Callable[[Tensor, Tensor], Tensor]:
-    """A polygon symmetric about x = 0, given by its right half from the top of the axis to its bottom."""
+    """Distance to a polygon that is symmetric about x = 0; ``points`` are its right half, from top to bottom."""
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
         x = x.abs()
@@ -147,7 +152,7 @@ _LOBE, _LOBE_X, _LOBE_Y, _TIP = 0.54, 0.50, -0.42, 1.12
 
 
 def _heart_body() -> tuple[Point, ...]:
-    """Notch, the point where the right side touches its lobe, tip: two lobes complete the heart."""
+    """Right half of a heart without its round lobes: notch, point of contact with the lobe, and tip."""
     notch = _LOBE_Y - math.sqrt(_LOBE**2 - _LOBE_X**2)
     # The tangent from the tip to the lobe: right angle at the point of contact.
     to_x, to_y = _LOBE_X, _LOBE_Y - _TIP

@@ -1,11 +1,11 @@
-"""A procedural world of coloured shapes: what is in a picture, before any pixel is drawn.
+"""Scenes of the procedural world: coloured shapes on a background, as data. No torch.
 
-A ``Scene`` is a background and one to four objects that never touch. ``x`` and ``y`` are fractions of
-the image's width and height (the origin is the top left corner), ``radius`` is a fraction of its shorter
-side. Scenes are laid out for a square; on a wider or taller canvas the objects only move apart.
+A ``Scene`` is a background and one to four objects that never touch. ``x`` and ``y`` are fractions of the image's width
+and height, measured from the top left corner; ``radius`` is a fraction of the shorter side. Scenes are laid out for a
+square image; in a wider or taller image the objects only move apart.
 
-Some compositions are held out (``HELD_OUT``, ``HELD_OUT_RELATIONS``): training never sees them, so an
-evaluation on them measures whether a model composes or remembers. No torch here.
+Some compositions are held out (``HELD_OUT``, ``HELD_OUT_RELATIONS``). Training never shows them, so evaluating on them
+measures whether a model composes or memorizes.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ SIZES: Mapping[str, float] = types.MappingProxyType({"small": 0.12, "medium": 0.
 KINDS: Mapping[str, float] = types.MappingProxyType(
     {"single": 0.10, "two": 0.28, "counting": 0.30, "position": 0.12, "attribute": 0.20}
 )
-#: Relation -> (axis, sign): "left of" means that the first object's x is the smaller one.
+#: Relation -> (axis, sign) of the first object's centre minus the second's; the sign of "left of" on axis x is -1.
 RELATIONS: Mapping[str, tuple[int, int]] = types.MappingProxyType(
     {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 )
-#: Place word -> centre of that region.
+#: Name of a region of the image -> its centre.
 PLACES: Mapping[str, tuple[float, float]] = types.MappingProxyType({
     "center": (0.50, 0.50), "left": (0.24, 0.50), "right": (0.76, 0.50), "top": (0.50, 0.24),
     "bottom": (0.50, 0.76), "top left": (0.24, 0.24), "top right": (0.76, 0.24),
     "bottom left": (0.24, 0.76), "bottom right": (0.76, 0.76),
 })  # fmt: skip
 
-#: (color, shape) pairs that training never shows: 10 of 96, no colour and no shape more than twice.
+#: (color, shape) pairs that training never shows: 10 of 96, with no colour and no shape more than twice.
 HELD_OUT = frozenset({
     ("red", "star"), ("orange", "diamond"), ("yellow", "heart"), ("black", "triangle"), ("cyan", "cross"),
     ("blue", "ring"), ("purple", "square"), ("pink", "circle"), ("brown", "heart"), ("gray", "star"),
@@ -65,13 +65,13 @@ MIRROR: Mapping[str, str] = types.MappingProxyType(
     {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 )
 
-#: Every shape lies inside a circle of EXTENT * radius around its centre.
+#: Every shape fits in a circle of EXTENT * radius around its centre.
 EXTENT = 1.2
 FRAME_MARGIN = 0.015
 OBJECT_GAP = 0.03
 RADIUS_JITTER = 0.06
 COLOR_JITTER = 0.03
-#: Smallest RGB distance between an object's colour word and the background's.
+#: Smallest RGB distance between the colour of an object and that of the background.
 MIN_CONTRAST = 0.45
 _LAYOUT_TRIES = 40
 _VIVID = tuple(name for name in COLORS if name not in ("white", "gray", "black"))
@@ -79,7 +79,7 @@ _VIVID = tuple(name for name in COLORS if name not in ("white", "gray", "black")
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One shape: ``x``, ``y`` fractions of width and height, ``radius`` of the shorter side, ``rgb`` in [0, 1]."""
+    """One shape with its centre (fractions of width and height), radius (of the shorter side) and RGB in [0, 1]."""
 
     shape: str
     color: str
@@ -92,7 +92,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A background and its objects; ``relation`` says how ``objects[0]`` lies to ``objects[1]``, or is None."""
+    """A background and the objects on it; ``relation`` is that of ``objects[0]`` to ``objects[1]``, or None."""
 
     background: str
     background_rgb: RGB
@@ -102,33 +102,33 @@ class Scene:
 
 
 def color_distance(first: str, second: str) -> float:
-    """Euclidean RGB distance between two colour words, 0 to sqrt(3)."""
+    """Euclidean RGB distance between two named colours, from 0 to sqrt(3)."""
     return math.dist(COLORS[first], COLORS[second])
 
 
 def place_of(x: float, y: float) -> str:
-    """The place word for a centre: the frame is cut at 0.4 and 0.6 on both axes."""
+    """Name of the region that holds the centre (x, y); regions are separated at 0.4 and 0.6 on both axes."""
     column = "left" if x < 0.4 else "right" if x > 0.6 else ""
     row = "top" if y < 0.4 else "bottom" if y > 0.6 else ""
     return f"{row} {column}".strip() or "center"
 
 
 def relation_holds(relation: str, first: tuple[float, float], second: tuple[float, float]) -> bool:
-    """Whether ``first`` lies in ``relation`` to ``second``, mostly along that axis (|d_axis| > |d_other|)."""
+    """Whether the centre ``first`` has ``relation`` to ``second``, and the distance is larger on that axis."""
     axis, sign = RELATIONS[relation]
     along, across = first[axis] - second[axis], first[1 - axis] - second[1 - axis]
     return along * sign > 0 and abs(along) > abs(across)
 
 
 def relation_is_held_out(relation: str, first: str, second: str) -> bool:
-    """Whether training never states this relation between these shapes, or its mirror image."""
+    """Whether this relation of two shapes, or its mirror image, is held out from training."""
     return (relation, first, second) in HELD_OUT_RELATIONS or (
         MIRROR[relation], second, first,
     ) in HELD_OUT_RELATIONS  # fmt: skip
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether the scene holds a composition that training never shows."""
+    """Whether the scene shows a composition that is held out from training."""
     if any((item.color, item.shape) in HELD_OUT for item in scene.objects):
         return True
     if scene.relation is None:
@@ -137,12 +137,12 @@ def is_held_out(scene: Scene) -> bool:
 
 
 def sample_scene(rng: np.random.Generator, kind: str | None = None, held_out: bool = False) -> Scene:
-    """Draw one scene.
+    """Sample one scene.
 
     Args:
         rng: the only source of randomness; the same state gives the same scene.
-        kind: one of ``KINDS``, or None to draw it with the weights given there.
-        held_out: False never yields a held-out composition, True always yields at least one.
+        kind: a key of ``KINDS``; None to sample it with the probabilities there.
+        held_out: False for a scene without a held-out composition, True for one with at least one.
 
     Raises:
         DataError: for an unknown kind.
@@ -163,19 +163,19 @@ def sample_scene(rng: np.random.Generator, kind: str | None = None, held_out: bo
 
 
 def sample_background(rng: np.random.Generator, colors: Iterable[str]) -> str:
-    """A background colour word that stands out from every colour in ``colors``: 55 % white, 15 % gray or black."""
-    taken = tuple(colors)
+    """Sample a background with enough contrast to all ``colors``: 55 % white, 15 % gray or black."""
+    object_colors = tuple(colors)
     while True:
-        draw = rng.random()
-        name = "white" if draw < 0.55 else choice(rng, ("gray", "black") if draw < 0.70 else _VIVID)
-        if all(color_distance(name, color) >= MIN_CONTRAST for color in taken):
+        number = rng.random()
+        name = "white" if number < 0.55 else choice(rng, ("gray", "black") if number < 0.70 else _VIVID)
+        if all(color_distance(name, color) >= MIN_CONTRAST for color in object_colors):
             return name
 
 
 def make_object(
     rng: np.random.Generator, color: str, shape: str, size: str, x: float, y: float
 ) -> SceneObject:
-    """An object with jittered radius and colour, its centre moved just enough to stay inside the frame."""
+    """Create an object with jittered radius and colour; its centre is moved if it would leave the frame."""
     radius = SIZES[size] * rng.uniform(1 - RADIUS_JITTER, 1 + RADIUS_JITTER)
     edge = EXTENT * radius + FRAME_MARGIN
     x, y = (min(max(value, edge), 1 - edge) for value in (x, y))
@@ -185,7 +185,7 @@ def make_object(
 def add_object(
     rng: np.random.Generator, objects: Sequence[SceneObject], color: str, shape: str, size: str
 ) -> SceneObject | None:
-    """An object at a random free spot, or None when none was found in a few tries."""
+    """Sample an object at a random free position; None when no position was free in ``_LAYOUT_TRIES`` tries."""
     for _ in range(_LAYOUT_TRIES):
         item = make_object(rng, color, shape, size, rng.random(), rng.random())
         if is_clear(item, objects):
@@ -194,7 +194,7 @@ def add_object(
 
 
 def is_clear(item: SceneObject, others: Iterable[SceneObject]) -> bool:
-    """Whether ``item`` keeps its distance from every other object (on a square canvas, the tightest case)."""
+    """Whether ``item`` touches no other object in a square image, the tightest case."""
     return all(
         math.hypot(item.x - other.x, item.y - other.y) >= EXTENT * (item.radius + other.radius) + OBJECT_GAP
         for other in others
@@ -202,7 +202,7 @@ def is_clear(item: SceneObject, others: Iterable[SceneObject]) -> bool:
 
 
 def jittered(rng: np.random.Generator, rgb: RGB) -> RGB:
-    """``rgb`` with each channel moved by at most COLOR_JITTER, kept in [0, 1]."""
+    """``rgb`` with each channel shifted by at most ``COLOR_JITTER`` and clipped to [0, 1]."""
     red, green, blue = np.clip(
         np.asarray(rgb) + rng.uniform(-COLOR_JITTER, COLOR_JITTER, 3), 0.0, 1.0
     ).tolist()
@@ -210,15 +210,15 @@ def jittered(rng: np.random.Generator, rgb: RGB) -> RGB:
 
 
 def choice(rng: np.random.Generator, options: Sequence[str]) -> str:
-    """One of ``options``, each equally likely (much faster than ``Generator.choice``)."""
+    """One of ``options``, each equally likely; much faster than ``Generator.choice``."""
     return options[int(rng.integers(len(options)))]
 
 
 def _weighted(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
-    draw = rng.random() * sum(weights.values())
+    number = rng.random() * sum(weights.values())
     for name, weight in weights.items():
-        draw -= weight
-        if draw < 0:
+        number -= weight
+        if number < 0:
             return name
     return next(reversed(tuple(weights)))
 
@@ -226,20 +226,33 @@ def _weighted(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
 def _identities(
     rng: np.random.Generator, kind: str, relation: str | None, held_out: bool
 ) -> list[tuple[str, str]]:
-    """(color, shape) per object, redrawn until it is held out or seen, as asked."""
+    """Sample (color, shape) of each object; rejection sampling ensures that the scene is held out or not."""
     while True:
-        pairs = [(choice(rng, tuple(COLORS)), choice(rng, SHAPES)) for _ in range(2)]
-        if held_out and (relation is None or rng.random() < 0.5):
-            pairs[int(rng.integers(2))] = sorted(HELD_OUT)[int(rng.integers(len(HELD_OUT)))]
-        if kind in ("single", "counting"):
-            pairs = pairs[:1] * (1 if kind == "single" else int(rng.integers(2, 5)))
-        elif pairs[0][1] == pairs[1][1] or (kind == "attribute" and pairs[0][0] == pairs[1][0]):
-            continue
-        found = any(pair in HELD_OUT for pair in pairs) or (
-            relation is not None and relation_is_held_out(relation, pairs[0][1], pairs[1][1])
-        )
-        if found == held_out:
+        pairs = _sample_pairs(rng, kind, relation, held_out)
+        if pairs is not None and _has_held_out(pairs, relation) == held_out:
             return pairs
+
+
+def _sample_pairs(
+    rng: np.random.Generator, kind: str, relation: str | None, held_out: bool
+) -> list[tuple[str, str]] | None:
+    """One try of ``_identities``; None where two objects have the same shape, or colour in an attribute scene."""
+    pairs = [(choice(rng, tuple(COLORS)), choice(rng, SHAPES)) for _ in range(2)]
+    if held_out and (relation is None or rng.random() < 0.5):
+        pairs[int(rng.integers(2))] = sorted(HELD_OUT)[int(rng.integers(len(HELD_OUT)))]
+    if kind == "single":
+        return pairs[:1]
+    if kind == "counting":
+        return pairs[:1] * int(rng.integers(2, 5))
+    (first_color, first_shape), (second_color, second_shape) = pairs
+    alike = first_shape == second_shape or (kind == "attribute" and first_color == second_color)
+    return None if alike else pairs
+
+
+def _has_held_out(pairs: Sequence[tuple[str, str]], relation: str | None) -> bool:
+    if any(pair in HELD_OUT for pair in pairs):
+        return True
+    return relation is not None and relation_is_held_out(relation, pairs[0][1], pairs[1][1])
 
 
 def _single(rng: np.random.Generator, color: str, shape: str) -> SceneObject:
@@ -269,7 +282,9 @@ def _related(
 def _scattered(
     rng: np.random.Generator, identities: Sequence[tuple[str, str]], same_size: bool
 ) -> tuple[SceneObject, ...]:
-    medium, large = {2: (0.40, 0.15), 3: (0.15, 0.0)}.get(len(identities), (0.0, 0.0))  # what has room
+    medium, large = {2: (0.40, 0.15), 3: (0.15, 0.0)}.get(
+        len(identities), (0.0, 0.0)
+    )  # larger ones would not fit
     weights = {"small": 0.45, "medium": medium, "large": large}
     while True:
         size = _weighted(rng, weights)

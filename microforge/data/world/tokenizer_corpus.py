@@ -1,9 +1,8 @@
-"""The text the tokenizer is trained on, and the tokenizer itself; nothing is downloaded.
+"""Training text of the tokenizer, and the training itself; nothing is downloaded.
 
-Captions and edit instructions come from the grammar, so each of its words becomes one token. Ordinary
-English comes from the documentation inside Python's standard library, and the words people use in image
-prompts from a list. The result depends on the Python version only through that documentation; the file in
-``microforge/pretrained`` is the one the shipped checkpoints use.
+Captions and edit instructions come from the grammar, so that each of its words becomes one token. Ordinary English
+comes from the documentation in Python's standard library, and words of image prompts come from a list. The result
+depends on the Python version through that documentation. Shipped checkpoints use the file in ``microforge/pretrained``.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from microforge.data.world.scenes import sample_scene
 from microforge.streams import FixedSeed
 from microforge.tokenizer import PromptTokenizer, train_tokenizer
 
-#: Words of everyday image prompts, each worth a token of its own.
+#: Common words of image prompts; each becomes one token.
 PROMPT_WORDS = """
 man woman child boy girl baby person people face portrait hand hair eye eyes smile crowd family friend king queen
 cat dog puppy kitten horse cow sheep pig goat bird owl eagle duck chicken parrot penguin fish shark whale dolphin
@@ -59,13 +58,13 @@ paint color recolor bigger smaller brighter darker blur sharpen crop restore enh
 
 
 def tokenizer_texts() -> Iterator[str]:
-    """Every training text, in a fixed order."""
+    """Training texts in a fixed order."""
     rng = np.random.default_rng(FixedSeed.TOKENIZER_CORPUS)
     for _ in range(12_000):
         yield caption(sample_scene(rng), rng)
     for _ in range(6_000):
         yield sample_edit(rng).instruction
-    # Often enough that each word is merged to its end before the library's rarer words.
+    # Repeated, so that these words are merged completely before rarer words of the library.
     words = " ".join(PROMPT_WORDS.split())
     for _ in range(40):
         yield words
@@ -83,7 +82,7 @@ def _docstrings(source: str) -> Iterator[str]:
 
 
 def _prose(text: str) -> Iterator[str]:
-    """The sentences of a documentation page: indented blocks are code, and so are words with odd signs."""
+    """Sentences of a documentation page, without indented code blocks and without words that contain code signs."""
     for paragraph in re.split(r"\n\s*\n", text):
         if not paragraph.startswith("    "):
             words = re.findall(r"(?<![\w.`*\"'])[A-Za-z]+(?:'[a-z]+)?[,.;:?!]?(?=\s|$)", paragraph)
@@ -91,5 +90,5 @@ def _prose(text: str) -> Iterator[str]:
 
 
 def build_tokenizer() -> PromptTokenizer:
-    """The tokenizer of the shipped checkpoints, trained from scratch in a few seconds."""
+    """Train the tokenizer of the shipped checkpoints from scratch, in a few seconds."""
     return PromptTokenizer(train_tokenizer(tokenizer_texts()))

@@ -102,7 +102,7 @@ def test_folder_triples_refuse_a_folder_without_a_usable_triple(tmp_path: Path) 
     with pytest.raises(DataError, match="holds no usable edit; write lines with source"):
         FolderTriples(tmp_path)
     (_folder(tmp_path, 1) / "after" / "0.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"not one triple of .* can be used"):
+    with pytest.raises(DataError, match=r"no triple of .* can be used"):
         FolderTriples(tmp_path).triples("edit", 0, 0, 1, [0], (64, 64), "cpu")
 
 

@@ -121,20 +121,20 @@ def test_an_image_that_vanishes_while_training_is_replaced(tmp_path: Path) -> No
     source = _source(listing, ram=False)
     (tmp_path / "all").write_bytes((tmp_path / "all").read_bytes()[: listing.images[3].offset + 3])
     assert set(_numbers(source.images(0, 0, 8, SIZE, "cpu"))) == {0, 1, 2}
-    assert "bytes expected, 3 found" in source.skipped[0].reason
+    assert "bytes expected, got 3" in source.skipped[0].reason
 
 
 def test_sheet_images_are_never_drawn_where_there_are_enough(tmp_path: Path) -> None:
     source = _source(_listing(tmp_path, 120))
     held = set(_numbers(source.sheet(8, SIZE, "cpu")))
-    assert len(held) == 8 and "8 of them only on sample sheets" in source.describe()
+    assert len(held) == 8 and "8 held out for sample sheets" in source.describe()
     drawn = {number for step in range(3) for number in _numbers(source.images(0, step, 112, SIZE, "cpu"))}
     plan = source.plan(0, 0, 0)
     encoded = {n for images, _ in source.examples(plan, 0, SIZE, "cpu") for n in _numbers(images)}
     measured = {n for images in source.statistics(500, SIZE, "cpu") for n in _numbers(images)}
     assert drawn == encoded == measured == set(range(120)) - held
     few = _source(_listing(tmp_path, 20))
-    assert _numbers(few.sheet(8, SIZE, "cpu")) == list(range(8)) and "show these too" in few.describe()
+    assert _numbers(few.sheet(8, SIZE, "cpu")) == list(range(8)) and "show training images" in few.describe()
 
 
 def test_held_out_images_stay_held_out_when_others_are_added(tmp_path: Path) -> None:

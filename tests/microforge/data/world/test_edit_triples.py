@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from microforge.data.edit_examples import FACTORS_BY_ZOOM, SOURCE_TASKS, downsampled, task_rng, upsampled
-from microforge.data.world.edit_triples import SceneTriples, window
+from microforge.data.world.edit_triples import SceneTriples, zoomed_crop
 from microforge.data.world.edits import OPERATIONS, edited_box, edited_region, sample_edit
 from microforge.data.world.renderer import render
 from microforge.data.world.scenes import sample_scene
@@ -56,7 +56,7 @@ def test_scene_windows_of_super_resolution_show_an_edge_and_are_cut_from_a_drawi
     for seed in range(24):
         rng = np.random.default_rng(seed)
         scene = sample_scene(rng)
-        image, zoom = window(scene, np.random.default_rng(seed), SIZE, "cpu")
+        image, zoom = zoomed_crop(scene, np.random.default_rng(seed), SIZE, "cpu")
         zooms.append(zoom)
         assert image.shape == (3, *SIZE) and float(image.std((1, 2)).max()) > 0.0
         whole = render([scene], zoom * SIZE[0], zoom * SIZE[1])[0]
