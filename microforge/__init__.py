@@ -1,5 +1,47 @@
-"""MicroForge: text-to-image for phones. Importing this package imports no torch."""
+"""MicroForge: text-to-image for phones.
+
+The names in ``__all__`` are the stable interface: they change only with the major version, and every other module of
+the package may change at any time. Importing this package takes no torch and no time: each name loads when it is
+first used.
+
+    import microforge
+
+    model = microforge.load()
+    model.generate("a red circle", seed=3).save("circle.png")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
 
 from microforge.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from microforge.facade.backends import Size
+    from microforge.facade.export import export
+    from microforge.facade.load import load
+    from microforge.facade.model import Model
+    from microforge.facade.result import GeneratedImage
+    from microforge_runtimes.sampler import Step
+
+__all__ = ["GeneratedImage", "Model", "Size", "Step", "__version__", "export", "load"]
+
+_HOMES = {
+    "GeneratedImage": "microforge.facade.result",
+    "Model": "microforge.facade.model",
+    "Size": "microforge.facade.backends",
+    "Step": "microforge_runtimes.sampler",
+    "export": "microforge.facade.export",
+    "load": "microforge.facade.load",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

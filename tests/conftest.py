@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import microforge
 from microforge.pipeline import MicroForgePipeline
 from microforge.sampling import uniform_grid
 from microforge.spec import TASKS, BackboneSpec, ModelSpec, PlannerSpec, SamplerSpec, TextEncoderSpec, VAESpec
@@ -38,6 +39,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def editing_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same weights, for a model that knows all four tasks."""
     return saved(replace(MINIATURE, tasks=TASKS), tmp_path_factory.mktemp("checkpoint") / "editing")
+
+
+@pytest.fixture(scope="session")
+def editing_bundle(editing_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``editing_checkpoint`` as a bundle of all four tasks for ONNX, in float32."""
+    out = tmp_path_factory.mktemp("bundle") / "four.mfb"
+    return microforge.export(editing_checkpoint, out, targets=["onnx"], precision="fp32", progress=False)
 
 
 def saved(spec: ModelSpec, folder: Path) -> Path:

@@ -16,13 +16,6 @@ from microforge_export.recipes.build_recipe import SampleRequest, make_recipe
 
 
 @pytest.fixture(scope="session")
-def editing_bundle(editing_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of all four tasks at the miniature's own size, for ONNX."""
-    out = tmp_path_factory.mktemp("bundle") / "four.mfb"
-    return built(editing_checkpoint, out, tasks=None)
-
-
-@pytest.fixture(scope="session")
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the miniature at its own size, for every target."""
     return built(checkpoint, tmp_path_factory.mktemp("bundle") / "one.mfb", target="onnx,executorch")

@@ -1,0 +1,135 @@
+"""What runs a ``Model``: a bundle with an inference engine, or a checkpoint with torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from microforge.bundle.files import Bundle, load_bundle
+from microforge.errors import SpecError, missing_extra
+from microforge.spec import parse_size
+from microforge_runtimes.editor import Editor
+from microforge_runtimes.generator import Generator
+from microforge_runtimes.images.source_image import Work, choose_size
+from microforge_runtimes.open_model import Drawer, is_checkpoint
+from microforge_runtimes.torch_editor import CheckpointEditor
+
+if TYPE_CHECKING:
+    from microforge.pipeline import MicroForgePipeline
+
+#: An image size: 256, "256x384" or (256, 384), height first.
+Size = int | str | tuple[int, int]
+
+
+class Backend(Protocol):
+    """An opened bundle or checkpoint."""
+
+    path: Path
+    tasks: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]  # (height, width); of a checkpoint the trained one, others work too
+
+    def generator(self, size: Size | None, request: Work | None) -> Drawer:
+        """The generator of one size; the size that suits the source image of ``request`` best when None."""
+
+    def close(self) -> None:
+        """Free all networks."""
+
+
+class BundleBackend:
+    """Runs a bundle; its networks stay in memory between images where ``keep_loaded``."""
+
+    def __init__(self, path: Path, engine: str | None, threads: int | None, keep_loaded: bool) -> None:
+        self.path, self._bundle = path, load_bundle(path)
+        manifest = self._bundle.manifest
+        self._engine = engine or ("onnx" if "onnx" in manifest.targets else next(iter(manifest.targets)))
+        self._bundle.target(self._engine)
+        self._threads, self._keep_loaded = threads, keep_loaded
+        self.tasks: tuple[str, ...] = tuple(manifest.tasks)
+        self.sizes = tuple((entry.height, entry.width) for entry in manifest.sizes)
+        self._generators: dict[tuple[int, int] | None, Generator] = {}
+
+    def generator(self, size: Size | None, request: Work | None) -> Generator:
+        """As ``Backend``."""
+        pixels = None if size is None else as_size(size, self._bundle.manifest.latent.downsample)
+        if pixels is None and request is not None:
+            pixels = choose_size(request, self.sizes)
+        if pixels not in self._generators:
+            self._generators[pixels] = self._open(self._bundle, pixels)
+        return self._generators[pixels]
+
+    def _open(self, bundle: Bundle, size: tuple[int, int] | None) -> Generator:
+        kind = Editor if set(self.tasks) - {"generate"} else Generator
+        return kind(bundle, self._engine, size, self._threads, self._keep_loaded)
+
+    def close(self) -> None:
+        """Free all networks."""
+        while self._generators:
+            self._generators.popitem()[1].close()
+
+
+class CheckpointBackend:
+    """Runs a checkpoint in PyTorch, in float32."""
+
+    def __init__(self, path: Path, threads: int | None, device: str | None) -> None:
+        self.path, self._threads, self._device = path, threads, device
+        self._pipeline: MicroForgePipeline | None = None
+        self._editors: dict[tuple[int, int], CheckpointEditor] = {}
+        spec = self._load().spec
+        self.tasks: tuple[str, ...] = spec.tasks
+        self.sizes: tuple[tuple[int, int], ...] = (spec.native_size,)
+        self._multiple: int = spec.vae.downsample
+
+    def _load(self) -> MicroForgePipeline:
+        if self._pipeline is None:
+            try:
+                from microforge.pipeline import MicroForgePipeline
+            except ModuleNotFoundError as error:
+                raise missing_extra(error.name or "torch", "train") from None
+            pipeline = MicroForgePipeline.from_pretrained(self.path)
+            self._pipeline = pipeline if self._device is None else pipeline.to(self._device)
+        return self._pipeline
+
+    def generator(self, size: Size | None, request: Work | None) -> CheckpointEditor:
+        """As ``Backend``; the trained size unless another is asked for."""
+        pixels = self.sizes[0] if size is None else as_size(size, self._multiple)
+        if pixels not in self._editors:
+            self._editors[pixels] = CheckpointEditor(self.path, pixels, self._threads, self._load())
+        return self._editors[pixels]
+
+    def close(self) -> None:
+        """Drop the networks."""
+        self._editors.clear()
+        self._pipeline = None
+
+
+def open_backend(
+    path: Path, engine: str | None, threads: int | None, device: str | None, keep_loaded: bool
+) -> Backend:
+    """Open a bundle or a checkpoint.
+
+    Raises:
+        SpecError: for an engine with a checkpoint, or a device with a bundle.
+        BundleError: for a bundle that cannot be opened.
+        CheckpointError: for a checkpoint that cannot be opened.
+        MissingExtraError: for a checkpoint without torch.
+    """
+    if is_checkpoint(path):
+        if engine is not None:
+            raise SpecError(f"target {engine!r} is for bundles; {path} is a checkpoint, which runs in torch")
+        return CheckpointBackend(path, threads, device)
+    if device is not None:
+        raise SpecError(f"device {device!r} is for checkpoints; {path} is taken for a bundle")
+    return BundleBackend(path, engine, threads, keep_loaded)
+
+
+def as_size(size: Size, multiple: int) -> tuple[int, int]:
+    """(height, width) of ``size``.
+
+    Raises:
+        SpecError: when it is not understood, or not a multiple of ``multiple`` pixels.
+    """
+    if isinstance(size, tuple):
+        if len(size) != 2:
+            raise SpecError(f"size is {size}; write 256, '256x384' or (256, 384), height first")
+        size = f"{size[0]}x{size[1]}"
+    return parse_size(str(size), multiple)

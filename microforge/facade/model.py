@@ -1,0 +1,161 @@
+"""A loaded model with one method per job."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from microforge.errors import BundleError, SpecError
+from microforge.facade.backends import Backend, Size
+from microforge.facade.images import ImageInput, mask_pixels, source_image
+from microforge.facade.result import GeneratedImage
+from microforge_runtimes.images.resampling import FACTORS
+from microforge_runtimes.images.source_image import Work
+from microforge_runtimes.open_model import draw
+from microforge_runtimes.sampler import Step
+
+#: Called after every sampling step.
+Callback = Callable[[Step], None]
+
+
+class Model:
+    """A bundle or a checkpoint that generates and edits images; made by ``microforge.load``.
+
+    Every method takes ``seed`` (0 to 2**64 - 1; the same seed gives the same image), ``steps`` (sampling steps; the
+    model's own number by default), ``size`` (256, "256x384" or (256, 384), height first) and ``callback`` (called after
+    every sampling step with a ``microforge.Step``).
+
+    Source images are paths, Pillow images, earlier results or arrays (uint8, or floats in [0, 1]) of any size; masks are
+    the same, white (255, 1.0, True) where pixels may change.
+
+    Every method raises ``PromptError`` for an empty prompt where one is needed, ``SpecError`` for an option that is not
+    allowed, ``BundleError`` for a task, a size or a step count that the model does not have, and ``DataError`` for an
+    image that cannot be used. All of them are ``ValueError``.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @property
+    def path(self) -> Path:
+        """The folder or archive that the model was loaded from."""
+        return self._backend.path
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The jobs that the model can do."""
+        return self._backend.tasks
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """The sizes (height, width) of a bundle, or the size that a checkpoint was trained at."""
+        return self._backend.sizes
+
+    def generate(
+        self, prompt: str, *, seed: int = 0, steps: int | None = None, size: Size | None = None,
+        callback: Callback | None = None,
+    ) -> GeneratedImage:  # fmt: skip
+        """Generate an image from a prompt."""
+        return self._run(None, prompt, seed, steps, size, callback)
+
+    def edit(
+        self, image: ImageInput, prompt: str, mask: ImageInput | None = None, *, composite: bool = False,
+        seed: int = 0, steps: int | None = None, size: Size | None = None, callback: Callback | None = None,
+    ) -> GeneratedImage:  # fmt: skip
+        """Change a source image as an instruction says, for example ``"make the circle green"``.
+
+        Args:
+            image: the source image; the result has its size.
+            prompt: the instruction.
+            mask: pixels that may change; all others are preserved bit for bit. None: the model decides.
+            composite: preserve the source's own pixels wherever nothing visibly changed; not together with ``mask``.
+            seed: see the class.
+            steps: see the class.
+            size: see the class.
+            callback: see the class.
+        """
+        if composite and mask is not None:
+            raise SpecError("composite finds by itself what mask says; give one of them")
+        source = source_image(image)
+        region = None if mask is None else mask_pixels(mask, source.size)
+        request = Work("edit", source, region, composite=composite)
+        return self._run(request, prompt, seed, steps, size, callback)
+
+    def inpaint(
+        self, image: ImageInput, mask: ImageInput, prompt: str = "", *, seed: int = 0, steps: int | None = None,
+        size: Size | None = None, callback: Callback | None = None,
+    ) -> GeneratedImage:  # fmt: skip
+        """Fill the masked pixels of a source image; all others are preserved bit for bit.
+
+        Args:
+            image: the source image; the result has its size.
+            mask: pixels to fill.
+            prompt: what the whole image shows; may be empty.
+            seed: see the class.
+            steps: see the class.
+            size: see the class.
+            callback: see the class.
+        """
+        source = source_image(image)
+        request = Work("inpaint", source, mask_pixels(mask, source.size))
+        return self._run(request, prompt, seed, steps, size, callback)
+
+    def super_resolve(
+        self, image: ImageInput, factor: int = 2, prompt: str = "", *, seed: int = 0, steps: int | None = None,
+        size: Size | None = None, callback: Callback | None = None,
+    ) -> GeneratedImage:  # fmt: skip
+        """Enlarge a source image ``factor`` (2 or 4) times, in overlapping tiles where it does not fit into one.
+
+        Args:
+            image: the source image.
+            factor: 2 or 4.
+            prompt: what the image shows; may be empty.
+            seed: of the first tile; tile i has seed + i.
+            steps: see the class.
+            size: see the class.
+            callback: see the class; its steps count through all tiles.
+        """
+        if factor not in FACTORS:
+            raise SpecError(f"factor is {factor}; allowed: {', '.join(map(str, FACTORS))}")
+        request = Work("super-resolve", source_image(image), factor=factor)
+        return self._run(request, prompt, seed, steps, size, callback)
+
+    def close(self) -> None:
+        """Free all networks; a ``with`` block does this at its end."""
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Model({str(self.path)!r}, tasks: {', '.join(self.tasks)})"
+
+    def _run(
+        self, request: Work | None, prompt: str, seed: int, steps: int | None, size: Size | None,
+        callback: Callback | None,
+    ) -> GeneratedImage:  # fmt: skip
+        task = "generate" if request is None else request.task
+        if task not in self.tasks:
+            raise BundleError(f"{self.path} cannot {task}; its tasks: {', '.join(self.tasks)}")
+        generator = self._backend.generator(size, request)
+        optional = task in ("inpaint", "super-resolve")
+        start = time.perf_counter()
+        result, pixels = draw(
+            generator, request, (prompt or None) if optional else prompt, seed, steps, callback
+        )
+        seconds = time.perf_counter() - start
+        if result.truncated:
+            limit = generator.max_length
+            warnings.warn(f"the prompt is longer than {limit} tokens; its end is ignored", stacklevel=3)
+        return GeneratedImage(
+            pixels, result.prompt, seed, result.steps, task, result.bundle_id, seconds, result.truncated
+        )  # fmt: skip
