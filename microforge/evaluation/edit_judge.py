@@ -11,18 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from microforge.changed_pixels import DIFFERENCE_THRESHOLD, MARGIN, MIN_RADIUS
 from microforge.data.world.edits import Edit
 from microforge.data.world.scenes import Scene, SceneObject, place_of
 from microforge.errors import DataError
 from microforge.evaluation.oracle.detector import DetectedObject, Detection
 from microforge.evaluation.oracle.verdict import in_place
-
-#: A pixel has changed when a channel, averaged over 3 x 3 pixels, has moved by this much ...
-CHANGED = 0.10
-#: ... and so have all around it, to this share of the shorter side: a redrawn edge that wobbles is thinner than an edit.
-CORE = 0.012
-#: Beyond such a core everything counts as changed to this share of the shorter side.
-AROUND = 0.03
 
 
 def shows(scene: Scene, detection: Detection) -> bool:
@@ -84,14 +78,22 @@ def composited(images: Tensor, sources: Tensor, regions: Tensor) -> Tensor:
 
 
 def changed_region(images: Tensor, sources: Tensor) -> Tensor:
-    """Where an edit changed its source, told from the two alone: (B, 1, H, W) of zeros and ones.
+    """Mask of the pixels that an edit has changed, estimated from its result and its source.
 
-    It is what a user can composite by: nobody gives the true region with an instruction.
+    Users give no mask with an instruction; this estimate allows to composite the result with the source.
+
+    Args:
+        images: results (B, 3, H, W) in [0, 1].
+        sources: source images (B, 3, H, W) in [0, 1].
+
+    Returns:
+        (B, 1, H, W) of zeros and ones.
     """
-    moved = F.avg_pool2d(images - sources, 3, stride=1, padding=1).abs().amax(1, keepdim=True) > CHANGED
+    difference = F.avg_pool2d(images - sources, 3, stride=1, padding=1).abs().amax(1, keepdim=True)
     side = min(images.shape[2:])
-    core, reach = (max(1, round(share * side)) for share in (CORE, AROUND))
-    padded = F.pad(moved.to(images), (core,) * 4, value=1.0)  # beyond the image's edge nothing contradicts
-    cores = 1.0 - F.max_pool2d(1.0 - padded, 2 * core + 1, stride=1)
-    reach += core
+    radius, margin = (max(1, round(share * side)) for share in (MIN_RADIUS, MARGIN))
+    # Beyond the image's edge everything counts as changed, so that a region may touch the edge.
+    padded = F.pad((difference > DIFFERENCE_THRESHOLD).to(images), (radius,) * 4, value=1.0)
+    cores = 1.0 - F.max_pool2d(1.0 - padded, 2 * radius + 1, stride=1)
+    reach = radius + margin
     return F.max_pool2d(cores, 2 * reach + 1, stride=1, padding=reach)

@@ -115,7 +115,7 @@ def _judge(
 ) -> None:  # fmt: skip
     from PIL import Image
 
-    from microforge.data.pixels import to_bytes
+    from microforge.data.pixels import to_uint8
     from microforge.evaluation.contact_sheet import png_bytes
     from microforge.io.atomic import atomic_bytes, check_output
 
@@ -128,7 +128,7 @@ def _judge(
     source = None if folder is None else StickerSource(folder, cache, console)
     results = {name: reconstruct(vae, images) for name, images in held_out_images(source, count, size)}
     if target is not None:
-        pixels = to_bytes(sheet(list(results.values()), each)).permute(1, 2, 0).contiguous().numpy()
+        pixels = to_uint8(sheet(list(results.values()), each)).permute(1, 2, 0).contiguous().numpy()
         atomic_bytes(target, png_bytes(Image.fromarray(pixels)), force)
     print_json({name: result.summary for name, result in results.items()})
 

@@ -14,16 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from microforge.changed_pixels import DIFFERENCE_THRESHOLD, MARGIN, MIN_RADIUS
 from microforge_runtimes.images.image_file import Pixels
 from microforge_runtimes.sampler import Floats, from_pixels
 
 Mask = NDArray[np.bool_]
-#: An edit has changed a pixel when a channel, averaged over 3 x 3 pixels, has moved by this much ...
-CHANGED = 0.10
-#: ... and so have all around it, to this share of the shorter side: a redrawn edge that wobbles is thinner than an edit.
-CORE = 0.012
-#: Beyond such a core everything counts as changed to this share of the shorter side.
-AROUND = 0.03
 
 
 @dataclass(frozen=True)
@@ -108,8 +103,10 @@ def changed(image: Pixels, source: Pixels) -> Mask:
     moved = (image.astype(np.float64) - source) / 255.0
     wide = np.pad(moved, ((1, 1), (1, 1), (0, 0)))
     mean = sum(wide[y : y + height, x : x + width] for y in range(3) for x in range(3)) / 9.0
-    core, reach = (max(1, round(share * min(height, width))) for share in (CORE, AROUND))
-    seen = np.pad((np.abs(mean).max(2) > CHANGED).astype(np.uint8) * 255, core, constant_values=255)
+    core, reach = (max(1, round(share * min(height, width))) for share in (MIN_RADIUS, MARGIN))
+    seen = np.pad(
+        (np.abs(mean).max(2) > DIFFERENCE_THRESHOLD).astype(np.uint8) * 255, core, constant_values=255
+    )
     cores = np.asarray(Image.fromarray(seen).filter(ImageFilter.MinFilter(2 * core + 1)))
     inner = Image.fromarray(np.ascontiguousarray(cores[core:-core, core:-core]))
     return np.asarray(inner.filter(ImageFilter.MaxFilter(2 * (reach + core) + 1))) > 0
