@@ -29,6 +29,14 @@ class BundleError(MicroForgeError, ValueError):
     """A bundle whose manifest, paths or hashes are not what they must be."""
 
 
+class SignatureError(MicroForgeError, ValueError):
+    """A bundle that is not signed by the trusted key, or a key that cannot be used."""
+
+
+class DownloadError(MicroForgeError, ValueError):
+    """A bundle that does not arrive, or is not what its manifest says when it does."""
+
+
 class OutputError(MicroForgeError, ValueError):
     """A result that cannot be written where it was asked for."""
 

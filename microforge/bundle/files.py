@@ -11,6 +11,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -24,8 +25,12 @@ from microforge.bundle.manifest import (
     Size,
     SizeEntry,
 )
+from microforge.bundle.signature import MAX_BYTES, SIGNATURE, check_signature
 from microforge.bundle.targets import FileEntry, Target
-from microforge.errors import BundleError
+from microforge.errors import BundleError, SignatureError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 _BLOCK = 1 << 20
 
@@ -104,12 +109,7 @@ class Bundle:
 
     def files(self) -> list[FileEntry]:
         """Every file that the manifest names, each once."""
-        manifest = self.manifest
-        entries = [manifest.tokenizer.file, *manifest.golden.components.values()]
-        entries += [trajectory.file for trajectory in manifest.golden.trajectories]
-        for target in manifest.targets.values():
-            entries += target.entries()
-        return list({entry.path: entry for entry in entries}.values())
+        return manifest_files(self.manifest)
 
     def locate(self, relative: str) -> Path:
         """Path of the bundle's file ``relative``, unchecked: in the folder, or an archive's copy of it.
@@ -155,6 +155,15 @@ class Bundle:
         return path
 
 
+def manifest_files(manifest: Manifest) -> list[FileEntry]:
+    """Every file that ``manifest`` names, each once."""
+    entries = [manifest.tokenizer.file, *manifest.golden.components.values()]
+    entries += [trajectory.file for trajectory in manifest.golden.trajectories]
+    for target in manifest.targets.values():
+        entries += target.entries()
+    return list({entry.path: entry for entry in entries}.values())
+
+
 def inside(folder: Path, relative: str) -> Path:
     """``folder / relative`` when no part of it below ``folder`` is a link.
 
@@ -196,16 +205,34 @@ def is_bundle(path: Path) -> bool:
     return is_archive(path) or os.path.isfile(path / MANIFEST)
 
 
-def load_bundle(path: str | Path) -> Bundle:
+def load_bundle(path: str | Path, key: Ed25519PublicKey | None = None) -> Bundle:
     """Open the bundle ``path``, a folder or an archive: read and check its manifest, not yet its files.
+
+    Args:
+        key: of whom is trusted; the bundle must be signed by it. None opens unsigned bundles too.
 
     Raises:
         BundleError: when it is no bundle, or its manifest is damaged, of another version or not allowed.
+        SignatureError: when ``key`` is given and the bundle is not signed by it.
     """
     path = Path(path)
     archive = Archive(path) if is_archive(path) else None
     data = _folder_manifest(path) if archive is None else archive.read(MANIFEST)
+    if key is not None:
+        check_signature(data, _signature(path, archive), key, str(path))
     return Bundle(path, parse_manifest(data, str(path / MANIFEST)), manifest_id(data), archive)
+
+
+def _signature(path: Path, archive: Archive | None) -> bytes:
+    try:
+        if archive is not None:
+            return archive.read(SIGNATURE)
+        with inside(path, SIGNATURE).open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except (BundleError, OSError):
+        raise SignatureError(
+            f"{path} is not signed: it has no {SIGNATURE}; sign it with mf-export sign, or open it without a key"
+        ) from None
 
 
 def _folder_manifest(folder: Path) -> bytes:

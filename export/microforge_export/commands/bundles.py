@@ -7,8 +7,8 @@ from microforge_export.commands import options
 from microforge_export.commands.output import print_result
 
 
-def verify(bundle: options.Bundle, json: options.Json = False) -> int:
-    """Check the hash of every file and repeat every parity check.
+def verify(bundle: options.Bundle, key: options.TrustedKey = None, json: options.Json = False) -> int:
+    """Check the hash of every file, its signature if a key is given, and repeat every parity check.
 
     The exit code is 1 if a hash is wrong or a check misses its limit. PyTorch is not needed.
     """
@@ -18,11 +18,16 @@ def verify(bundle: options.Bundle, json: options.Json = False) -> int:
     from microforge.io.console import DONE, FELL_SHORT
     from microforge_export.checks.verify import verify as check
 
-    result = check(load_bundle(bundle), lambda what: say(f"checking {what}"))
+    public_key = None
+    if key is not None:
+        from microforge.bundle.signature import read_public_key
+
+        public_key = read_public_key(key)
+    result = check(load_bundle(bundle, public_key), lambda what: say(f"checking {what}"))
     table = Table("checked", "measured", "needed")
     for target, components in result.parity.items():
-        for key, value in components.items():
-            table.add_row(f"{target} {key}", f"{value.psnr_db:.1f} dB", f"{value.threshold_db:g} dB")
+        for component, value in components.items():
+            table.add_row(f"{target} {component}", f"{value.psnr_db:.1f} dB", f"{value.threshold_db:g} dB")
         for name, image in result.images[target].items():
             row = (f"{target} image of {name}", f"{image.max_abs_255:.3g}/255", f"{image.threshold:g}/255")
             table.add_row(*row)

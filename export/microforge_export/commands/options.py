@@ -31,6 +31,15 @@ TextModel = Annotated[
     ),
 ]
 
+TrustedKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--key",
+        help="Ed25519 public key in PEM form; the bundle must be signed by it.",
+        metavar="PUBLIC.pem",
+    ),
+]
+
 # Output
 Json = Annotated[
     bool,
