@@ -1,47 +1,53 @@
-"""``report.json``: what a build knows beside the manifest, for people. Runtimes do not read it."""
+"""``report.json``: what a build knows beyond the manifest, for people. Runtimes do not read it."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from microforge.bundle.targets import TargetName
+from microforge.bundle.manifest import Manifest
+from microforge.bundle.targets import FileEntry
+from microforge_export.build.stage_values import Measured, OutputFolder, Planned, References, Written
+from microforge_export.build.stages import StageSeconds
+from microforge_export.checks.golden import Case
 
-if TYPE_CHECKING:
-    from microforge_export.build.stages import State
 
-
-def build_report(state: State) -> dict[str, Any]:
-    listed = {"files", "parts", "shared_files"}  # the manifest has them
+def build_report(
+    folder: OutputFolder, planned: Planned, written: Written, measured: Measured, references: References,
+    manifest: Manifest, seconds: StageSeconds,
+) -> dict[str, Any]:  # fmt: skip
+    """The report as JSON values: recipe, bytes of parameters, measurements per target, and seconds per stage."""
+    in_manifest = {"files", "parts", "shared_files"}
     return {
-        "recipe": {**dataclasses.asdict(state.recipe), "sizes": [str(size) for size in state.get("sizes")]},
-        "parameter_bytes": {item.key: item.weight_bytes() for item in state.get("components")},
+        "recipe": {**dataclasses.asdict(planned.recipe), "sizes": [str(size) for size in planned.sizes]},
+        "parameter_bytes": {item.key: item.weight_bytes() for item in planned.components},
         "targets": {
             name: {
-                **target.model_dump(mode="json", exclude=listed),
-                "images": {key: value.model_dump() for key, value in state.get("images")[name].items()},
+                **target.model_dump(mode="json", exclude=in_manifest),
+                "images": {key: value.model_dump() for key, value in measured.by_target[name].images.items()},
                 "usability": {
-                    key: {accelerator: dataclasses.asdict(value) for accelerator, value in found.items()}
-                    for key, found in state.get("made")[name].usability.items()
+                    key: {name: dataclasses.asdict(value) for name, value in accelerators.items()}
+                    for key, accelerators in written.by_target[name].usability.items()
                 },
-                "half_range": _half_ranges(state, name),
+                "half_range": _half_ranges(folder.path, target.files, references.recorded.cases)
+                if name == "onnx"
+                else {},
             }
-            for name, target in state.get("manifest").targets.items()
+            for name, target in manifest.targets.items()
         },
-        "seconds": dict(state.seconds),
+        "seconds": dict(seconds.by_stage),
     }
 
 
-def _half_ranges(state: State, target: TargetName) -> dict[str, Any]:
+def _half_ranges(
+    folder: Path, files: Mapping[str, FileEntry], cases: Mapping[str, Sequence[Case]]
+) -> dict[str, Any]:
     """How close the ONNX graphs come to the range of half precision, by component key."""
-    if target != "onnx":
-        return {}
     from microforge_export.checks.half_range import half_range
 
-    cases = state.get("reference").cases
     return {
-        key: dataclasses.asdict(
-            half_range(state.get("folder") / entry.path, [case.inputs for case in cases[key][:2]])
-        )
-        for key, entry in state.get("manifest").targets[target].files.items()
+        key: dataclasses.asdict(half_range(folder / entry.path, [case.inputs for case in cases[key][:2]]))
+        for key, entry in files.items()
     }

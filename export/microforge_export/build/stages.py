@@ -1,103 +1,155 @@
-"""What a build knows and how its stages run: each takes the state and returns the next one; the order is checked first."""
+"""Stages of a build as typed functions, and the check of their order.
+
+The parameter types of a stage's function are its inputs and its return type is its output, so a type checker
+verifies every access, and ``check_order`` refuses a list in which a stage needs a value that no earlier stage
+returns, before anything runs. Values are frozen dataclasses, one class per kind of value.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Generic, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from torch.export import ExportedProgram
+from microforge.bundle.targets import TargetName
 
-from microforge.bundle.manifest import Golden, Manifest, Size
-from microforge.bundle.targets import ImageParity, Parity, Quality, TargetName
-from microforge_export.checks.reference import Reference
-from microforge_export.components.component import SourceComponent, SourceModel
-from microforge_export.quantization.build_steps import CalibrationData
-from microforge_export.recipes.build_recipe import Recipe, SampleRequest
-from microforge_export.targets.base import Artefacts, TargetFiles
-
-#: Told of every stage before it starts: number from 1, count, name.
-Reporter = Callable[[int, int, str], None]
+#: Progress callback (1-based index, total, stage name), called before each stage and while a long one runs.
+ProgressCallback = Callable[[int, int, str], None]
+ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True)
-class State:
-    """Everything a build knows; a stage fills the fields that it ``gives``. Mappings by target grow target by target."""
+class PerTarget(Generic[ValueT]):
+    """One value per target. The outputs of the stages of several targets are collected in one mapping."""
 
-    recipe: Recipe
-    load: Callable[[], SourceModel]
-    folder: Path | None = None  # None in a dry run
-    model: SourceModel | None = None
-    sizes: tuple[Size, ...] | None = None
-    components: tuple[SourceComponent, ...] | None = None
-    programs: Mapping[str, ExportedProgram] | None = None
-    int8_drawings: CalibrationData | None = None  # what INT8 targets are calibrated with and judged by
-    artefacts: Artefacts | None = None  # of the target that is being made; written ones are let go
-    made: Mapping[TargetName, TargetFiles] | None = None
-    reference: Reference | None = None
-    drawings: Mapping[tuple[Size, SampleRequest], NDArray[np.float32]] | None = None
-    manifest: Manifest | None = None
-    parity: Mapping[TargetName, Mapping[str, Parity]] | None = None
-    images: Mapping[TargetName, Mapping[str, ImageParity]] | None = None
-    quality: Mapping[TargetName, Mapping[str, Quality]] | None = None  # of INT8 targets, by size
-    golden: Golden | None = None
-    bundle_id: str | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    detail: Callable[[str], None] = lambda _: None  # told what a long stage is at
+    by_target: Mapping[TargetName, ValueT]
 
-    def get(self, name: str) -> Any:
-        """A field that an earlier stage has given."""
-        value = getattr(self, name)
-        if value is None:
-            raise LookupError(f"no stage has given {name!r} yet")
-        return value
+    def merged(self, earlier: Self) -> Self:
+        """The values of ``earlier`` and of this one, which wins."""
+        return replace(self, by_target={**earlier.by_target, **self.by_target})
+
+
+@dataclass(frozen=True)
+class StageProgress:
+    """An input that every stage can ask for: it reports what the stage is working on."""
+
+    report: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """An input that every stage can ask for: the duration of each finished stage, in seconds, by its name."""
+
+    by_stage: Mapping[str, float] = field(default_factory=dict)
+
+
+_ALWAYS_GIVEN: frozenset[type] = frozenset({StageProgress, StageSeconds})
 
 
 @dataclass(frozen=True)
 class BuildStage:
-    """A pure step of a build: reads the fields ``needs`` and returns new values for the fields ``gives``."""
+    """A named function of typed values. The values of the classes in ``releases`` are dropped after it ran."""
 
     name: str
-    needs: tuple[str, ...]
-    gives: tuple[str, ...]
-    run: Callable[[State], Mapping[str, Any]]
+    run: Callable[..., object]
+    releases: tuple[type, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[type, ...]:
+        """The parameter types of ``run``, without those that are bound already."""
+        return tuple(item.annotation for item in self._signature().parameters.values())
+
+    @property
+    def output(self) -> type | None:
+        """The return type of ``run``; None for a stage that only checks."""
+        annotation = self._signature().return_annotation
+        return annotation if isinstance(annotation, type) else None
+
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self.run, eval_str=True)
 
 
-def check_order(stages: Sequence[BuildStage], given: Sequence[str]) -> None:
-    """Refuse stages that read a field before it is there.
+class StageValues:
+    """The values that stages have returned so far, at most one of each class."""
+
+    def __init__(self, *values: object) -> None:
+        self._values: dict[type, object] = {type(value): value for value in values}
+
+    def get(self, kind: type[ValueT]) -> ValueT:
+        """The value of the class ``kind``.
+
+        Raises:
+            LookupError: if no stage has returned one.
+        """
+        value = self._values.get(kind)
+        if not isinstance(value, kind):
+            raise LookupError(f"no stage has returned a {kind.__name__}")
+        return value
+
+    def kinds(self) -> frozenset[type]:
+        """The classes of all values."""
+        return frozenset(self._values)
+
+    def add(self, value: object) -> None:
+        """Store ``value``; values per target are merged with those of earlier targets."""
+        earlier = self._values.get(type(value))
+        if isinstance(value, PerTarget) and isinstance(earlier, PerTarget):
+            value = value.merged(earlier)
+        self._values[type(value)] = value
+
+    def release(self, kinds: Sequence[type]) -> None:
+        """Forget the values of these classes, so that their memory can be freed."""
+        for kind in kinds:
+            self._values.pop(kind, None)
+
+
+def check_order(stages: Sequence[BuildStage], available: frozenset[type]) -> None:
+    """Refuse a list of stages in which one needs a value that is not available when its turn comes.
+
+    Args:
+        stages: in the order in which they are to run.
+        available: classes of the values that exist before the first stage.
 
     Raises:
-        ValueError: names the stage and the field.
+        ValueError: names the stage and the class that it lacks.
     """
-    known = set(given)
+    known = set(available | _ALWAYS_GIVEN)
     for stage in stages:
-        missing = [name for name in stage.needs if name not in known]
-        if missing:
-            raise ValueError(f"stage {stage.name!r} needs {missing[0]!r}, which no earlier stage gives")
-        known.update(stage.gives)
+        for kind in stage.inputs:
+            if kind not in known:
+                raise ValueError(
+                    f"stage {stage.name!r} needs {kind.__name__}, which no earlier stage returns"
+                )
+        if stage.output is not None:
+            known.add(stage.output)
+        known -= set(stage.releases)
 
 
-def run_stages(stages: Sequence[BuildStage], state: State, report: Reporter = lambda *_: None) -> State:
-    """The state after all ``stages``; their order is checked before the first one runs."""
-    given = [item.name for item in dataclasses.fields(state) if getattr(state, item.name) is not None]
-    check_order(stages, given)
+def run_stages(
+    stages: Sequence[BuildStage], values: StageValues, progress: ProgressCallback = lambda *_: None
+) -> StageValues:
+    """Run ``stages`` on ``values`` and return all values; the order is checked before the first stage runs.
+
+    Raises:
+        ValueError: as ``check_order``.
+    """
+    check_order(stages, values.kinds())
+    seconds: dict[str, float] = {}
     for number, stage in enumerate(stages, 1):
-        report(number, len(stages), stage.name)
+        progress(number, len(stages), stage.name)
+        values.add(StageProgress(_within(progress, number, len(stages), stage.name)))
+        values.add(StageSeconds(dict(seconds)))
         start = time.perf_counter()
-        detail = functools.partial(_detail, report, number, len(stages), stage.name)
-        values = stage.run(dataclasses.replace(state, detail=detail))
-        if set(values) != set(stage.gives):
-            raise ValueError(f"stage {stage.name!r} gave {sorted(values)}, declared: {sorted(stage.gives)}")
-        seconds = {**state.seconds, stage.name: round(time.perf_counter() - start, 3)}
-        state = dataclasses.replace(state, **values, seconds=seconds)
-    return state
+        output = stage.run(*(values.get(kind) for kind in stage.inputs))
+        if output is not None:
+            values.add(output)
+        values.release(stage.releases)
+        seconds[stage.name] = round(time.perf_counter() - start, 3)
+    values.add(StageSeconds(seconds))
+    return values
 
 
-def _detail(report: Reporter, number: int, count: int, name: str, what: str) -> None:
-    report(number, count, f"{name}: {what}")
+def _within(progress: ProgressCallback, number: int, count: int, name: str) -> Callable[[str], None]:
+    return lambda detail: progress(number, count, f"{name}: {detail}")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from microforge.io.console import print_json, say
 from microforge_export.commands import options
 from microforge_export.commands.output import print_result, progress
 
 if TYPE_CHECKING:
-    from microforge_export.build.stages import State
+    from microforge_export.build.builder import BuildResult
     from microforge_export.components.component import SourceModel
 
 
@@ -59,7 +59,7 @@ def build(
 
     try:
         with progress() as report:
-            state = builder.build(chosen, load, out, force, report)
+            result = builder.build(chosen, load, out, force, report)
     except QualityError as error:
         from rich.console import Console
 
@@ -67,38 +67,44 @@ def build(
 
         Console(stderr=True).print(fault_tables(error))
         raise
-    _print_built(state, out, json)
+    _print_built(result, out, json)
 
 
-def _print_built(state: State, out: Path, json: bool) -> None:
+def _print_built(result: BuildResult, out: Path, json: bool) -> None:
     from microforge_export.checks.figures import image_figures
-    from microforge_export.checks.inspect import target_bytes
 
-    manifest = state.get("manifest")
-    for name, target in manifest.targets.items():
+    for name, target in result.manifest.targets.items():
         for key, value in target.parity.items():
-            say(f"{name} {key}: {value.psnr_db:.1f} dB (needed: {value.threshold_db:g})")
-        worst, limit = target.image.max_abs_255, target.image.threshold
-        say(f"{name} whole image: worst pixel {worst:.3g}/255 (allowed: {limit:g})")
+            say(f"{name} {key}: {value.psnr_db:.1f} dB (limit: at least {value.threshold_db:g} dB)")
+        if target.image is not None:
+            worst, limit = target.image.max_abs_255, target.image.threshold
+            say(f"{name} images: worst pixel differs by {worst:.3g}/255 (limit: {limit:g}/255)")
         for size, quality in target.quality.items():
             for figure in image_figures(quality):
-                say(f"{name} at {size}, {figure.what}: {figure.measured()} (needed: {figure.needed()})")
-    if not json:
+                say(f"{name} at {size}: {figure.what} is {figure.measured()} (limit: {figure.needed()})")
+    if json:
+        print_json(_result_values(result, out))
+    else:
         print(out.absolute())
-        return
-    print_json({
+
+
+def _result_values(result: BuildResult, out: Path) -> dict[str, Any]:
+    from microforge_export.checks.inspect import target_bytes
+
+    manifest = result.manifest
+    return {
         "bundle": str(out.absolute()),
-        "id": state.bundle_id,
+        "id": result.bundle_id,
         "sizes": [str(entry.size) for entry in manifest.sizes],
         "targets": {
             name: {
                 "bytes": target_bytes(target),
                 "parity": {key: value.model_dump() for key, value in target.parity.items()},
-                "image": target.image.model_dump(),
+                "image": None if target.image is None else target.image.model_dump(),
                 "quality": {size: value.model_dump() for size, value in target.quality.items()},
                 "delegated_fraction": target.delegated_fraction,
             }
             for name, target in manifest.targets.items()
         },
-        "seconds": round(sum(state.seconds.values()), 2),
-    })  # fmt: skip
+        "seconds": round(sum(result.seconds.by_stage.values()), 2),
+    }

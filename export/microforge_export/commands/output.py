@@ -11,7 +11,7 @@ from microforge.io.console import print_json, say
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from microforge_export.build.stages import Reporter
+    from microforge_export.build.stages import ProgressCallback
 
 
 def print_result(json: bool, values: Mapping[str, Any], table: RenderableType) -> None:
@@ -25,7 +25,7 @@ def print_result(json: bool, values: Mapping[str, Any], table: RenderableType) -
 
 
 @contextmanager
-def progress() -> Iterator[Reporter]:
+def progress() -> Iterator[ProgressCallback]:
     """Yield a progress callback: a bar on the stderr of a terminal, one line per stage elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

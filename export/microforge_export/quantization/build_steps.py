@@ -1,4 +1,4 @@
-"""What a build does more for a target in INT8: recipes, drawings to calibrate and to judge with, the gate."""
+"""The steps that only a build in INT8 has: choose the recipe, generate samples, quantize, check the quality."""
 
 from __future__ import annotations
 
@@ -39,100 +39,112 @@ from microforge_export.targets.base import Artefacts
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Recorded inputs of every target by component key, and torch's drawings to judge by at every size."""
+    """Samples that PyTorch generated for INT8 targets: to calibrate on, and to compare with.
+
+    Attributes:
+        inputs: recorded inputs by target and component key.
+        requests: what ``references`` were generated from.
+        references: samples by image size, in the order of ``requests``.
+    """
 
     inputs: Mapping[TargetName, Mapping[str, RecordedInputs]]
     requests: tuple[SampleRequest, ...]
     references: Mapping[Size, tuple[Roll, ...]]
 
 
-def read_recipes(recipe: Recipe, model: SourceModel) -> Recipe:
-    """``recipe`` with an INT8 recipe for every INT8 target: the user's own, or the one shipped for ``model``.
+def with_int8_recipes(recipe: Recipe, model: SourceModel) -> Recipe:
+    """``recipe`` with an INT8 recipe for every INT8 target: the user's, or the one that ships for ``model``.
 
     Raises:
-        SpecError: when a target has no INT8 path or no recipe, or the task generate is not asked for.
+        SpecError: if a target has no INT8 path or no recipe, or the task generate is missing.
     """
-    name, sampler = str(model.description.get("name")), model.sampler
+    targets = tuple(
+        _with_int8_recipe(target, recipe, model) if target.precision == "int8" else target
+        for target in recipe.targets
+    )
+    return replace(recipe, targets=targets)
+
+
+def _with_int8_recipe(target: TargetRecipe, recipe: Recipe, model: SourceModel) -> TargetRecipe:
+    if "generate" not in recipe.tasks:
+        raise SpecError("int8 is checked by generated images: add the task generate to --tasks")
+    quantized_lowering(target.name)  # refuses a target without an INT8 path
+    if target.int8 is not None:
+        return target
+    sampler = model.sampler
     steps = len(sampler.timesteps) - 1 if sampler.guidance == "folded" else None
-    targets = []
-    for target in recipe.targets:
-        if target.precision == "int8":
-            if "generate" not in recipe.tasks:
-                raise SpecError("int8 is judged by drawings, which need the task generate: add it to --tasks")
-            quantized_lowering(target.name)
-            target = target if target.int8 else with_int8(target, shipped_recipe(name, target.name, steps))
-        targets.append(target)
-    return replace(recipe, targets=tuple(targets))
+    return with_int8(target, shipped_recipe(str(model.description.get("name")), target.name, steps))
 
 
-def record_drawings(
+def record_calibration(
     model: SourceModel, components: Sequence[SourceComponent], recipes: Sequence[Int8Recipe], report: Reporter
 ) -> CalibrationData:
-    """Generate with torch what ``recipes`` calibrate with and are judged by: each drawing once."""
-    most = max(item.calibration.samples for item in recipes)
+    """Generate with PyTorch what ``recipes`` calibrate on and are compared with: each sample once per size."""
+    count = max(item.calibration.samples for item in recipes)
     requests = captions(max(item.limits.images for item in recipes), FixedSeed.QUANTIZATION_QUALITY)
-    calibrated: dict[Size, tuple[Roll, ...]] = {}
+    calibration: dict[Size, tuple[Roll, ...]] = {}
     references: dict[Size, tuple[Roll, ...]] = {}
     for size in sizes_of(components):
-        chosen = of_size(components, size)
-        run = torch_runner(chosen)
-        rolls = []
-        for index, request in enumerate(captions(most, FixedSeed.CALIBRATION)):
-            report(f"calibration {index + 1}/{most} at {size}")
-            rolls.append(roll(model, chosen, run, request))
-        calibrated[size] = tuple(rolls)
-        references[size] = reference_rolls(
-            model, chosen, run, requests, lambda what, size=size: report(f"{what} at {size}")  # type: ignore[misc]
-        )  # fmt: skip
-    inputs = {item.target: _inputs(item, components, calibrated) for item in recipes}
+        of_this_size = of_size(components, size)
+        run = torch_runner(of_this_size)
+        samples = []
+        for index, request in enumerate(captions(count, FixedSeed.CALIBRATION)):
+            report(f"calibration sample {index + 1} of {count} at {size}")
+            samples.append(roll(model, of_this_size, run, request))
+        calibration[size] = tuple(samples)
+        references[size] = reference_rolls(model, of_this_size, run, requests, _at_size(report, size))
+    inputs = {item.target: _recorded_inputs(item, components, calibration) for item in recipes}
     return CalibrationData(inputs, requests, references)
 
 
-def _inputs(
-    recipe: Int8Recipe, components: Sequence[SourceComponent], rolls: Mapping[Size, Sequence[Roll]]
+def _at_size(report: Reporter, size: Size) -> Reporter:
+    return lambda message: report(f"{message} at {size}")
+
+
+def _recorded_inputs(
+    recipe: Int8Recipe, components: Sequence[SourceComponent], samples: Mapping[Size, Sequence[Roll]]
 ) -> dict[str, RecordedInputs]:
-    found: dict[str, RecordedInputs] = {}
+    inputs: dict[str, RecordedInputs] = {}
     for item in components:
-        # A component of every size sees the same inputs at each of them.
-        size = item.size if item.size is not None else next(iter(rolls))
-        chosen = rolls[size][: recipe.calibration.samples]
-        found[item.key] = calibration_inputs(chosen, item.role, recipe.calibration.inputs)
-    return found
+        # A component that serves every size sees the same inputs at each of them.
+        size = item.size if item.size is not None else next(iter(samples))
+        of_recipe = samples[size][: recipe.calibration.samples]
+        inputs[item.key] = calibration_inputs(of_recipe, item.role, recipe.calibration.inputs)
+    return inputs
 
 
 def lower_int8(
-    recipe: Int8Recipe, components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram], drawings: CalibrationData
+    recipe: Int8Recipe, components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram],
+    calibration: CalibrationData,
 ) -> Artefacts:  # fmt: skip
-    """The artefacts of the recipe's target."""
+    """All components, lowered for the recipe's target as the recipe says."""
     lower = quantized_lowering(recipe.target)
-    return lower(components, programs, recipe=recipe, inputs=drawings.inputs[recipe.target])
+    return lower(components, programs, recipe=recipe, inputs=calibration.inputs[recipe.target])
 
 
-def judge(
+def check_quality(
     bundle: Bundle, recipe: Int8Recipe, model: SourceModel, components: Sequence[SourceComponent],
-    programs: Mapping[str, ExportedProgram], drawings: CalibrationData, report: Reporter,
+    programs: Mapping[str, ExportedProgram], calibration: CalibrationData, report: Reporter,
 ) -> dict[str, Quality]:  # fmt: skip
-    """Quality of the recipe's target in a bundle, by size.
+    """Measure the quality of the recipe's target in ``bundle``, by image size.
 
     Raises:
-        QualityError: when a limit of the recipe is missed; names the component and the operator group at fault.
+        QualityError: if a limit of the recipe is missed; names the component and operator group at fault.
     """
-    count, found = recipe.limits.images, {}
-    for size, references in drawings.references.items():
+    count, quality = recipe.limits.images, {}
+    for size, references in calibration.references.items():
         evidence = QualityEvidence(
-            model, of_size(components, size), programs, drawings.inputs[recipe.target], drawings.requests[:count],
-            references[:count],
+            model, of_size(components, size), programs, calibration.inputs[recipe.target],
+            calibration.requests[:count], references[:count],
         )  # fmt: skip
-        quality = require_quality(
-            bundle, recipe, evidence, lambda what, size=size: report(f"{what} at {size}")  # type: ignore[misc]
-        )  # fmt: skip
-        found[str(size)] = manifest_quality(quality, recipe.limits)
-    return found
+        measured = require_quality(bundle, recipe, evidence, _at_size(report, size))
+        quality[str(size)] = manifest_quality(measured, recipe.limits)
+    return quality
 
 
 def other_precisions(target: TargetRecipe, components: Sequence[SourceComponent]) -> dict[str, Precision]:
-    """The components that the recipe of an INT8 target leaves in floating point, by key."""
+    """The components that an INT8 target keeps in floating point, by component key."""
     if target.int8 is None:
         return {}
-    known = {item.key: component_precision(target.int8, item.role) for item in components}
-    return {key: value for key, value in known.items() if value != "int8"}
+    precisions = {item.key: component_precision(target.int8, item.role) for item in components}
+    return {key: value for key, value in precisions.items() if value != "int8"}

@@ -62,7 +62,19 @@ class TargetRecipe:
     name: TargetName
     precision: Precision
     thresholds: Thresholds
-    int8: Int8Recipe | None = None  # of precision int8; the shipped one is read when the model is known
+    int8: Int8Recipe | None = (
+        None  # only with precision int8; the shipped one is read once the model is known
+    )
+
+    def required_int8(self) -> Int8Recipe:
+        """The INT8 recipe.
+
+        Raises:
+            LookupError: if there is none yet.
+        """
+        if self.int8 is None:
+            raise LookupError(f"target {self.name} has no INT8 recipe")
+        return self.int8
 
 
 @dataclass(frozen=True, kw_only=True)

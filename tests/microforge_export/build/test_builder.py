@@ -16,9 +16,10 @@ from microforge.bundle.files import load_bundle
 from microforge.bundle.targets import TargetName
 from microforge.errors import SpecError
 from microforge.pipeline import MicroForgePipeline
-from microforge_export.build import builder
 from microforge_export.build.builder import build, stages_of
-from microforge_export.build.stages import BuildStage, check_order
+from microforge_export.build.planning import PLANNING
+from microforge_export.build.stage_values import BuildRequest, OutputFolder
+from microforge_export.build.stages import check_order
 from microforge_export.checks import golden
 from microforge_export.providers.microforge import read_model
 from microforge_export.recipes.build_recipe import make_recipe
@@ -162,8 +163,12 @@ def test_a_size_is_checked_before_anything_is_written(checkpoint: Path, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_stages_in_a_wrong_order_are_refused() -> None:
-    recipe = make_recipe(target="onnx,executorch", precision="fp32", sizes=(), tasks="generate")
-    check_order((*builder.PLANNING, *stages_of(recipe)), ("recipe", "load", "folder"))
-    with pytest.raises(ValueError, match="needs 'programs'"):
-        check_order((BuildStage("lower", ("programs",), ("graphs",), lambda _: {}),), ("recipe",))
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_stages_of_a_build_are_in_order(precision: str) -> None:
+    recipe = make_recipe(target="onnx,executorch", precision=precision, sizes=(), tasks="generate")
+    given = frozenset({BuildRequest, OutputFolder})
+    stages = (*PLANNING, *stages_of(recipe))
+    check_order(stages, given)
+    without_trace = [stage for stage in stages if stage.name != "trace"]
+    with pytest.raises(ValueError, match="stage 'lower for onnx' needs Traced"):
+        check_order(without_trace, given)

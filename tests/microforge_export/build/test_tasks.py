@@ -49,9 +49,9 @@ def test_a_checkpoint_of_four_tasks_gets_both_layouts_by_default(editing_bundle:
 
 def test_a_build_of_generate_alone_has_no_edit_layout(editing_checkpoint: Path) -> None:
     recipe = make_recipe(target="onnx", precision="fp32", sizes=(), tasks="generate")
-    state = plan(recipe, lambda: read_model(editing_checkpoint))
-    assert "denoiser_edit" not in {item.key for item in state.get("components")}
-    assert {request.task for request in state.recipe.requests} == {"generate"}
+    planned = plan(recipe, lambda: read_model(editing_checkpoint))
+    assert "denoiser_edit" not in {item.key for item in planned.components}
+    assert {request.task for request in planned.recipe.requests} == {"generate"}
 
 
 def test_a_build_of_edit_alone_has_no_generate_layout(editing_checkpoint: Path, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_the_second_layout_stores_no_weight_again(
 
 def test_a_layout_adds_no_parameter(editing_checkpoint: Path) -> None:
     recipe = make_recipe(target="onnx", precision="fp32", sizes=(), tasks=None)
-    everything = plan(recipe, lambda: read_model(editing_checkpoint)).get("components")
+    everything = plan(recipe, lambda: read_model(editing_checkpoint)).components
     without = tuple(item for item in everything if item.role != "denoiser_edit")
     assert shared_bytes(everything) == shared_bytes(without)
 

@@ -17,15 +17,14 @@ from torch.export import ExportedProgram
 
 from microforge.bundle.files import load_bundle
 from microforge.errors import SpecError
-from microforge_export.build import builder
-from microforge_export.build.builder import build
-from microforge_export.build.stages import State
+from microforge_export.build import lowering_stages
+from microforge_export.build.builder import BuildResult, build
 from microforge_export.checks.half_range import half_range
 from microforge_export.checks.inspect import analysis, render, summary
 from microforge_export.checks.verify import verify
 from microforge_export.components.component import SourceComponent, SourceModel
 from microforge_export.providers.microforge import read_model
-from microforge_export.quantization.build_steps import lower_int8, record_drawings
+from microforge_export.quantization.build_steps import lower_int8, record_calibration
 from microforge_export.quantization.onnx import OnnxQuantizable, constant_bytes
 from microforge_export.quantization.quality_gate import QualityError
 from microforge_export.recipes.build_recipe import SampleRequest, make_recipe, shipped_recipe
@@ -59,12 +58,12 @@ def lowered_once(programs: dict[str, ExportedProgram], drafts: dict[str, OnnxQua
         return ir.from_proto(drafts[component.key].model)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builder, "trace", lambda item: programs[item.key])
+        patch.setattr(lowering_stages, "trace", lambda item: programs[item.key])
         patch.setattr(lower_onnx, "lower", lower)
         yield
 
 
-def int8(checkpoint: Path, out: Path, recipe: Int8Recipe = RECIPE) -> State:
+def int8(checkpoint: Path, out: Path, recipe: Int8Recipe = RECIPE) -> BuildResult:
     file = out.parent / "recipe.toml"
     file.write_text(render_recipe(recipe), "utf-8")
     made = make_recipe(
@@ -135,8 +134,8 @@ def test_the_same_recipe_writes_the_same_bytes(
     int8_bundle: Path, source_model: SourceModel, components: tuple[SourceComponent, ...],
     programs: dict[str, ExportedProgram], tmp_path: Path,
 ) -> None:  # fmt: skip
-    drawings = record_drawings(source_model, components, [RECIPE], lambda _: None)
-    lower_int8(RECIPE, components, programs, drawings).write(tmp_path)
+    calibration = record_calibration(source_model, components, [RECIPE], lambda _: None)
+    lower_int8(RECIPE, components, programs, calibration).write(tmp_path)
     for file in sorted((int8_bundle / "onnx").iterdir()):
         assert file.read_bytes() == (tmp_path / "onnx" / file.name).read_bytes(), file.name
 
