@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -76,3 +77,55 @@ def test_every_command_answers_help_from_another_folder(wheel: Path, tmp_path: P
         done = _run(sys.executable, "-c", code, "--help", cwd=tmp_path)
         assert done.returncode == 0 and "Usage" in done.stdout, (command, done.stderr)
         assert (site / "bin" / command).is_file()
+
+
+def test_help_imports_nothing_that_takes_time() -> None:
+    """What keeps ``--help`` under half a second; a clock would measure the machine."""
+    heavy = (
+        "torch",
+        "numpy",
+        "PIL",
+        "pydantic",
+        "tokenizers",
+        "onnx",
+        "onnxruntime",
+        "matplotlib",
+        "transformers",
+    )
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
+    for command, entry in scripts.items():
+        module, function = entry.split(":")
+        code = (
+            f"import sys, {module} as m\n"
+            f"try: m.{function}()\n"
+            f"except SystemExit: print([name for name in {heavy} if name in sys.modules])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, "--help"], capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout.splitlines()[-1] == "[]", (command, done.stdout, done.stderr)
+
+
+def test_mypy_knows_the_types_of_an_installed_wheel(wheel: Path, tmp_path: Path) -> None:
+    """Installs the wheel into an environment of its own and runs mypy, which takes seconds."""
+    home = tmp_path / "environment"
+    venv.create(home, with_pip=False)
+    (site,) = home.glob("lib/python*/site-packages")
+    install = ("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel)
+    assert _run(sys.executable, *install, cwd=tmp_path).returncode == 0
+    for package in ("microforge", "microforge_benchmarks", "microforge_export", "microforge_runtimes"):
+        assert (site / package / "py.typed").is_file()
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(
+        "import microforge\n"
+        "model = microforge.load()\n"
+        "reveal_type(model)\n"
+        "reveal_type(model.generate('a red circle').seconds)\n"
+        "model.generate(seed=1)\n",
+        "utf-8",
+    )
+    check = ("-m", "mypy", "--strict", "--python-executable", home / "bin" / "python", snippet)
+    done = _run(sys.executable, *check, cwd=tmp_path)
+    assert 'Revealed type is "microforge.facade.model.Model"' in done.stdout, done.stdout + done.stderr
+    assert 'Revealed type is "float"' in done.stdout or 'Revealed type is "builtins.float"' in done.stdout
+    assert 'Missing positional argument "prompt"' in done.stdout
