@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from microforge.backbone import MicroForgeBackbone
 from microforge.checkpoint import SHIPPED_STUDENT, Checkpoint, read_checkpoint, write_checkpoint
-from microforge.conditioning import Conditioning, Prompt, PromptEncoder
 from microforge.denoiser import Denoiser, build_backbone, build_planner
 from microforge.errors import SpecError
 from microforge.latent_blending import after_step, binary_mask, latent_mask
@@ -23,7 +22,7 @@ from microforge.noise import standard_normal
 from microforge.planner import RecurrentLatentPlanner
 from microforge.sampling import StepCallback, batch_time, guided, guided_edit, integrate, uniform_grid
 from microforge.spec import ModelSpec, TextEncoderSpec, check_size
-from microforge.text_encoder import SimpleTextEncoder, TextEncoder
+from microforge.text_encoder import Conditioning, Prompt, PromptEncoder, SimpleTextEncoder, TextEncoder
 from microforge.tokenizer import PromptTokenizer
 from microforge.vae import MicroForgeVAE
 
