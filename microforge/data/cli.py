@@ -39,7 +39,7 @@ def stickers(
     """Render emoji from freely licensed sets as RGBA pictures with names in six languages."""
     from rich.console import Console
 
-    from microforge.data.stickers.build import build_stickers
+    from microforge.data.stickers.emoji.build import build_stickers
 
     console = Console(stderr=True)
     result = build_stickers(out, side, packages, force, console)

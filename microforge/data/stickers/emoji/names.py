@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from microforge.data.stickers.icons import glyph_id, read_json
+from microforge.data.stickers.emoji.icons import glyph_id, read_json
 from microforge.errors import DataError
 
 #: Languages of names, tags and captions.

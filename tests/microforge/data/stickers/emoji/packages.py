@@ -6,8 +6,8 @@ import json
 import tarfile
 from pathlib import Path
 
-from microforge.data.stickers.emoji_names import LANGUAGES
-from microforge.data.stickers.packages import NAMES, PACKAGES, Package
+from microforge.data.stickers.emoji.names import LANGUAGES
+from microforge.data.stickers.emoji.packages import NAMES, PACKAGES, Package
 
 #: (code point, icon, colour, English name) of every subject; the last one is a skin tone, which is no subject.
 SUBJECTS = (

@@ -1,0 +1,1 @@
+"""Makes sticker sets from freely licensed emoji: packages, names, rendering."""
