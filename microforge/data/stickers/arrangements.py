@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from microforge.data.stickers.compositing import RGB, Background, Layers, Placement
+from microforge.data.stickers.compositing import Background, Layers, Placement
+from microforge.data.stickers.recolor import Recolor, recolor_to
 from microforge.data.stickers.store import SpriteStore
-from microforge.data.world.scenes import COLORS, jittered
+from microforge.data.world.scenes import COLORS, RGB, jittered
 
 #: Shares of images with one large subject, one of any size anywhere, and (the rest) several small ones.
 LARGE, ANYWHERE = 0.62, 0.16
@@ -43,10 +44,10 @@ def arrange(
 
 
 def sample_background(rng: np.random.Generator) -> Background:
-    """White, a plain colour, or a gradient between two of them."""
+    """White (pure, or the procedural world's), a plain colour, or a gradient between two of them."""
     kind = rng.random()
     if kind < WHITE:
-        return Background((1.0, 1.0, 1.0))
+        return Background((1.0, 1.0, 1.0) if rng.random() < 0.5 else COLORS["white"])
     if kind < WHITE + PLAIN:
         return Background(_color(rng))
     return Background(_color(rng), _color(rng), float(rng.uniform(0.0, 2.0 * math.pi)))
@@ -75,8 +76,17 @@ def _place(
         round((whole - part) * (0.5 + spread * rng.uniform(-0.5, 0.5)))
         for whole, part in ((size[1], width), (size[0], height))
     )
-    hue = float(rng.uniform(0.5, 2.0 * math.pi - 0.5)) if rng.random() < RECOLORED else 0.0
-    return Placement(row, x, y, width, height, bool(rng.random() < MIRRORED), hue)
+    recolor = _recolor(rng, row, store) if rng.random() < RECOLORED else None
+    return Placement(row, x, y, width, height, bool(rng.random() < MIRRORED), recolor)
+
+
+def _recolor(rng: np.random.Generator, row: int, store: SpriteStore) -> Recolor:
+    """One of the world's colours where the sticker can take it, else any turn of its hues."""
+    found = store.profiles[row]
+    if found.recolorable and rng.random() < 0.6:
+        names = tuple(COLORS)
+        return recolor_to(found, names[int(rng.integers(len(names)))])
+    return Recolor(turn=float(rng.uniform(0.5, 2.0 * math.pi - 0.5)))
 
 
 def _several(

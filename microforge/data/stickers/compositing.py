@@ -5,7 +5,6 @@ Letters: h w height and width of the painted part.
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -13,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from microforge.data.stickers.recolor import Recolor, recolored
 from microforge.data.stickers.store import SpriteStore
+from microforge.data.world.scenes import RGB
 
-RGB = tuple[float, float, float]
 Pixels = NDArray[np.float32]
 
 
@@ -48,7 +48,7 @@ class Placement:
     width: int
     height: int
     mirrored: bool = False
-    hue: float = 0.0  # radians by which its colours are turned
+    recolor: Recolor | None = None
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ def sprite_part(
     values = pixels.astype(np.float32) / 255.0
     if placement.mirrored:
         values = values[:, ::-1]
-    if placement.hue:
-        values[..., :3] = values[..., :3] @ hue_matrix(placement.hue).T
     # Bicubic overshoots: premultiplied colours lie between nothing and the coverage.
     values[..., :3] = np.clip(values[..., :3], 0.0, values[..., 3:])
+    if placement.recolor is not None:
+        values = recolored(values, placement.recolor)
     return (
         slice(top - window.top, bottom - window.top), slice(left - window.left, right - window.left), values,
     )  # fmt: skip
@@ -119,17 +119,3 @@ def _background(background: Background, size: tuple[int, int], window: Window) -
         np.asarray(background.second, np.float32) - first
     )
     return mixed
-
-
-@functools.lru_cache(maxsize=256)
-def hue_matrix(angle: float) -> Pixels:
-    """The (3, 3) matrix that turns colours by ``angle`` around the grey axis and keeps their luminance.
-
-    The turn is that of the chroma plane of YIQ, so grey, black and white stay as they are.
-    """
-    to_yiq = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-    turn = np.array([
-        [1.0, 0.0, 0.0], [0.0, math.cos(angle), -math.sin(angle)], [0.0, math.sin(angle), math.cos(angle)],
-    ])  # fmt: skip
-    matrix: Pixels = (np.linalg.inv(to_yiq) @ turn @ to_yiq).astype(np.float32)
-    return matrix

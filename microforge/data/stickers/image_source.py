@@ -5,6 +5,8 @@ Letters: B images, H W image height and width.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,17 +18,19 @@ from torch import Tensor
 from microforge.data.order import CHUNK, PART, ExamplePlan, Examples, epoch_rows, step_rng
 from microforge.data.skipped import Skipped
 from microforge.data.stickers.arrangements import MOST, arrange
+from microforge.data.stickers.captions import canonical_caption, sticker_caption
 from microforge.data.stickers.catalogue import catalogue_fingerprint, read_catalogue
 from microforge.data.stickers.compositing import Background, Layers, Pixels, Placement, Window, paint
+from microforge.data.stickers.scene_painting import paint_scenes
+from microforge.data.stickers.scenes import sample_sticker_scene
 from microforge.data.stickers.splits import held_out_picture, held_out_subject
 from microforge.data.stickers.store import SpriteStore, open_store
+from microforge.data.stickers.world import ENOUGH_TO_HOLD_OUT, StickerWorld
 from microforge.errors import DataError
 from microforge.streams import FixedSeed, StepStream
 
 #: What ``--data`` begins with.
 PREFIX = "stickers:"
-#: From this many stickers on, some are held out.
-ENOUGH_TO_HOLD_OUT = 200
 #: Longer side of a held-out sticker in the image that it is judged in, of the image's shorter one.
 SHEET_SHARE = 0.86
 _WHITE = Background((1.0, 1.0, 1.0))
@@ -46,6 +50,7 @@ class StickerSource:
         self._folder, self._cache, self._console = folder, cache, console
         self._fingerprint = catalogue_fingerprint(folder, self.stickers)
         self._store: SpriteStore | None = None
+        self._world: StickerWorld | None = None
         rows = range(len(self.stickers))
         enough = len(self.stickers) >= ENOUGH_TO_HOLD_OUT
         pictures = {
@@ -58,11 +63,15 @@ class StickerSource:
         self.held_pictures: tuple[int, ...] = tuple(sorted(pictures - subjects))
         self.held_subjects: tuple[int, ...] = tuple(sorted(subjects))
         self._train = [row for row in rows if row not in pictures | subjects]
-        self._captioned = [row for row in rows if row not in pictures]
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        return f"stickers {self._fingerprint}"
+        """The stickers, and a few scenes and captions of theirs: another version's world or grammar makes other ones."""
+        self.prepare((256, 256))
+        rng = np.random.default_rng(0)
+        scenes = [sample_sticker_scene(self.world, rng) for _ in range(CHUNK)]
+        made = repr([(scene, sticker_caption(self.world, scene, rng)) for scene in scenes])
+        return f"stickers {self._fingerprint} {hashlib.sha256(made.encode()).hexdigest()}"
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -79,6 +88,17 @@ class StickerSource:
             raise DataError(f"{self.name} was not prepared")
         return self._store
 
+    @property
+    def world(self) -> StickerWorld:
+        """What scenes are made of.
+
+        Raises:
+            DataError: before ``prepare``.
+        """
+        if self._world is None:
+            raise DataError(f"{self.name} was not prepared")
+        return self._world
+
     def describe(self) -> str:
         styles = dict.fromkeys(item.style for item in self.stickers)
         subjects = {item.subject for item in self.stickers}
@@ -92,9 +112,8 @@ class StickerSource:
         """Decode every sticker once; later runs map the same file."""
         if self._store is None:
             self._store = open_store(self._folder, self.stickers, self._cache, self._console)
-            self._train, self._captioned = (
-                [row for row in rows if self._store.usable(row)] for rows in (self._train, self._captioned)
-            )
+            self._world = StickerWorld(self.stickers, self._store)
+            self._train = [row for row in self._train if self._store.usable(row)]
             self.held_pictures, self.held_subjects = (
                 tuple(row for row in rows if self._store.usable(row))
                 for rows in (self.held_pictures, self.held_subjects)
@@ -135,20 +154,27 @@ class StickerSource:
     def examples(
         self, plan: ExamplePlan, part: int, size: tuple[int, int], device: str
     ) -> Iterator[Examples]:
-        """Portraits with their names."""
+        """Scenes of stickers and shapes, each with captions in several languages; nothing held out."""
         self.prepare(size)
         rng = step_rng(plan.seed, StepStream.LATENT_CACHE + part)
-        drawn = rng.integers(len(self._captioned), size=min(PART, plan.images - part * PART))
-        rows = [self._captioned[int(index)] for index in drawn]
-        for first in range(0, len(rows), CHUNK):
-            chunk = rows[first : first + CHUNK]
-            texts = [(self.stickers[row].name,) * plan.captions for row in chunk]
-            yield self.portraits(chunk, size, device), texts
+        scenes = [sample_sticker_scene(self.world, rng) for _ in range(min(PART, plan.images - part * PART))]
+        texts = [
+            tuple(sticker_caption(self.world, scene, rng) for _ in range(plan.captions)) for scene in scenes
+        ]
+        for first in range(0, len(scenes), CHUNK):
+            chunk = slice(first, first + CHUNK)
+            yield paint_scenes(scenes[chunk], self.store, size, device), texts[chunk]
 
     def prompts(self, count: int) -> tuple[str, ...]:
-        """Names of training stickers, evenly spread over the set."""
-        names = list(dict.fromkeys(self.stickers[row].name for row in self._captioned))
-        return tuple(names[index * len(names) // count] for index in range(min(count, len(names))))
+        """Plain captions of scenes that training may show, one of them in another language."""
+        self.prepare((256, 256))
+        rng = np.random.default_rng(FixedSeed.UNSEEN_SCENES)
+        kinds = ("portrait", "portrait", "counting", "two", "position", "attribute")
+        scenes = [sample_sticker_scene(self.world, rng, kinds[index % len(kinds)]) for index in range(count)]
+        return tuple(
+            canonical_caption(self.world, scene, "es" if index == 7 else "en", style=index % 6 == 1)
+            for index, scene in enumerate(scenes)
+        )
 
     def _image(
         self, rng: np.random.Generator, first: int, size: tuple[int, int], crop: tuple[int, int] | None

@@ -1,4 +1,4 @@
-"""Decoded stickers in one memory-mapped file: premultiplied RGBA bytes, and the box of what can be seen in each.
+"""Decoded stickers in one memory-mapped file: premultiplied RGBA bytes, and the box and colours of each.
 
 Letters: N stickers, S side of the stored pictures.
 """
@@ -6,6 +6,7 @@ Letters: N stickers, S side of the stored pictures.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +21,9 @@ from rich.progress import track
 
 from microforge.data.skipped import Skipped
 from microforge.data.stickers.catalogue import Sticker, catalogue_fingerprint
+from microforge.data.stickers.recolor import ColorProfile, profile
 from microforge.errors import DataError
+from microforge.io.atomic import atomic_bytes
 
 _FORMATS = ("PNG", "WEBP")
 #: Alpha at or below this, of 255, counts as nothing: soft shadows must not make a sticker look small.
@@ -35,6 +38,7 @@ class SpriteStore:
 
     pixels: Bytes
     boxes: NDArray[np.int32]
+    profiles: tuple[ColorProfile, ...]
     skipped: tuple[Skipped, ...] = ()
 
     def usable(self, row: int) -> bool:
@@ -57,11 +61,13 @@ def open_store(
     Raises:
         DataError: when not one picture can be used.
     """
-    key = hashlib.sha256(f"1 {side} {catalogue_fingerprint(folder, stickers)}".encode()).hexdigest()[:16]
-    path, index = cache / f"stickers-{key}.npy", cache / f"stickers-{key}.boxes.npy"
+    key = hashlib.sha256(f"2 {side} {catalogue_fingerprint(folder, stickers)}".encode()).hexdigest()[:16]
+    path, index = cache / f"stickers-{key}.npy", cache / f"stickers-{key}.json"
     if not (path.is_file() and index.is_file()):
         _write(folder, stickers, path, index, console, side)
-    boxes: NDArray[np.int32] = np.load(index)
+    rows = json.loads(index.read_text("utf-8"))
+    boxes = np.array([row["box"] for row in rows], np.int32)
+    profiles = tuple(ColorProfile(tuple(row["mean"]), tuple(row["dominant"]), *row["shares"]) for row in rows)
     skipped = tuple(
         Skipped(item.file, "nothing can be seen in it, or it cannot be decoded")
         for item, box in zip(stickers, boxes, strict=True)
@@ -69,13 +75,13 @@ def open_store(
     )
     if len(skipped) == len(stickers):
         raise DataError(f"none of the {len(stickers)} pictures in {folder} can be used ({stickers[0].file})")
-    return SpriteStore(np.load(path, mmap_mode="r"), boxes, skipped)
+    return SpriteStore(np.load(path, mmap_mode="r"), boxes, profiles, skipped)
 
 
 def _write(
     folder: Path, stickers: Sequence[Sticker], path: Path, index: Path, console: Console, side: int
 ) -> None:
-    """Decode everything into ``path``; both files appear whole, the boxes last."""
+    """Decode everything into ``path``; both files appear whole, the boxes and colours last."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -83,15 +89,17 @@ def _write(
         pixels: Bytes = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
             name, "w+", np.uint8, (len(stickers), side, side, 4)
         )
-        boxes = np.zeros((len(stickers), 4), np.int32)
+        rows = []
         for row, item in enumerate(track(stickers, "reading stickers", console=console, transient=True)):
             pixels[row] = decode_sprite(folder / item.file, side)
-            boxes[row] = visible_box(pixels[row])
+            colors = profile(pixels[row])
+            shares = (round(colors.dominant_share, 4), round(colors.grey_share, 4))
+            rows.append({
+                "box": visible_box(pixels[row]), "mean": colors.mean, "dominant": colors.dominant, "shares": shares,
+            })  # fmt: skip
         del pixels  # flushed
         os.replace(name, path)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npy", delete=False) as stream:
-            np.save(stream, boxes)
-        os.replace(stream.name, index)
+        atomic_bytes(index, json.dumps(rows).encode("ascii"), force=True)
     finally:
         Path(name).unlink(missing_ok=True)
 

@@ -96,5 +96,5 @@ def test_sheet_and_prompts_show_some_of_each_and_the_fingerprint_follows_weights
 ) -> None:
     mixed = _open(f"scenes+7*stickers:{folder}", tmp_path)
     assert mixed.sheet(8, SIZE, "cpu").shape == (3, 3, *SIZE)  # two scenes, and the only sticker there is
-    assert mixed.prompts(8)[0] == "a red circle" and "red square" in mixed.prompts(8)
+    assert mixed.prompts(8)[0] == "a red circle" and "a red square" in mixed.prompts(8)
     assert mixed.fingerprint != _open(f"scenes+6*stickers:{folder}", tmp_path).fingerprint

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import track
 
 from microforge.data.stickers.catalogue import METADATA, Sticker, metadata_bytes
-from microforge.data.stickers.emoji.names import LANGUAGES, Subject, read_subjects
 from microforge.data.stickers.emoji.icons import Icon, read_glyphs, read_icons, read_json
+from microforge.data.stickers.emoji.names import LANGUAGES, Subject, read_subjects
 from microforge.data.stickers.emoji.packages import NAMES, STYLES, Package, fetch_packages, open_package
 from microforge.data.stickers.emoji.render import check_renderer, render_svg
 from microforge.errors import DataError, OutputError, OutputExistsError

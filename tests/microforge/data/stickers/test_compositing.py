@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,10 @@ from microforge.data.stickers.compositing import (
     Layers,
     Placement,
     Window,
-    hue_matrix,
     paint,
     sprite_part,
 )
+from microforge.data.stickers.recolor import Recolor
 from microforge.data.stickers.store import SpriteStore, decode_sprite, open_store, visible_box
 from microforge.errors import DataError
 
@@ -83,7 +82,7 @@ def test_a_placement_covers_its_box_and_nothing_else(store: SpriteStore) -> None
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_window_shows_the_same_pixels_as_the_whole_image(store: SpriteStore, mirrored: bool) -> None:
-    places = (Placement(4, -6, 8, 50, 25, mirrored, 1.0), Placement(1, 30, 30, 33, 33, mirrored))
+    places = (Placement(4, -6, 8, 50, 25, mirrored, Recolor(turn=1.0)), Placement(1, 30, 30, 33, 33, mirrored))
     layers = Layers(Background((0.1, 0.5, 0.9), (0.9, 0.2, 0.1), 0.7), places)
     whole = paint(layers, store, (64, 72))
     for window in (Window(0, 0, 40, 40), Window(17, 9, 32, 48), Window(40, 30, 32, 34)):
@@ -104,13 +103,3 @@ def test_a_mirrored_placement_is_the_mirror_image(tmp_path: Path) -> None:
 
 def test_nothing_of_a_placement_outside_the_window_is_painted(store: SpriteStore) -> None:
     assert sprite_part(Placement(0, 50, 50, 10, 10), store, Window(0, 0, 40, 40)) is None
-
-
-def test_turning_a_hue_keeps_grey_and_luminance() -> None:
-    luminance = np.array([0.299, 0.587, 0.114])
-    for angle in (0.5, 2.0, 4.0):
-        matrix = hue_matrix(angle)
-        assert np.allclose(matrix @ np.ones(3), np.ones(3), atol=1e-5)
-        assert np.allclose(luminance @ matrix, luminance, atol=1e-5)
-    assert np.allclose(hue_matrix(1.0) @ hue_matrix(2.0), hue_matrix(3.0), atol=1e-4)
-    assert np.allclose(hue_matrix(2.0 * math.pi), np.eye(3), atol=1e-4)

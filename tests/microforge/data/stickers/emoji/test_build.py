@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from microforge.data.stickers.catalogue import METADATA, read_catalogue
 from microforge.data.stickers.emoji import build
 from microforge.data.stickers.emoji.build import ATTRIBUTION, RECIPE, BuildResult, build_stickers
-from microforge.data.stickers.catalogue import METADATA, read_catalogue
 from microforge.data.stickers.emoji.packages import NAMES, STYLES, open_package
 from microforge.data.stickers.emoji.render import render_svg
 from microforge.errors import DataError, OutputError, OutputExistsError
