@@ -84,7 +84,11 @@ class PromptTokenizer:
     def save(self, path: str | Path) -> None:
         """Write the ``tokenizer.json``, folders included."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(self._tokenizer.to_str(), encoding="utf-8")
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    def to_json(self) -> str:
+        """The contents of its ``tokenizer.json``."""
+        return str(self._tokenizer.to_str())
 
     @property
     def vocab_size(self) -> int:

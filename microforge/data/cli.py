@@ -17,6 +17,8 @@ mf-data stickers --out stickers   (fetches the packages with npm, about 30 MB, t
 
 mf-data stickers --out stickers --packages FOLDER   (the packages are there already; see docs/data.md)
 
+mf-data tokenizer --stickers stickers --out tokenizer.json   (reads six languages; for new text encoders)
+
 mf-train vae --init pretrained --data scenes+stickers:stickers --out runs/mine   (train on shapes and stickers)
 """
 
@@ -55,6 +57,38 @@ def stickers(
         })  # fmt: skip
     else:
         print(result.folder)
+
+
+@app.command()
+def tokenizer(
+    stickers: Annotated[Path, typer.Option(help="Sticker set whose names, tags and captions it learns.")],
+    out: Annotated[Path, typer.Option(help="tokenizer.json to write.")],
+    vocabulary: Annotated[int, typer.Option(min=512, help="Number of token ids.")] = 8192,
+    cache: Annotated[Path, typer.Option(help="Folder for the decoded stickers.")] = Path("cache"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    json: Annotated[bool, typer.Option(
+        "--json", help="Print one JSON object as the last line of stdout.")] = False,
+) -> None:  # fmt: skip
+    """Train a tokenizer for captions in six languages; the shipped one belongs to the shipped weights."""
+    from rich.console import Console
+
+    from microforge.data.stickers.image_source import StickerSource
+    from microforge.data.stickers.tokenizer_corpus import build_sticker_tokenizer, caption_lengths
+    from microforge.io.atomic import atomic_bytes, check_output
+
+    check_output(out, force)
+    console = Console(stderr=True)
+    source = StickerSource(stickers, cache, console)
+    source.prepare((256, 256))
+    console.print("training the tokenizer")
+    trained = build_sticker_tokenizer(source.world, vocabulary)
+    lengths = {name: round(length, 1) for name, length in caption_lengths(source.world, trained).items()}
+    atomic_bytes(out, trained.to_json().encode("utf-8"), force)
+    if json:
+        print_json({"tokenizer": str(out.absolute()), "tokens_per_caption": lengths})
+    else:
+        console.print("tokens per caption: " + ", ".join(f"{name} {length}" for name, length in lengths.items()))
+        print(out)
 
 
 def main() -> None:

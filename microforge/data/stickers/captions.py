@@ -43,15 +43,14 @@ LANGUAGE_SHARES: Mapping[str, float] = types.MappingProxyType(
 )
 _USUAL_NAME = 0.8  # share of the first noun among a subject's
 _COLOR_SAID, _NATURAL_SAID = 0.97, 0.2
-_STYLE_SAID, _BACKGROUND_SAID, _RELATION_SAID, _LEAD, _TAGGED = 0.3, 0.95, 0.25, 0.18, 0.04
+_STYLE_SAID, _BACKGROUND_SAID, _RELATION_SAID, _LEAD = 0.3, 0.95, 0.25, 0.36
 
 
 def sticker_caption(
     world: StickerWorld, scene: Scene, rng: np.random.Generator, language: str | None = None
 ) -> str:
     """One of many true captions of ``scene``, in ``language`` or in one drawn with ``LANGUAGE_SHARES``."""
-    if language is None:
-        language = str(rng.choice(list(LANGUAGE_SHARES), p=list(LANGUAGE_SHARES.values())))
+    language = language or draw_language(rng)
     grammar = GRAMMARS[language]
     plain = bool(rng.random() < 0.5)
     text = _subject(world, scene, rng, grammar, plain)
@@ -59,20 +58,21 @@ def sticker_caption(
         text = _tagged(world, scene, rng, grammar, text)
     if scene.kind == "single" and (not plain or rng.random() < 0.3):
         text = grammar.placed.format(subject=text, place=_place(scene.objects[0], rng, grammar))
-    if rng.random() < (
-        0.12
-        if scene.background == "white" and not plain
-        else 0.03
-        if scene.background == "white"
-        else _BACKGROUND_SAID
-    ):
+    white = 0.03 if plain else 0.12
+    if rng.random() < (white if scene.background == "white" else _BACKGROUND_SAID):
         text = _background(text, scene.background, rng, grammar)
     styles = {item.style for item in scene.objects if isinstance(item, StickerObject)}
     if len(styles) == 1 and len(world.styles) > 1 and rng.random() < _STYLE_SAID:
         text = grammar.styled.format(subject=text, style=grammar.style(styles.pop()))
-    if not plain and rng.random() < _LEAD * 2:
+    if not plain and rng.random() < _LEAD:
         text = choice(rng, grammar.leads).format(text)
     return as_typed(text, rng) if language == "en" else text
+
+
+def draw_language(rng: np.random.Generator) -> str:
+    """A language, as often as ``LANGUAGE_SHARES`` says."""
+    ends = np.cumsum(list(LANGUAGE_SHARES.values()))
+    return tuple(LANGUAGE_SHARES)[int(np.searchsorted(ends, rng.random() * ends[-1], side="right"))]
 
 
 def canonical_caption(world: StickerWorld, scene: Scene, language: str = "en", style: bool = False) -> str:

@@ -68,6 +68,11 @@ def tokenizer_texts() -> Iterator[str]:
     words = " ".join(PROMPT_WORDS.split())
     for _ in range(40):
         yield words
+    yield from documentation_texts()
+
+
+def documentation_texts() -> Iterator[str]:
+    """Ordinary English: the documentation inside Python's standard library."""
     for _, topic in sorted(pydoc_data.topics.topics.items()):
         yield from _prose(topic)
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
