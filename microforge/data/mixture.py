@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from microforge.data.edit_examples import Triples, TripleSource
 from microforge.data.image_source import ImageSource
 from microforge.data.order import PART, ExamplePlan, Examples
 from microforge.data.skipped import Skipped
@@ -78,9 +80,14 @@ class MixedSource:
 
     def shares(self, step: int, count: int) -> list[int]:
         """How many of the ``count`` images of step ``step`` each source makes."""
-        numbers = np.arange(step * count, (step + 1) * count)
-        owners = np.searchsorted(self._ends, numbers * GOLDEN % 1.0, side="right")
+        owners = self.owners(step, count)
         return [int(np.count_nonzero(owners == index)) for index in range(len(self.parts))]
+
+    def owners(self, step: int, count: int) -> NDArray[np.int64]:
+        """The index of the source of each image of step ``step``, (count,), in the order of the sequence."""
+        numbers = np.arange(step * count, (step + 1) * count)
+        owners: NDArray[np.int64] = np.searchsorted(self._ends, numbers * GOLDEN % 1.0, side="right")
+        return owners
 
     def sheet(self, count: int, size: tuple[int, int], device: str) -> Tensor:
         """Some of each, at least one."""
@@ -123,3 +130,43 @@ class MixedSource:
             for part, number in zip(self.parts, self.shares(0, count), strict=True)
         ]
         return tuple(text for some in texts for text in some)[:count]
+
+
+class MixedTriples:
+    """A ``TripleSource`` of several: of any rows in a row, each source makes its share."""
+
+    def __init__(self, mixture: MixedSource, sources: Sequence[TripleSource]) -> None:
+        """``sources`` make the edits of the parts of ``mixture``, in their order."""
+        self.mixture, self.sources, self.name = mixture, tuple(sources), mixture.name
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        return tuple(item for source in self.sources for item in source.skipped)
+
+    def triples(
+        self, task: str, seed: int, step: int, count: int, rows: Sequence[int], size: tuple[int, int], device: str
+    ) -> Triples:  # fmt: skip
+        owners = self.mixture.owners(step, count)
+        places: list[int] = []  # in ``rows``, of the examples in the order they are made
+        made: list[Triples] = []
+        for index, source in enumerate(self.sources):
+            own = np.flatnonzero(owners == index).tolist()
+            here = [place for place, row in enumerate(rows) if owners[row] == index]
+            if here:
+                numbers = [own.index(rows[place]) for place in here]
+                made.append(source.triples(task, seed, step, len(own), numbers, size, device))
+                places += here
+        return _ordered(made, places)
+
+
+def _ordered(made: Sequence[Triples], places: Sequence[int]) -> Triples:
+    """All examples of ``made``, each put to its place."""
+    order = sorted(range(len(places)), key=places.__getitem__)
+    texts = [text for part in made for text in part.texts]
+    factors = [factor for part in made for factor in part.factors]
+    masks = [part.masks for part in made if part.masks is not None]
+    return Triples(
+        torch.cat([part.sources for part in made])[order], tuple(texts[index] for index in order),
+        torch.cat([part.targets for part in made])[order], torch.cat(masks)[order] if masks else None,
+        tuple(factors[index] for index in order) if factors else (),
+    )  # fmt: skip

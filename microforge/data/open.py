@@ -7,13 +7,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from microforge.data.edit_examples import TripleSource
 from microforge.data.files.decode import SUFFIXES
+from microforge.data.files.edit_triples import FolderTriples
 from microforge.data.files.folders import list_folder
 from microforge.data.files.image_source import Augmentation, PhotoSource
 from microforge.data.files.shards import expand_shards, list_shards
 from microforge.data.image_source import ImageSource
-from microforge.data.mixture import MixedSource, Part
+from microforge.data.mixture import MixedSource, MixedTriples, Part
+from microforge.data.stickers.edit_triples import StickerTriples
 from microforge.data.stickers.image_source import PREFIX, StickerSource
+from microforge.data.world.edit_triples import SceneTriples
 from microforge.data.world.image_source import SCENES, SceneSource
 from microforge.errors import DataError, SpecError
 
@@ -75,3 +79,25 @@ def _open_files(data: str, cache: Path, console: Console, augmentation: Augmenta
         return PhotoSource(data, list_shards(shards, cache, console), console, augmentation)
     except OSError as error:
         raise DataError(f"--data {data}: {error.strerror or error}") from None
+
+
+def makes_edits(data: str) -> bool:
+    """Whether ``--data`` names worlds whose edits are made as they are needed: scenes, stickers, or a mixture of them."""
+    return all(_PART.fullmatch(word) for word in _BETWEEN.split(data))
+
+
+def open_triples(source: ImageSource, edits: str | None) -> TripleSource:
+    """What the edit stage learns from: the folder ``edits``, or the edits of ``source``'s own world.
+
+    Raises:
+        DataError: when ``edits`` cannot be used, or is missing for images that have none of their own.
+    """
+    if edits is not None:
+        return FolderTriples(Path(edits))
+    if isinstance(source, MixedSource):
+        return MixedTriples(source, [open_triples(part.source, None) for part in source.parts])
+    if isinstance(source, StickerSource):
+        return StickerTriples(source)
+    if isinstance(source, SceneSource):
+        return SceneTriples()
+    raise DataError(f"{source.name} has no edits of its own; pass --edits FOLDER")

@@ -1,6 +1,7 @@
 """Instructions for edits of sticker scenes in six languages, as tables like those of ``grammars``.
 
-``{thing}`` is what is there, ``{new}`` what comes, both without article; English ones get theirs from ``edits``.
+``{thing}`` is what is there, ``{new}`` what comes, both without article; English ones get theirs from ``edits``. ``{place}`` is a
+phrase ("on the left"), ``{where}`` the bare English word of it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ INSTRUCTIONS: Mapping[str, Forms] = types.MappingProxyType({
         "recolor": ("make {thing} {color}", "change {thing} to {color}", "paint {thing} {color}", "turn {thing} {color}"),
         "replace": ("replace {thing} with {new}", "turn {thing} into {new}", "change {thing} into {new}"),
         "restyle": ("draw it in {style} style", "change the style to {style}", "make it {style} style"),
-        "move": ("move {thing} {place}", "put {thing} {place}"),
+        "move": ("move {thing} to the {where}", "put {thing} {place}", "place {thing} {place}"),
         "add": ("add {new} {place}", "put {new} {place}"),
         "remove": ("remove {thing}", "delete {thing}", "erase {thing}", "take away {thing}"),
         "background": ("make the background {color}", "change the background to {color}", "paint the background {color}"),
@@ -61,7 +62,7 @@ INSTRUCTIONS: Mapping[str, Forms] = types.MappingProxyType({
         "recolor": ("把{thing}变成{color}", "把{thing}改成{color}"),
         "replace": ("把{thing}换成{new}",),
         "restyle": ("改成{style}风格",),
-        "move": ("把{thing}移到{place}", "把{thing}放{place}"),
+        "move": ("把{thing}放{place}",),
         "add": ("{place}加一个{new}", "{place}添加{new}"),
         "remove": ("去掉{thing}", "删除{thing}", "擦除{thing}"),
         "background": ("把背景变成{color}", "背景改成{color}"),

@@ -122,10 +122,15 @@ def _move(world: StickerWorld, rng: np.random.Generator, scene: Scene, grammar: 
     x, y = (min(max(value + rng.uniform(-0.03, 0.03), edge), 1 - edge) for value in PLACES[place])
     new = replace(old, x=x, y=y)
     others = [item for item in scene.objects if item != old]
-    if place in (place_of(old.x, old.y),) or place_of(x, y) != place or not is_clear(new, others):
+    if place == place_of(old.x, old.y) or place_of(x, y) != place or not is_clear(new, others):
         return None
     objects = tuple(new if item == old else item for item in scene.objects)
-    words = {"thing": _thing(world, old, rng, scene, grammar), "place": _place(place, rng, grammar)}
+    where = f"{place} corner" if " " in place else place
+    words = {
+        "thing": _thing(world, old, rng, scene, grammar),
+        "place": _place(place, rng, grammar),
+        "where": where,
+    }
     return words, replace(scene, objects=objects, relation=None)
 
 

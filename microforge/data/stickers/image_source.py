@@ -73,6 +73,10 @@ class StickerSource:
         made = repr([(scene, sticker_caption(self.world, scene, rng)) for scene in scenes])
         return f"stickers {self._fingerprint} {hashlib.sha256(made.encode()).hexdigest()}"
 
+    def __getstate__(self) -> dict[str, object]:
+        """For worker processes: they map the decoded pictures from the same file."""
+        return {**self.__dict__, "_store": None, "_world": None}
+
     @property
     def skipped(self) -> tuple[Skipped, ...]:
         return () if self._store is None else self._store.skipped

@@ -13,7 +13,8 @@ from typing import Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
-from microforge.data.mixture import MixedSource
+from microforge.data.mixture import MixedSource, MixedTriples
+from microforge.data.stickers.edit_triples import StickerTriples
 from microforge.data.stickers.image_source import StickerSource
 from microforge.data.world.edit_triples import SceneTriples
 from microforge.data.world.image_source import SceneSource
@@ -24,6 +25,8 @@ T = TypeVar("T")
 #: Makes the rows of one piece of one step; without workers on the training device, in a worker on the CPU.
 Make = Callable[[int, Shard], T]
 Key = tuple[int, Shard]
+#: Sources whose examples are made as they are needed, by any process.
+MADE_AS_NEEDED = (SceneSource, SceneTriples, StickerSource, StickerTriples, MixedSource, MixedTriples)
 #: Steps that each worker makes before they are wanted.
 DEPTH = 2
 
@@ -72,7 +75,7 @@ def made_ahead(make: Callable[[str, int, Shard], T], source: object, loop: LoopS
 
 def ahead_workers(source: object, loop: LoopSettings) -> int:
     """Workers that help with ``source``: photos are decoded by threads, and the run keeps account of broken ones."""
-    return loop.workers if isinstance(source, (SceneSource, SceneTriples, StickerSource, MixedSource)) else 0
+    return loop.workers if isinstance(source, MADE_AS_NEEDED) else 0
 
 
 def _after(step: int, shard: Shard, pieces: int) -> Key:

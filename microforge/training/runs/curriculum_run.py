@@ -15,7 +15,7 @@ from rich.table import Table
 
 from microforge.checkpoint import CONFIG
 from microforge.data.image_source import ImageSource
-from microforge.data.world.image_source import SCENES
+from microforge.data.open import makes_edits
 from microforge.errors import CheckpointError, OutputExistsError, SpecError
 from microforge.spec import ModelSpec, preset
 from microforge.training.engine.distributed import Processes, end_processes, open_processes, speaks
@@ -107,7 +107,7 @@ def run_all(request: TrainRequest) -> dict[str, object]:
 
 def fitting_data(curriculum: Curriculum, request: TrainRequest) -> Curriculum:
     """A curriculum of the package for ``request``'s data: images of one's own are not edited without ``--edits``."""
-    if request.data == SCENES or request.edits is not None:
+    if makes_edits(request.data) or request.edits is not None:
         return curriculum
     return replace(curriculum, phases=tuple(one for one in curriculum.phases if one.head.stage != "edit"))
 

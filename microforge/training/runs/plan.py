@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from microforge.data.open import makes_edits
 from microforge.errors import SpecError, missing_extra
 from microforge.spec import ModelSpec, check_size, parse_size
 from microforge.training.engine.distributed import launched_precision
@@ -187,7 +188,7 @@ def check_data(stage: str, request: TrainRequest) -> None:
     """
     if stage in SELF_TAUGHT and request.data != "scenes":
         raise SpecError(f"the stage {stage} needs captions that the oracle can judge: --data scenes")
-    if stage == "edit" and request.data != "scenes" and request.edits is None:
+    if stage == "edit" and not makes_edits(request.data) and request.edits is None:
         raise SpecError(
             "the stage edit with --data of your own needs --edits FOLDER, with source, instruction and target images"
         )

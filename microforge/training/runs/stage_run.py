@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from microforge.data.files.edit_triples import FolderTriples
 from microforge.data.image_source import ImageSource
-from microforge.data.world.edit_triples import SceneTriples
+from microforge.data.open import open_triples
 from microforge.data.world.image_source import SCENES
 from microforge.data.world.tokenizer_corpus import build_tokenizer
 from microforge.errors import CheckpointError, OutputExistsError
@@ -168,7 +167,7 @@ def build_stage(plan: StagePlan, ground: Ground, source: ImageSource, console: C
         return KDStage(flow, settings, ground.teacher)
     if isinstance(settings, EditSettings):
         assert ground.init is not None
-        triples = SceneTriples() if plan.edits is None else FolderTriples(Path(plan.edits))
+        triples = open_triples(source, plan.edits)
         kept = ground.init if settings.keep else None
         if plan.stage == "edit" and ground.teacher is not None:
             kept = ground.teacher
