@@ -28,7 +28,7 @@ _SAID = 0.16
 #: Pixels within this of the peak belong to the dominant hue, in radians of the YIQ plane.
 _WIDTH = 0.7
 _ACHROMATIC = ("black", "gray", "white")
-_GAMMAS = (0.4, 3.2)
+_GAMMAS = (0.12, 6.0)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class ColorProfile:
                 if luminance < 0.65
                 else None
             )
-        if self.dominant_share < _DOMINANT:
+        if not self.hued:
             return None
         names = [name for name in COLORS if name not in _ACHROMATIC]
         nearest = min(names, key=lambda name: _unlikeness(self.dominant, COLORS[name]))
@@ -113,7 +113,7 @@ def recolor_to(source: ColorProfile, color: str) -> Recolor:
     start = _TO_YIQ @ np.asarray(source.dominant if source.hued else source.mean)
     center = math.atan2(start[2], start[1]) if source.hued else None
     if color == "white":
-        return Recolor(chroma=0.07, lift=0.66, gamma=0.8, center=center)
+        return Recolor(chroma=0.05, lift=0.78, gamma=0.8, center=center)
     if color == "black":
         return Recolor(chroma=0.12, gamma=1.1, scale=0.27, center=center)
     if color == "gray":

@@ -82,7 +82,10 @@ def test_a_placement_covers_its_box_and_nothing_else(store: SpriteStore) -> None
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_window_shows_the_same_pixels_as_the_whole_image(store: SpriteStore, mirrored: bool) -> None:
-    places = (Placement(4, -6, 8, 50, 25, mirrored, Recolor(turn=1.0)), Placement(1, 30, 30, 33, 33, mirrored))
+    places = (
+        Placement(4, -6, 8, 50, 25, mirrored, Recolor(turn=1.0)),
+        Placement(1, 30, 30, 33, 33, mirrored),
+    )
     layers = Layers(Background((0.1, 0.5, 0.9), (0.9, 0.2, 0.1), 0.7), places)
     whole = paint(layers, store, (64, 72))
     for window in (Window(0, 0, 40, 40), Window(17, 9, 32, 48), Window(40, 30, 32, 34)):
