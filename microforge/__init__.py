@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from microforge.facade.export import export
     from microforge.facade.load import load
     from microforge.facade.model import Model
+    from microforge.facade.pretrained import from_pretrained
     from microforge.facade.result import GeneratedImage
     from microforge_runtimes.sampler import Step
 
-__all__ = ["GeneratedImage", "Model", "Size", "Step", "__version__", "export", "load"]
+__all__ = ["GeneratedImage", "Model", "Size", "Step", "__version__", "export", "from_pretrained", "load"]
 
 _HOMES = {
     "GeneratedImage": "microforge.facade.result",
@@ -33,6 +34,7 @@ _HOMES = {
     "Size": "microforge.facade.backends",
     "Step": "microforge_runtimes.sampler",
     "export": "microforge.facade.export",
+    "from_pretrained": "microforge.facade.pretrained",
     "load": "microforge.facade.load",
 }
 

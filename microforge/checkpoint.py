@@ -202,6 +202,28 @@ def write_checkpoint(
         _keep_others(Path(folder), target)
 
 
+def copy_whole(folder: str | Path, target: str | Path) -> None:
+    """Write the checkpoint ``folder`` to the new folder ``target`` as one that needs no base, in its stored dtypes.
+
+    Raises:
+        CheckpointError: as ``read_checkpoint``.
+        OutputExistsError: when ``target`` exists.
+    """
+    folder, checkpoint = Path(folder), read_checkpoint(folder)
+    config = json.loads((folder / CONFIG).read_text("utf-8"))
+    tensors = load_file(folder / WEIGHTS)
+    if (base := config.pop("base", None)) is not None:
+        modules = {name.split(".")[0] for name in tensors}
+        inherited = load_file(folder / base / WEIGHTS)
+        tensors |= {name: value for name, value in inherited.items() if name.split(".")[0] not in modules}
+    with atomic_folder(target, marker=CONFIG) as out:
+        (out / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
+        save_file(tensors, out / WEIGHTS)
+        (out / WEIGHTS).chmod(0o644)
+        if checkpoint.tokenizer is not None:
+            shutil.copyfile(checkpoint.tokenizer, out / TOKENIZER)
+
+
 def _keep_others(folder: Path, target: Path) -> None:
     """Copy what is no checkpoint's own, a model card or a student's folder, from ``folder`` to what takes its place."""
     for entry in folder.iterdir() if folder.is_dir() else ():

@@ -37,6 +37,10 @@ class DownloadError(MicroForgeError, ValueError):
     """A bundle that does not arrive, or is not what its manifest says when it does."""
 
 
+class HubError(MicroForgeError, ValueError):
+    """A model of the Hugging Face hub that does not exist, or cannot be downloaded or uploaded."""
+
+
 class OutputError(MicroForgeError, ValueError):
     """A result that cannot be written where it was asked for."""
 

@@ -17,6 +17,7 @@ from microforge.backbone import MicroForgeBackbone
 from microforge.checkpoint import SHIPPED_STUDENT, Checkpoint, read_checkpoint, write_checkpoint
 from microforge.denoiser import Denoiser, build_backbone, build_planner
 from microforge.errors import SpecError
+from microforge.io.hub import download, is_hub_name
 from microforge.latent_blending import after_step, binary_mask, latent_mask
 from microforge.noise import standard_normal
 from microforge.planner import RecurrentLatentPlanner
@@ -56,13 +57,27 @@ class MicroForgePipeline(nn.Module):
         )
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None) -> MicroForgePipeline:
-        """Load a checkpoint folder, or the few-step student that ships with the package.
+    def from_pretrained(
+        cls, checkpoint: str | Path | None = None, revision: str | None = None
+    ) -> MicroForgePipeline:
+        """Load a checkpoint.
+
+        Args:
+            checkpoint: its folder, or ``owner/name`` on the Hugging Face hub; None is the shipped student.
+            revision: branch, tag or commit on the hub; the main branch by default.
 
         Raises:
             CheckpointError: when the folder is missing, damaged or incomplete.
+            HubError: when the hub has no such model or cannot be reached.
+            SpecError: for a revision of a folder.
         """
-        return cls.from_checkpoint(read_checkpoint(SHIPPED_STUDENT if folder is None else folder))
+        if checkpoint is None:
+            return cls.from_checkpoint(read_checkpoint(SHIPPED_STUDENT))
+        on_hub = is_hub_name(str(checkpoint)) and not Path(checkpoint).exists()
+        if revision is not None and not on_hub:
+            raise SpecError(f"revision {revision!r} is for models of the hub; {checkpoint} is a folder")
+        folder = download(str(checkpoint), revision) if on_hub else checkpoint
+        return cls.from_checkpoint(read_checkpoint(folder))
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> MicroForgePipeline:
@@ -84,7 +99,9 @@ class MicroForgePipeline(nn.Module):
         """Write config.json, model.safetensors and tokenizer.json; never pickle.
 
         Args:
-            base: path, from ``folder``, of a checkpoint that what is the same is left to.
+            folder: an older checkpoint there is replaced, other files stay.
+            dtype: of the stored weights.
+            base: path, from ``folder``, of a checkpoint; modules that are equal there are left out here.
         """
         write_checkpoint(folder, self.spec, self.modules_by_name(), self.tokenizer, self.stages, dtype, base)
 

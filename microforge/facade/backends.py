@@ -27,6 +27,7 @@ class Backend(Protocol):
     path: Path
     tasks: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]  # (height, width); of a checkpoint the trained one, others work too
+    steps: int  # sampling steps by default
 
     def generator(self, size: Size | None, request: Work | None) -> Drawer:
         """The generator of one size; the size that suits the source image of ``request`` best when None."""
@@ -46,6 +47,7 @@ class BundleBackend:
         self._threads, self._keep_loaded = threads, keep_loaded
         self.tasks: tuple[str, ...] = tuple(manifest.tasks)
         self.sizes = tuple((entry.height, entry.width) for entry in manifest.sizes)
+        self.steps = manifest.sampler.steps
         self._generators: dict[tuple[int, int] | None, Generator] = {}
 
     def generator(self, size: Size | None, request: Work | None) -> Generator:
@@ -77,6 +79,7 @@ class CheckpointBackend:
         spec = self._load().spec
         self.tasks: tuple[str, ...] = spec.tasks
         self.sizes: tuple[tuple[int, int], ...] = (spec.native_size,)
+        self.steps = len(spec.sampler.timesteps) - 1
         self._multiple: int = spec.vae.downsample
 
     def _load(self) -> MicroForgePipeline:

@@ -12,6 +12,7 @@ from typing import Self
 from microforge.errors import BundleError, SpecError
 from microforge.facade.backends import Backend, Size
 from microforge.facade.images import ImageInput, mask_pixels, source_image
+from microforge.facade.publish import publish
 from microforge.facade.result import GeneratedImage
 from microforge_runtimes.images.resampling import FACTORS
 from microforge_runtimes.images.source_image import Work
@@ -54,6 +55,11 @@ class Model:
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """The sizes (height, width) of a bundle, or the size that a checkpoint was trained at."""
         return self._backend.sizes
+
+    @property
+    def steps(self) -> int:
+        """Sampling steps by default."""
+        return self._backend.steps
 
     def generate(
         self, prompt: str, *, seed: int = 0, steps: int | None = None, size: Size | None = None,
@@ -123,6 +129,28 @@ class Model:
             raise SpecError(f"factor is {factor}; allowed: {', '.join(map(str, FACTORS))}")
         request = Work("super-resolve", source_image(image), factor=factor)
         return self._run(request, prompt, seed, steps, size, callback)
+
+    def push_to_hub(
+        self, name: str, *, revision: str | None = None, private: bool = False,
+        message: str = "Upload with microforge", token: str | None = None,
+    ) -> str:  # fmt: skip
+        """Upload the model to the Hugging Face hub, as one commit and with a model card.
+
+        Args:
+            name: ``owner/name``; the repository is made when it does not exist.
+            revision: an existing branch; the main branch by default.
+            private: whether a repository that is made now is private.
+            message: of the commit.
+            token: access token that may write; the one that ``hf auth login`` stored by default.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            HubError: when the hub refuses it or cannot be reached.
+            MissingExtraError: when huggingface_hub is not installed: ``pip install 'microforge[hub]'``.
+        """
+        return publish(self._backend, name, revision, private, message, token)
 
     def close(self) -> None:
         """Free all networks; a ``with`` block does this at its end."""
