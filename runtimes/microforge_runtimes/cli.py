@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from microforge.bundle.manifest import Task
     from microforge_runtimes.generator import Result
     from microforge_runtimes.images.image_file import Pixels
-    from microforge_runtimes.images.source_image import Work
+    from microforge_runtimes.images.source_request import SourceRequest
     from microforge_runtimes.open_model import Drawer
 
 app = command_app("Draw an image with a bundle or a checkpoint, from words or from a source.")
@@ -56,17 +56,17 @@ def generate(
 ) -> None:  # fmt: skip
     """Draw an image with a bundle or a checkpoint, from words or from a source."""
     from microforge.io.atomic import atomic_bytes, check_output
-    from microforge_runtimes.images.source_image import check_words, read_work
+    from microforge_runtimes.images.source_request import check_options, read_request
     from microforge_runtimes.open_model import Choice, is_checkpoint, known_tasks, open_drawer
 
     chosen = _task(task, source, mask, known_tasks(model))
-    check_words(chosen, source, mask, factor, composite, prompt)
+    check_options(chosen, source, mask, factor, composite, prompt)
     if out.suffix.lower() != ".png":
         raise OutputError(f"--out is {out}; the image is a PNG, give a name that ends in .png")
     check_output(out, force)
     if out.is_dir():
         raise OutputError(f"cannot write {out}: it is a folder")
-    work = None if source is None else read_work(chosen, source, mask, factor, composite)
+    work = None if source is None else read_request(chosen, source, mask, factor, composite)
     with open_drawer(model, Choice(chosen, size, target, threads), work) as drawer:
         result, image = _draw(drawer, work, prompt, seed, steps)
     atomic_bytes(out, _png(result, image), force)
@@ -90,7 +90,7 @@ def _task(task: str | None, source: Path | None, mask: Path | None, has: tuple[T
 
 
 def _draw(
-    drawer: Drawer, work: Work | None, prompt: str | None, seed: int, steps: int | None
+    drawer: Drawer, work: SourceRequest | None, prompt: str | None, seed: int, steps: int | None
 ) -> tuple[Result, Pixels]:
     """Check everything that can be checked without an engine, then draw with a progress bar on stderr."""
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""A bundle or a checkpoint as one kind of thing that draws, and a user's work drawn by it."""
+"""A bundle or a checkpoint as one kind of thing that draws, and a user's request drawn by it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from microforge.tokenizer import TokenIds
 from microforge_runtimes.editor import Editor
 from microforge_runtimes.generator import Generator, Result
 from microforge_runtimes.images.image_file import Pixels
-from microforge_runtimes.images.source_image import (
-    Prepared,
-    Work,
+from microforge_runtimes.images.source_request import (
+    CanvasInputs,
+    SourceRequest,
+    assemble_enlargement,
     choose_size,
-    enlargement,
-    finished,
-    pieces,
-    prepared,
+    from_canvas,
+    split,
+    to_canvas,
 )
 from microforge_runtimes.images.tiling import Tile
 from microforge_runtimes.sampler import Step, StepCallback
@@ -54,7 +54,7 @@ def known_tasks(model: Path) -> tuple[Task, ...] | None:
     return None if is_checkpoint(model) else load_bundle(model).manifest.tasks
 
 
-def open_drawer(model: Path, choice: Choice, work: Work | None) -> Drawer:
+def open_drawer(model: Path, choice: Choice, request: SourceRequest | None) -> Drawer:
     """Open ``model`` at the chosen size, or at the one that suits ``work`` best.
 
     Raises:
@@ -67,48 +67,50 @@ def open_drawer(model: Path, choice: Choice, work: Work | None) -> Drawer:
         return CheckpointEditor(model, size, choice.threads)
     bundle, target = load_bundle(model), choice.target or "onnx"
     size = None if choice.size is None else parse_size(choice.size, bundle.manifest.latent.downsample)
-    if work is None:
+    if request is None:
         return Generator(bundle, target, size, choice.threads)
     if size is None:
-        size = choose_size(work, [(entry.height, entry.width) for entry in bundle.manifest.sizes])
-    several = len(pieces(work, size)) > 1  # tiles: the stages stay in memory from one to the next
+        size = choose_size(request, [(entry.height, entry.width) for entry in bundle.manifest.sizes])
+    several = len(split(request, size)) > 1  # tiles: the stages stay in memory from one to the next
     return Editor(bundle, target, size, choice.threads, keep_loaded=several)
 
 
-def check(drawer: Drawer, work: Work | None, prompt: str | None, seed: int, steps: int | None) -> TokenIds:
+def check(
+    drawer: Drawer, request: SourceRequest | None, prompt: str | None, seed: int, steps: int | None
+) -> TokenIds:
     """The prompt's token ids, after everything that can be refused before an engine loads."""
-    if work is None:
+    if request is None:
         return drawer.check(prompt or "", seed, steps)
-    pieces(work, _size(drawer))
-    return _editor(drawer).check_redraw(work.task, prompt, seed, steps)
+    split(request, _size(drawer))
+    return _editor(drawer).check_redraw(request.task, prompt, seed, steps)
 
 
 def draw(
-    drawer: Drawer, work: Work | None, prompt: str | None, seed: int, steps: int | None,
+    drawer: Drawer, request: SourceRequest | None, prompt: str | None, seed: int, steps: int | None,
     callback: StepCallback | None = None,
 ) -> tuple[Result, Pixels]:  # fmt: skip
     """The drawing, and the user's image made from it: (h, w, 3), or (h, w, 4) where the source has alpha."""
-    if work is None:
+    if request is None:
         result = drawer.generate(prompt or "", seed, steps, callback)
         return result, result.image
     editor, size = _editor(drawer), _size(drawer)
-    if work.task == "super-resolve":
-        return _enlarge(editor, work, size, prompt, seed, steps, callback)
-    ready = prepared(work, size, pieces(work, size)[0])
-    if work.task == "inpaint" and ready.mask is not None:
+    if request.task == "super-resolve":
+        return _enlarge(editor, request, size, prompt, seed, steps, callback)
+    ready = to_canvas(request, size, split(request, size)[0])
+    if request.task == "inpaint" and ready.mask is not None:
         result = editor.inpaint(ready.source, ready.mask, prompt, seed, steps, callback)
     else:
         result = editor.edit(ready.source, prompt, seed, steps, callback, ready.mask)
-    return result, finished(work, ready, result.image)
+    return result, from_canvas(request, ready, result.image)
 
 
 def _enlarge(
-    editor: Editor | CheckpointEditor, work: Work, size: tuple[int, int], prompt: str | None, seed: int,
+    editor: Editor | CheckpointEditor, request: SourceRequest, size: tuple[int, int], prompt: str | None, seed: int,
     steps: int | None, callback: StepCallback | None,
 ) -> tuple[Result, Pixels]:  # fmt: skip
     """Super-resolve tile by tile; tile i is drawn with seed + i. The result is the last tile's."""
-    parts, results = pieces(work, size), []
-    drawn: list[tuple[Tile, Prepared, Pixels]] = []
+    parts, results = split(request, size), []
+    drawn: list[tuple[Tile, CanvasInputs, Pixels]] = []
     for index, tile in enumerate(parts):
 
         def told(step: Step, before: int = index) -> None:
@@ -116,11 +118,13 @@ def _enlarge(
                 done, total = before * step.steps + step.index, len(parts) * step.steps
                 callback(replace(step, index=done, steps=total))
 
-        ready = prepared(work, size, tile)
+        ready = to_canvas(request, size, tile)
         own_seed = (seed + index) % 2**64
-        results.append(editor.super_resolve(ready.source, work.magnification, prompt, own_seed, steps, told))
+        results.append(
+            editor.super_resolve(ready.source, request.magnification, prompt, own_seed, steps, told)
+        )
         drawn.append((tile, ready, results[-1].image))
-    return replace(results[-1], seed=seed), enlargement(work, drawn)
+    return replace(results[-1], seed=seed), assemble_enlargement(request, drawn)
 
 
 def _editor(drawer: Drawer) -> Editor | CheckpointEditor:

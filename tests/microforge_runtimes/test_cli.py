@@ -15,6 +15,7 @@ from PIL import Image
 
 from microforge.bundle.files import load_bundle
 from microforge.io.console import exit_code
+from microforge.version import __version__
 from microforge_runtimes.cli import app
 
 Capture = pytest.CaptureFixture[str]
@@ -34,7 +35,7 @@ def test_an_image_is_written_with_how_it_was_made(
     with Image.open(out) as image:
         assert image.size == (96, 64) and image.mode == "RGB"
         assert image.info == {
-            "Software": "microforge 0.1.0", "prompt": "a red circle — ✓", "seed": "7",
+            "Software": f"microforge {__version__}", "prompt": "a red circle — ✓", "seed": "7",
             "bundle": load_bundle(folded_bundle).id, "size": "64x96", "steps": "4",
         }  # fmt: skip
 

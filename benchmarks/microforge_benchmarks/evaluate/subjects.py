@@ -18,8 +18,8 @@ from microforge.errors import CheckpointError, SpecError
 from microforge.evaluation.generation import Draw, Images, RoundTrip, to_uint8_images
 from microforge.evaluation.oracle.detector import MIN_SIDE
 from microforge.evaluation.planner_probe import Drawing, PlannerFigures, probe_planner
-from microforge_runtimes.images.image_file import Picture
-from microforge_runtimes.images.source_image import Work
+from microforge_runtimes.images.image_file import SourceImage
+from microforge_runtimes.images.source_request import SourceRequest
 from microforge_runtimes.latent_blending import composited
 from microforge_runtimes.open_model import draw as draw_work
 from microforge_runtimes.sampler import from_pixels, to_pixels
@@ -209,8 +209,8 @@ def enlarged(
 ) -> NDArray[np.float32]:
     """What ``mf-generate`` makes of the small image of one example, its target's own: (1, 3, H, W)."""
     small = downsampled(found.targets, found.factors[0]).cpu().numpy()
-    work = Work("super-resolve", Picture(to_pixels(small)), factor=found.factors[0])
-    _, pixels = draw_work(editor, work, found.texts[0], seed, steps)
+    request = SourceRequest("super-resolve", SourceImage(to_pixels(small)), factor=found.factors[0])
+    _, pixels = draw_work(editor, request, found.texts[0], seed, steps)
     return from_pixels(pixels)
 
 

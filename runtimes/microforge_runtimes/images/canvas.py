@@ -11,14 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from microforge.changed_pixels import DIFFERENCE_THRESHOLD, MARGIN, MIN_RADIUS
-from microforge_runtimes.images.image_file import Pixels
+from microforge_runtimes.images.image_file import Mask, Pixels
 from microforge_runtimes.sampler import Floats, from_pixels
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -118,8 +115,3 @@ def _resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
         return pixels
     image = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.LANCZOS)
     return np.asarray(image, np.uint8)
-
-
-def enlarged(plane: Pixels, factor: int) -> Pixels:
-    """An alpha plane (h, w) ``factor`` times larger."""
-    return _resized(plane, (plane.shape[0] * factor, plane.shape[1] * factor))

@@ -1,113 +1,153 @@
-"""A user's image files as pixels: what ``mf-generate`` takes as a source or a mask. No torch.
+"""A user's images as pixels: the source image and the mask of a request, from files, Pillow images or arrays. No torch.
 
-EXIF orientation is applied, so that pixels are as a viewer shows them. Grey, palette and CMYK images become RGB;
-of an animation the first frame counts. Alpha is kept beside the colours, which are laid on white for the model.
-Samples of 16 bits are refused: the result would silently have 8. Colour profiles are ignored: values are taken as
-sRGB.
+Pixels are as a viewer shows them: upright, the first frame of an animation; grey, palette and CMYK images become RGB.
+Alpha is kept beside the colours, and so is a colour profile; models see sRGB on white. Samples of 16 bits are refused:
+the result would silently have 8.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from microforge.errors import DataError
-
-#: Decoders that may run: the fewer, the smaller the surface for hostile files.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-_PNG, _DEPTH_AT = b"\x89PNG\r\n\x1a\n", 24  # Pillow opens colour of 16 bits as 8: only the header tells
+from microforge.io.color_profile import ColorProfile
+from microforge.io.image_decoding import DecodedImage, convert_image, decode_image_bytes, read_image_file
+from microforge_runtimes.images.alpha import over_white
 
 Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+#: What an image may be given as: a file, an open Pillow image, or uint8 (h, w), (h, w, 3) or (h, w, 4).
+ImageInput = str | Path | Image.Image | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An upright image: ``stored`` (h, w, 3) colours as the file has them, ``alpha`` (h, w) or None."""
+class SourceImage:
+    """An upright image.
+
+    ``stored`` (h, w, 3) are the colours as the file has them, of ``profile`` (None: sRGB), ``alpha`` (h, w) or None.
+    ``full_size`` (height, width) is the file's own, larger than ``size`` when that was too much to read whole.
+    ``remarks`` are sentences about what was passed over.
+    """
 
     stored: Pixels
     alpha: Pixels | None = None
+    profile: ColorProfile | None = None
+    full_size: tuple[int, int] | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width)."""
         return self.stored.shape[0], self.stored.shape[1]
 
-    def seen(self) -> Pixels:
-        """The colours (h, w, 3) over white."""
-        if self.alpha is None:
+    @functools.cached_property
+    def colors(self) -> Pixels:
+        """The colours (h, w, 3) in sRGB."""
+        if self.profile is None:
             return self.stored
-        cover = self.alpha[..., None].astype(np.float32) / 255.0
-        mixed: Pixels = np.rint(self.stored * cover + 255.0 * (1.0 - cover)).astype(np.uint8)
-        return mixed
+        return np.asarray(self.profile.to_srgb(Image.fromarray(self.stored)), np.uint8)
+
+    @functools.cached_property
+    def on_white(self) -> Pixels:
+        """What is seen on white: (h, w, 3) in sRGB."""
+        return over_white(self.colors, self.alpha)
+
+    def as_stored(self, colors: Pixels) -> Pixels:
+        """sRGB ``colors`` (h, w, 3) in this image's own profile."""
+        if self.profile is None:
+            return colors
+        return np.asarray(self.profile.from_srgb(Image.fromarray(np.ascontiguousarray(colors))), np.uint8)
+
+    def digest(self) -> str:
+        """SHA-256 of the pixels and the profile, which does not change with the file's format or metadata."""
+        parts = [self.stored, self.alpha]
+        sha = hashlib.sha256(f"{self.size[0]}x{self.size[1]}".encode())
+        for part in (None if part is None else np.ascontiguousarray(part).tobytes() for part in parts):
+            sha.update(b"none" if part is None else part)
+        sha.update(b"srgb" if self.profile is None else self.profile.icc)
+        return sha.hexdigest()
 
 
-def read_picture(path: Path) -> Picture:
-    """Read the source ``path``.
+def read_source_image(image: ImageInput, what: str = "--source") -> SourceImage:
+    """The source ``image``, which messages call ``what``.
 
     Raises:
-        DataError: for a file that is missing, no image of ``FORMATS``, damaged, too large, or of 16 bits.
+        DataError: when a file is missing, no image, damaged, or too large; when samples have 16 bits; when an array
+            is no uint8 image.
     """
-    image = _opened(path, "--source")
-    if "transparency" in image.info or image.getbands()[-1] in ("A", "a"):
-        pixels = np.asarray(image.convert("RGBA"), np.uint8)
-        return Picture(pixels[..., :3], pixels[..., 3])
-    return Picture(np.asarray(image.convert("RGB"), np.uint8))
+    decoded = _decoded(image, what)
+    if decoded.bits > 8:
+        raise DataError(f"{_name(image, what)} has 16 bits per sample; save it with 8 bits per sample first")
+    pixels = np.asarray(decoded.image, np.uint8)
+    remarks = tuple(f"{_name(image, what)}: {remark}" for remark in decoded.remarks)
+    height, width = decoded.image.height, decoded.image.width
+    if decoded.full_size != (height, width):
+        full = decoded.full_size
+        remarks += (
+            f"{_name(image, what)} has {full[1]}x{full[0]} pixels, more than can be worked on; it is read at {width}x{height}",
+        )
+    alpha = pixels[..., 3] if pixels.shape[2] == 4 else None
+    return SourceImage(pixels[..., :3], alpha, decoded.profile, decoded.full_size, remarks)
 
 
-def read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Read the mask ``path``: True (h, w) where it is nearer to white than to black. What is transparent is black.
+def read_mask(mask: ImageInput, source: SourceImage, what: str = "--mask") -> Mask:
+    """The ``mask`` of ``source``: True (h, w) where it is nearer to white than to black.
 
-    Args:
-        size: (height, width) of the source, upright.
+    What is transparent is black. A mask of two levels is judged by them alone, so that one of 0 and 1 is right, too.
 
     Raises:
-        DataError: as ``read_picture``; also for another size, or a mask without a white pixel.
+        DataError: as ``read_source_image``, but for 16 bits; also for another size than the source's, or a mask
+            without a white pixel.
     """
-    image = _opened(path, "--mask")
-    if "transparency" in image.info or image.getbands()[-1] in ("A", "a"):
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer)
-    mask: NDArray[np.bool_] = np.asarray(image.convert("L")) > 127
-    if mask.shape != size:
+    decoded, size = _decoded(mask, what), source.size
+    image = decoded.image
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    levels = np.asarray(image.convert("L"))
+    if decoded.full_size not in (size, source.full_size or size):
+        height, width = decoded.full_size
         raise DataError(
-            f"--mask {path} has {mask.shape[1]}x{mask.shape[0]} pixels, the source {size[1]}x{size[0]}; "
-            "draw it on a copy of the source"
+            f"{_name(mask, what)} has {width}x{height} pixels, the source {size[1]}x{size[0]}; "
+            "paint it on a copy of the source"
         )
-    if not mask.any():
-        raise DataError(f"--mask {path} is all black; paint what is to be drawn white")
-    return mask
+    brightest = int(levels.max())
+    black_and_one_level = not ((levels > 0) & (levels < brightest)).any()
+    area: Mask = levels > (0 if black_and_one_level else 127)
+    if not area.any():
+        raise DataError(
+            f"{_name(mask, what)} is black, its brightest value is {brightest} of 255; "
+            "paint white what is to be generated"
+        )
+    if area.shape != size:  # of the source's full size, which was read at a smaller one
+        shrunk = Image.fromarray(area).convert("L").resize((size[1], size[0]), Image.Resampling.BOX)
+        area = np.asarray(shrunk) > 0
+    return area
 
 
-def _opened(path: Path, option: str) -> Image.Image:
-    """The decoded, upright image."""
+def _decoded(image: ImageInput, what: str) -> DecodedImage:
     try:
-        with path.open("rb") as stream:
-            head = stream.read(_DEPTH_AT + 1)
-        with Image.open(path, formats=FORMATS) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise DataError(
-                    f"{option} {path} has {image.width}x{image.height} pixels; at most {limit} in all"
-                )
-            deep = head.startswith(_PNG) and len(head) > _DEPTH_AT and head[_DEPTH_AT] == 16
-            if deep or image.mode.startswith(("I", "F")):
-                raise DataError(
-                    f"{option} {path} has 16 bits per sample; save it with 8 bits per sample first"
-                )
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except DataError:
-        raise
-    except OSError as error:
-        reason = (
-            f"none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else error.strerror
-        )
-        reason = reason or " ".join(str(error).split())
-        raise DataError(f"{option} {path} cannot be read: {reason}") from None
-    except Exception as error:  # decoders raise whatever the broken bytes lead them to
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{option} {path} cannot be decoded: {reason}") from None
+        if isinstance(image, Image.Image):
+            return convert_image(image)
+        if isinstance(image, np.ndarray):
+            return convert_image(_from_array(image))
+        return decode_image_bytes(read_image_file(Path(image)), large_jpeg="reduce")
+    except DataError as error:
+        raise DataError(f"{_name(image, what)} {error}") from None
+
+
+def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:
+    shape, dtype = pixels.shape, pixels.dtype
+    if dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))) or 0 in shape:
+        raise DataError(f"is {dtype}{list(shape)}; allowed: uint8 of (h, w), (h, w, 3) or (h, w, 4)")
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def _name(image: ImageInput, what: str) -> str:
+    return f"{what} {image}" if isinstance(image, (str, Path)) else what

@@ -43,7 +43,7 @@ def test_photos_train_a_vae_and_a_flow_that_resume_exactly_after_the_folder_move
 ) -> None:
     run_stage(mini.request(tmp_path / "run", data=str(photos)))
     broken, bare = (tmp_path / "run/vae" / SKIPPED).read_text().splitlines()
-    assert broken.startswith("5.jpg: cannot be decoded (") and bare == "6.png: no caption"
+    assert broken.startswith("5.jpg: is a damaged JPEG image (") and bare == "6.png: no caption"
     std = read_checkpoint(tmp_path / "run/vae/checkpoint").spec.vae.latent_std
     assert len(std) == 4 and min(std) > 0
     shutil.copytree(tmp_path / "run", tmp_path / "whole")
