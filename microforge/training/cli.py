@@ -59,7 +59,7 @@ def train(
     config: Annotated[str | None, typer.Option(
         help="nano, tiny, small or base; that of --init, else tiny.", rich_help_panel=_WHAT)] = None,
     data: Annotated[str, typer.Option(
-        help="scenes (the built-in world), a folder of captioned images, or .tar shards: SHARD.tar, 'x/{000..127}.tar'.",
+        help="scenes (the built-in world), stickers:FOLDER, a mixture (scenes+3*stickers:FOLDER), a folder of captioned images, or .tar shards: SHARD.tar, 'x/{000..127}.tar'.",
         rich_help_panel=_WHAT)] = "scenes",
     edits: Annotated[str | None, typer.Option(
         help="edit: a folder with metadata.jsonl of source, instruction, target; the built-in edits by default.",
@@ -82,6 +82,9 @@ def train(
         help="Start from a checkpoint's weights: a folder, or pretrained.", rich_help_panel=_WHAT)] = None,
     teacher: Annotated[str | None, typer.Option(
         help="kd: the checkpoint to learn from. edit: the one whose generation is kept. reward, rewrite: the one that draws, best a few-step student of --init (student: the shipped one); --init by default.", rich_help_panel=_WHAT)] = None,
+    tokenizer: Annotated[Path | None, typer.Option(
+        help="vae, flow: tokenizer.json of a new text encoder (mf-data tokenizer); that of the weights it stands on by default.",
+        rich_help_panel=_WHAT)] = None,
     settings: Annotated[Path | None, typer.Option(
         help="all: a curriculum as TOML instead of the configuration's own.", rich_help_panel=_WHAT)] = None,
     decoder_only: Annotated[bool, typer.Option(
@@ -135,7 +138,7 @@ def train(
     request = TrainRequest(
         stage=stage.value, out=out, config=config, settings=settings, data=data, edits=edits, flip=flip,
         random_crop=random_crop, size=size, steps=steps, batch=batch,
-        init=init, teacher=teacher, resume=resume, force=force, dry_run=dry_run, seed=seed, device=device, bf16=bf16,
+        init=init, teacher=teacher, tokenizer=tokenizer, resume=resume, force=force, dry_run=dry_run, seed=seed, device=device, bf16=bf16,
         compile=compile, accumulate=accumulate, checkpoint_blocks=checkpoint_blocks, optimizer=optimizer,
         decoder_only=decoder_only, crop=crop, threads=threads, workers=workers, minutes=minutes,
         save_every=save_every, sample_every=sample_every, tensorboard=tensorboard,

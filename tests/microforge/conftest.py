@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from torch import nn
 
 from microforge.pipeline import MicroForgePipeline
@@ -50,3 +51,20 @@ def mini(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(owner, name, value)
     torch.set_num_threads(1)
     return module
+
+
+@pytest.fixture(scope="session")
+def sprites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's own folder of eight stickers, discs of one colour each: four subjects in the styles plain and wide."""
+    folder, side = tmp_path_factory.mktemp("sprites"), 48
+    for index in range(8):
+        style = ("plain", "wide")[index % 2]
+        image = Image.new("RGBA", (side, side))
+        height = side if style == "plain" else side // 2
+        color = ((220, 20, 30, 255), (20, 160, 60, 255), (30, 60, 220, 255), (240, 200, 20, 255))[index % 4]
+        box = (0, (side - height) // 2, side - 1, (side + height) // 2 - 1)
+        ImageDraw.Draw(image).ellipse(box, fill=color)
+        path = folder / style / f"subject-{index // 2}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    return folder

@@ -127,7 +127,7 @@ def plan_steps(curriculum: Curriculum, request: TrainRequest) -> list[Step]:
         check_data(head.stage, request)
         plan = StagePlan(
             head.stage, phase.name, request.out / phase.name, spec, phase.settings,
-            _phase_loop(loop, phase, request), phase.size, request.data, head.decoder_only, request.edits,
+            _phase_loop(loop, phase, request), phase.size, request.data, head.decoder_only, request.edits, request.tokenizer,
         )  # fmt: skip
         spread_over(plan, 1, plan.loop.device)
         vae: Source

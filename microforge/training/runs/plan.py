@@ -53,6 +53,7 @@ class TrainRequest:
     batch: int | None = None
     init: str | None = None
     teacher: str | None = None
+    tokenizer: Path | None = None
     resume: bool = False
     force: bool = False
     dry_run: bool = False
@@ -87,6 +88,7 @@ class StagePlan:
     data: str
     decoder_only: bool = False
     edits: str | None = None  # the folder of edit triples; None = the built-in world's
+    tokenizer: Path | None = None  # of a new text encoder; None = that of the weights it stands on
 
     @property
     def checkpoint(self) -> Path:
@@ -122,7 +124,7 @@ def plan_stage(request: TrainRequest, spec: ModelSpec, native_size: tuple[int, i
     name = DECODER if request.decoder_only else request.stage
     return StagePlan(
         request.stage, name, request.out / name, spec, settings, loop_settings(request), size,
-        request.data, request.decoder_only, request.edits,
+        request.data, request.decoder_only, request.edits, request.tokenizer,
     )  # fmt: skip
 
 
@@ -163,6 +165,8 @@ def _with_options(settings: StageSettings, request: TrainRequest) -> StageSettin
         raise SpecError(f"--teacher belongs to the stages kd, edit, reward and rewrite, not {request.stage}")
     if request.teacher is None and request.stage == "kd" and not request.dry_run:
         raise SpecError("the stage kd needs --teacher CHECKPOINT")
+    if request.tokenizer is not None and request.stage not in ("vae", "flow"):
+        raise SpecError(f"--tokenizer belongs to the stages vae and flow, not {request.stage}")
     if request.settings is not None:
         raise SpecError(f"--settings belongs to the stage all, not {request.stage}")
     if request.crop is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from microforge.checkpoint import CONFIG, read_checkpoint
 from microforge.data.image_source import ImageSource
 from microforge.data.open import open_triples
 from microforge.data.world.image_source import SCENES
@@ -128,6 +129,7 @@ def check_folder(plan: StagePlan, ground: Ground, resume: bool, force: bool) -> 
         raise CheckpointError(f"nothing to resume: {folder / STATE} does not exist; leave out --resume")
     if exists and resume:
         check_identity(folder, identity(plan, ground))
+        _check_tokenizer(plan, ground)
     elif exists and not force:
         raise OutputExistsError(f"{folder} holds a run; --resume goes on with it, --force starts over")
 
@@ -152,7 +154,7 @@ def build_stage(plan: StagePlan, ground: Ground, source: ImageSource, console: C
     """
     settings, loop = plan.settings, plan.loop
     if isinstance(settings, VAESettings):
-        tokenizer = PromptTokenizer.load() if SHIPPED_TOKENIZER.is_file() else build_tokenizer()
+        tokenizer = _vae_tokenizer(plan)
         finished = ground.vae if plan.decoder_only else None
         source.prepare(plan.size)
         vae = VAEStage(plan.spec, settings, loop, plan.size, tokenizer, finished, source=source)
@@ -161,7 +163,9 @@ def build_stage(plan: StagePlan, ground: Ground, source: ImageSource, console: C
         return vae
     assert ground.vae is not None
     cache = plan.folder / "latents.safetensors"
-    flow = FlowStage(plan.spec, ground.vae, settings, loop, plan.size, cache, console, ground.init, source)
+    flow = FlowStage(
+        plan.spec, ground.vae, settings, loop, plan.size, cache, console, ground.init, source, plan.tokenizer
+    )  # fmt: skip
     if isinstance(settings, KDSettings):
         assert ground.teacher is not None
         return KDStage(flow, settings, ground.teacher)
@@ -177,3 +181,26 @@ def build_stage(plan: StagePlan, ground: Ground, source: ImageSource, console: C
             return RewriteStage(edit, settings, ground.init)
         return RewardStage(edit, settings, ground.init) if isinstance(settings, RewardSettings) else edit
     return flow
+
+
+def _vae_tokenizer(plan: StagePlan) -> PromptTokenizer:
+    """What the VAE's checkpoint hands on to the stages after it."""
+    if plan.tokenizer is not None:
+        return PromptTokenizer.load(plan.tokenizer)
+    return PromptTokenizer.load() if SHIPPED_TOKENIZER.is_file() else build_tokenizer()
+
+
+def _check_tokenizer(plan: StagePlan, ground: Ground) -> None:
+    """A run goes on with the tokenizer that its text encoder has learned from.
+
+    Raises:
+        CheckpointError: when its last checkpoint has another one than it would be given now.
+    """
+    path = plan.tokenizer or (None if ground.vae is None else ground.vae.tokenizer)
+    if plan.stage != "flow" or path is None or not (plan.checkpoint / CONFIG).is_file():
+        return
+    before = read_checkpoint(plan.checkpoint).tokenizer
+    if before is not None and PromptTokenizer.load(before).to_json() != PromptTokenizer.load(path).to_json():
+        raise CheckpointError(
+            f"{plan.folder} was trained with another tokenizer than {path}; repeat its --tokenizer"
+        )

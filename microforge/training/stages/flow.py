@@ -167,7 +167,7 @@ class FlowStage(WithoutAdversary):
     def __init__(
         self, spec: ModelSpec, vae_checkpoint: Checkpoint, settings: FlowSettings, loop: LoopSettings,
         size: tuple[int, int], cache: Path, console: Console, init: Checkpoint | None = None,
-        source: ImageSource | None = None,
+        source: ImageSource | None = None, tokenizer: Path | None = None,
     ) -> None:  # fmt: skip
         """Encode the data, once, and build the network.
 
@@ -176,11 +176,13 @@ class FlowStage(WithoutAdversary):
             cache: file of the encoded data set.
             init: weights to start from instead of random ones.
             source: of images and captions; the procedural world by default.
+            tokenizer: another ``tokenizer.json`` than the VAE checkpoint's, for a text encoder that starts from nothing.
+
+        Raises:
+            CheckpointError: when there is no tokenizer, or another one than the weights of ``init`` were trained with.
         """
         self.spec, self.settings, self.loop, self.size = spec, settings, loop, size
-        if vae_checkpoint.tokenizer is None:
-            raise CheckpointError("the checkpoint has no tokenizer.json; run `mf-train vae` again")
-        self.tokenizer = PromptTokenizer.load(vae_checkpoint.tokenizer)
+        self.tokenizer = _tokenizer(vae_checkpoint, init, tokenizer)
         self.vae = MicroForgeVAE(self.spec.vae).requires_grad_(False).eval().to(loop.device)
         vae_checkpoint.load_into("vae", self.vae)
         length = self.spec.text_encoder.max_length
@@ -266,3 +268,17 @@ class FlowStage(WithoutAdversary):
         }  # fmt: skip
         spec = replace(self.spec, native_size=self.size, tasks=tasks or self.spec.tasks)
         write_checkpoint(folder, spec, modules, self.tokenizer, stages)
+
+
+def _tokenizer(vae: Checkpoint, init: Checkpoint | None, file: Path | None) -> PromptTokenizer:
+    """``file``'s tokenizer, which must be that of ``init`` where there is one; else the VAE checkpoint's."""
+    path = file or vae.tokenizer
+    if path is None:
+        raise CheckpointError("the checkpoint has no tokenizer.json; run `mf-train vae` again")
+    chosen = PromptTokenizer.load(path)
+    if file is not None and init is not None and init.tokenizer is not None:
+        if PromptTokenizer.load(init.tokenizer).to_json() != chosen.to_json():
+            raise CheckpointError(
+                f"the weights of --init read prompts with another tokenizer than {file}; leave out --init or --tokenizer"
+            )
+    return chosen

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from microforge.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from microforge.errors import CheckpointError, MicroForgeError, OutputExistsError
+from microforge.errors import CheckpointError, MicroForgeError, OutputExistsError, SpecError
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import SamplerSpec
-from microforge.tokenizer import PromptTokenizer
+from microforge.tokenizer import PromptTokenizer, train_tokenizer
 from microforge.training.engine.state import STATE
 from microforge.training.runs import plan as training_plan
 from microforge.training.runs.plan import pick_device
@@ -57,6 +57,35 @@ def test_vae_run_killed_and_resumed_equals_an_uninterrupted_one(tmp_path: Path, 
     logs = [(tmp_path / run / "vae" / "log.jsonl").read_text("utf-8") for run in ("whole", "broken")]
     one, two = ([{**json.loads(row), "samples_per_s": 0} for row in log.splitlines()] for log in logs)
     assert one == two, "a resumed run logs the same steps with the same values"
+
+
+def test_a_new_text_encoder_learns_with_its_own_tokenizer_and_never_mixes_two(
+    tmp_path: Path, mini: Any
+) -> None:
+    file = tmp_path / "tokenizer.json"
+    other = PromptTokenizer(train_tokenizer(["vaca azul", "a blue cow"] * 3))
+    other.save(file)
+    run_stage(mini.request(tmp_path, steps=1))
+    flow = mini.request(tmp_path, "flow", steps=2, tokenizer=file)
+    run_stage(flow)
+    tokenizer = _checkpoint(tmp_path, "flow").tokenizer
+    assert tokenizer is not None and PromptTokenizer.load(tokenizer).to_json() == other.to_json()
+    with pytest.raises(CheckpointError, match="repeat its --tokenizer"):
+        run_stage(replace(flow, steps=3, resume=True, tokenizer=None))
+    run_stage(replace(flow, steps=3, resume=True))
+    shipped = mini.random_checkpoint(tmp_path / "shipped")
+    with pytest.raises(CheckpointError, match="another tokenizer than"):
+        run_stage(replace(flow, out=tmp_path / "second", init=str(shipped)))
+    with pytest.raises(SpecError, match="--tokenizer belongs to the stages vae and flow, not edit"):
+        run_stage(mini.request(tmp_path, "edit", tokenizer=file))
+
+
+def test_edits_come_from_the_data_s_own_world(sprites: Path, tmp_path: Path, mini: Any) -> None:
+    data = f"scenes+stickers:{sprites}"
+    run_stage(mini.request(tmp_path, steps=1, data=data))
+    run_stage(mini.request(tmp_path, "flow", steps=1, data=data))
+    run_stage(mini.request(tmp_path, "edit", steps=2, data=data))
+    assert _checkpoint(tmp_path, "edit").stages == ("vae", "flow", "edit")
 
 
 def test_flow_stands_on_the_vae_learns_and_resumes(tmp_path: Path, mini: Any) -> None:
