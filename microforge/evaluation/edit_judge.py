@@ -1,4 +1,4 @@
-"""Did an edit do what it was told, and nothing else? The oracle for the words, PSNR for the pixels.
+"""Rules that judge edits and inpaintings: the detected objects against the instruction, and PSNR by region.
 
 Letters: B images, H W image height and width.
 """
@@ -16,56 +16,63 @@ from microforge.data.world.edits import Edit
 from microforge.data.world.scenes import Scene, SceneObject, place_of
 from microforge.errors import DataError
 from microforge.evaluation.oracle.detector import DetectedObject, Detection
-from microforge.evaluation.oracle.verdict import in_place
+from microforge.evaluation.oracle.verdict import in_region
 
 
 def shows(scene: Scene, detection: Detection) -> bool:
     """Whether an image shows exactly the objects of ``scene``, by shape and colour, on its background."""
-    wanted = Counter((item.shape, item.color) for item in scene.objects)
-    found = Counter((one.shape, one.color) for one in detection.objects)
-    return wanted == found and detection.background == scene.background
+    expected = Counter((item.shape, item.color) for item in scene.objects)
+    detected = Counter((one.shape, one.color) for one in detection.objects)
+    return expected == detected and detection.background == scene.background
 
 
 def instruction_followed(edit: Edit, detection: Detection) -> bool:
-    """Whether an image shows what ``edit`` asks for: its target's objects, and the moved one at its place."""
+    """Whether an image shows the objects of the target of ``edit``, with a moved object in its new region."""
     if not shows(edit.target, detection):
         return False
     if edit.operation != "move":
         return True
     moved = set(edit.target.objects) - set(edit.source.objects)
     return all(
-        any(_is(one, item) and in_place(place_of(item.x, item.y), one.x, one.y) for one in detection.objects)
+        any(
+            _same(one, item) and in_region(place_of(item.x, item.y), one.x, one.y)
+            for one in detection.objects
+        )
         for item in moved
     )
 
 
 def completed(item: SceneObject, detection: Detection) -> bool:
-    """Whether the object that a hole hid was drawn again: its shape and colour, centred within its radius."""
+    """Whether an image shows the masked object ``item`` again: its shape and colour, centred within its radius."""
     return any(
-        _is(one, item) and (one.x - item.x) ** 2 + (one.y - item.y) ** 2 <= item.radius**2
+        _same(one, item) and (one.x - item.x) ** 2 + (one.y - item.y) ** 2 <= item.radius**2
         for one in detection.objects
     )
 
 
-def _is(one: DetectedObject, item: SceneObject) -> bool:
+def _same(one: DetectedObject, item: SceneObject) -> bool:
     return (one.shape, one.color) == (item.shape, item.color)
 
 
 def region_psnr(images: Tensor, references: Tensor, regions: Tensor) -> Tensor:
-    """PSNR in dB over the pixels of a region, per image.
+    """PSNR in dB over the pixels of a region, for each image.
 
     Args:
-        images, references: (B, 3, H, W) in [0, 1]. regions: (B, 1, H, W), above 0 where pixels count.
+        images: (B, 3, H, W) in [0, 1].
+        references: (B, 3, H, W) in [0, 1].
+        regions: (B, 1, H, W), above 0 on the pixels that count.
+
     Returns:
-        (B,), infinite where two images are equal there, and not a number where the region is empty.
+        (B,), infinite where two images are equal in the region, and NaN where the region is empty.
+
     Raises:
-        DataError: when the shapes do not fit.
+        DataError: when the shapes do not match.
     """
     batch, _, height, width = images.shape
     if images.shape != references.shape or regions.shape != (batch, 1, height, width):
         raise DataError(
             f"images {tuple(images.shape)}, references {tuple(references.shape)} and regions {tuple(regions.shape)} "
-            "do not fit; give (B, 3, H, W) twice and (B, 1, H, W)"
+            "do not match; give (B, 3, H, W) twice and (B, 1, H, W)"
         )
     inside = (regions > 0).expand_as(images)
     error = torch.where(inside, (images.double() - references.double()).square(), 0.0)
@@ -73,7 +80,7 @@ def region_psnr(images: Tensor, references: Tensor, regions: Tensor) -> Tensor:
 
 
 def composited(images: Tensor, sources: Tensor, regions: Tensor) -> Tensor:
-    """``images`` inside ``regions`` (B, 1, H, W) and ``sources`` elsewhere, bit for bit: (B, 3, H, W)."""
+    """``images`` inside ``regions`` (B, 1, H, W) and the exact pixels of ``sources`` elsewhere: (B, 3, H, W)."""
     return torch.where(regions > 0, images, sources)
 
 

@@ -1,4 +1,4 @@
-"""Images that satisfy prompts for certain: the renderer's own scenes, for the ceilings of an evaluation."""
+"""True renders of evaluation prompts, which give the ceiling of an evaluation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Identity = tuple[str, str]  # color, shape
 
 
 def scene_for_prompt(prompt: Prompt, rng: np.random.Generator) -> Scene:
-    """A scene that shows ``prompt`` and nothing else; what the prompt leaves open is drawn from ``rng``."""
+    """Sample a scene that shows ``prompt`` and nothing else; ``rng`` decides what the prompt leaves open."""
     identities = [
         (item.color or _free_color(prompt.background, rng), item.shape)
         for item in prompt.objects
@@ -46,8 +46,8 @@ def scene_for_prompt(prompt: Prompt, rng: np.random.Generator) -> Scene:
     return Scene(background, COLORS[background], objects, prompt.category, prompt.relation)
 
 
-def draw_scenes(prompts: Sequence[Prompt], seed: int, height: int, width: int) -> NDArray[np.uint8]:
-    """True renders (B, height, width, 3) of scenes that show ``prompts``; scene i is drawn from seed + i."""
+def render_prompts(prompts: Sequence[Prompt], seed: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Render scenes that show ``prompts``: uint8 (B, height, width, 3); scene i is sampled with seed + i."""
     scenes = [scene_for_prompt(prompt, np.random.default_rng(seed + i)) for i, prompt in enumerate(prompts)]
     pixels = to_uint8(render(scenes, height, width))
     images: NDArray[np.uint8] = pixels.permute(0, 2, 3, 1).contiguous().numpy()

@@ -1,10 +1,10 @@
-"""Kernel distance between two sets of images: the unbiased squared MMD of KID (arXiv 1801.01401), equation 4.
+"""KID, the kernel distance between two sets of images: an unbiased squared MMD (arXiv 1801.01401, equation 4).
 
     features (N, F) of images and of references -> mean k(x, x') + mean k(y, y') - 2 mean k(x, y)
 
-with ``k(x, y) = (x . y / F + 1)^3``. The features are those of our own classifier, so a value compares only with
-values under the same classifier, and it is not an FID. Zero is expected for two samples of one distribution, and
-an unbiased estimate of zero is as often below it as above.
+The kernel is ``k(x, y) = (x . y / F + 1)^3``. The features are those of this package's classifier, so a value is
+comparable only with values under the same classifier, and not with FID or with KID on Inception features. Two samples of
+one distribution have an expected value of zero; an unbiased estimate of it is negative as often as positive.
 
 Letters: N images, F features.
 """
@@ -26,7 +26,7 @@ _ROWS = 1024  # of a kernel matrix in memory at once
 
 @dataclass(frozen=True)
 class Kid:
-    """A distance, its standard error (None with fewer than two subsets) and how many subsets gave that."""
+    """A kernel distance, its standard error (None for fewer than two subsets), and the number of subsets."""
 
     value: float
     stderr: float | None
@@ -34,17 +34,20 @@ class Kid:
 
 
 def polynomial_kernel(x: Tensor, y: Tensor) -> Tensor:
-    """``(x . y / F + 1)^3`` of every row of (N, F) with every row of (M, F): (N, M)."""
+    """Polynomial kernel ``(x . y / F + 1)^3`` of every row of (N, F) with every row of (M, F): (N, M)."""
     return (x @ y.T / x.shape[1] + 1.0) ** 3
 
 
 def squared_mmd(x: Tensor, y: Tensor, *, paired: bool = False) -> float:
-    """Unbiased squared maximum mean discrepancy of two samples (N, F) and (M, F).
+    """Unbiased squared maximum mean discrepancy of two samples.
 
     Args:
-        paired: row i of both belongs to one prompt. Such rows resemble each other whatever their
-            distributions are, so the pairs (i, i) are left out of the mixed term too: the one-sample
-            statistic of Gretton et al. (JMLR 2012, lemma 6), unbiased for pairs that are drawn together.
+        x: features (N, F) of one sample.
+        y: features (M, F) of the other sample.
+        paired: rows i of both samples belong to one prompt. Such rows are similar whatever the distributions are, so the
+            pairs (i, i) are left out of the mixed term: the one-sample statistic of Gretton et al. (JMLR 2012,
+            lemma 6), which is unbiased for pairs that are sampled together.
+
     Raises:
         DataError: for fewer than two rows, different widths, or pairs of different number.
     """
@@ -58,18 +61,20 @@ def squared_mmd(x: Tensor, y: Tensor, *, paired: bool = False) -> float:
 
 
 def kid(x: Tensor, y: Tensor, *, paired: bool = False, seed: int = 0) -> Kid:
-    """Kernel distance of images with features (N, F) from references with features (M, F).
+    """KID of images with features ``x`` from references with features ``y``.
 
-    The value is ``squared_mmd`` of everything, which is the mean over all ways to cut the samples into
-    subsets. The standard error comes from one cut into disjoint subsets, at least ten where the number of
-    images allows it, of a hundred images where it allows that. Their mean is unbiased too and never more
-    exact than the value, so the error is honest, and on the safe side where the distance is near zero.
+    The value is ``squared_mmd`` of all rows, the mean over all ways to divide the samples into subsets. The standard
+    error comes from one division into disjoint subsets: at least ten where possible, and of about a hundred images. It is
+    the error of their mean, which varies more than the value, so it is conservative.
 
     Args:
+        x: features (N, F) of the images.
+        y: features (M, F) of the references.
         paired: as in ``squared_mmd``.
-        seed: of the cut.
+        seed: seed of the division into subsets.
+
     Raises:
-        DataError: as ``squared_mmd``.
+        DataError: as in ``squared_mmd``.
     """
     value = squared_mmd(x, y, paired=paired)
     smaller = min(len(x), len(y))
@@ -91,13 +96,13 @@ def _check(x: Tensor, y: Tensor, paired: bool) -> None:
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise DataError(f"KID compares features (N, F) and (M, F) of one width, got {shapes}")
     if min(len(x), len(y)) < 2:
-        raise DataError(f"KID needs at least two images on both sides, got features {shapes}")
+        raise DataError(f"KID needs at least two images in both sets, got features {shapes}")
     if paired and len(x) != len(y):
         raise DataError(f"paired features need one reference for each image, got {shapes}")
 
 
 def _total(x: Tensor, y: Tensor) -> float:
-    """Sum of the kernel over all pairs, a block of rows at a time."""
+    """Sum of the kernel over all pairs, computed in blocks of rows."""
     starts = range(0, len(x), _ROWS)
     return sum(float(polynomial_kernel(x[start : start + _ROWS], y).sum()) for start in starts)
 
@@ -107,5 +112,5 @@ def _off_diagonal(x: Tensor) -> float:
 
 
 def _diagonal(x: Tensor, y: Tensor) -> Tensor:
-    """The kernel of row i with row i: (N,)."""
+    """Kernel of row i of ``x`` with row i of ``y``: (N,)."""
     return ((x * y).sum(1) / x.shape[1] + 1.0) ** 3

@@ -1,4 +1,4 @@
-"""Image similarity: PSNR, and SSIM as its authors define it (Wang et al. 2004).
+"""Image similarity metrics: PSNR, and SSIM as defined by Wang et al. (2004).
 
 Letters: B images, H W height and width.
 """
@@ -16,12 +16,15 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, per image.
+    """Peak signal-to-noise ratio in dB of each image.
 
     Args:
-        images, references: (B, 3, H, W) in [0, 1].
+        images: (B, 3, H, W) in [0, 1].
+        references: (B, 3, H, W) in [0, 1].
+
     Returns:
         (B,), infinite where two images are equal.
+
     Raises:
         DataError: when the shapes differ.
     """
@@ -31,21 +34,24 @@ def psnr(images: Tensor, references: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, references: Tensor) -> Tensor:
-    """Structural similarity, per image.
+    """Structural similarity of each image, in its standard form.
 
-    The standard form: 11 x 11 Gaussian window of sigma 1.5, K = (0.01, 0.03), population statistics, each
-    colour channel by itself, mean over the positions where the window fits.
+    The window is Gaussian, 11 x 11 with sigma 1.5, and K = (0.01, 0.03). Statistics are those of a population. Colour
+    channels are averaged, as are all positions where the window fits.
 
     Args:
-        images, references: (B, C, H, W) in [0, 1], at least 11 px a side.
+        images: (B, C, H, W) in [0, 1], at least 11 px per side.
+        references: (B, C, H, W) in [0, 1].
+
     Returns:
         (B,), 1 where two images are equal.
+
     Raises:
         DataError: when the shapes differ, or the images are smaller than the window.
     """
     _check(images, references)
     if min(images.shape[2:]) < _WINDOW:
-        raise DataError(f"SSIM needs images of at least {_WINDOW} px a side, got {tuple(images.shape[2:])}")
+        raise DataError(f"SSIM needs images of at least {_WINDOW} px per side, got {tuple(images.shape[2:])}")
     x, y = images.double(), references.double()
     mean_x, mean_y = _blurred(x), _blurred(y)
     var_x = _blurred(x * x) - mean_x.square()
@@ -64,7 +70,7 @@ def _check(images: Tensor, references: Tensor) -> None:
 
 
 def _blurred(x: Tensor) -> Tensor:
-    """Gaussian-weighted mean (B, C, H - 10, W - 10) around every position where the window fits."""
+    """Gaussian-weighted mean (B, C, H - 10, W - 10) at every position where the window fits."""
     offsets = torch.arange(_WINDOW, dtype=x.dtype, device=x.device) - _WINDOW // 2
     weights = torch.exp(-offsets.square() / (2 * _SIGMA**2))
     weights = (weights / weights.sum()).reshape(1, 1, -1, 1)

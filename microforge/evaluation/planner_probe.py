@@ -1,7 +1,7 @@
-"""Does the planner do anything? Two figures of a checkpoint, measured while it draws (SPEC sections 3 and 9).
+"""Two metrics of the planner of a checkpoint, measured while it generates: collapse and self-conditioning.
 
-Collapse: plan tokens that all point one way carry one token's worth of information. Self-conditioning: a plan that
-the next step ignores costs its bytes in every runtime and gives nothing back.
+Collapse: plan tokens that all have the same direction carry the information of one. Self-conditioning: if the next step
+ignores the plan of the previous one, its memory and bandwidth are wasted on every device (SPEC sections 3 and 9).
 
 Letters: B images, K plan tokens, D width.
 """
@@ -23,8 +23,8 @@ _HAS_PLAN = 4  # position among the arguments of RecurrentLatentPlanner.forward
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How the images are drawn: size in pixels, steps of a uniform grid, guidance scale, seed of the first."""
+class ProbeSettings:
+    """Size in pixels, sampling steps on a uniform grid, guidance scale, and seed of the first image."""
 
     height: int
     width: int
@@ -34,44 +34,49 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class PlannerFigures:
-    """``mean_cosine``: between different plan tokens, over the prompts' own branch and all steps; 1 is collapse.
+class PlannerMetrics:
+    """Metrics of the planner.
 
-    ``self_conditioning_change``: root of the mean squared difference, in [0, 1], between images drawn with
-    the plan handed on and the same images drawn without it; 0 when the plan's memory is ignored.
+    Attributes:
+        mean_cosine: cosine similarity between different plan tokens, over the conditional branch and all steps; 1 is
+            collapse.
+        self_conditioning_change: root mean squared difference, in [0, 1], between images generated with and without the
+            plan of the previous step; 0 when the planner ignores it.
     """
 
     mean_cosine: float
     self_conditioning_change: float
 
 
-def probe_planner(pipeline: MicroForgePipeline, texts: Sequence[str], drawing: Drawing) -> PlannerFigures:
-    """Draw ``texts`` twice from the same noise, watching the planner and then cutting off its memory."""
+def probe_planner(
+    pipeline: MicroForgePipeline, prompts: Sequence[str], settings: ProbeSettings
+) -> PlannerMetrics:
+    """Generate images for ``prompts`` twice from the same noise: as usual, and without the previous step's plan."""
 
-    def draw() -> Tensor:
+    def generate() -> Tensor:
         return pipeline.text2img(
-            list(texts), drawing.height, drawing.width, drawing.steps, drawing.guidance, drawing.seed
+            list(prompts), settings.height, settings.width, settings.steps, settings.guidance, settings.seed
         )
 
-    with _watched(pipeline.planner) as cosines:
-        usual = draw()
-    with _forgetful(pipeline.planner):
-        without = draw()
-    # With guidance a step plans once for the prompt and then once for the empty prompt.
-    own = cosines[:: len(cosines) // drawing.steps]
+    with _recorded_cosines(pipeline.planner) as cosines:
+        usual = generate()
+    with _without_memory(pipeline.planner):
+        without = generate()
+    # With guidance each step plans for the prompt first and then for the empty prompt.
+    conditional = cosines[:: len(cosines) // settings.steps]
     change = (usual.double() - without.double()).square().mean().sqrt()
-    return PlannerFigures(sum(own) / len(own), float(change))
+    return PlannerMetrics(sum(conditional) / len(conditional), float(change))
 
 
 @contextmanager
-def _watched(planner: RecurrentLatentPlanner) -> Iterator[list[float]]:
-    """Collects the mean cosine of every plan (B, K, D) that the planner makes inside the block."""
+def _recorded_cosines(planner: RecurrentLatentPlanner) -> Iterator[list[float]]:
+    """Record the mean cosine of every plan (B, K, D) that the planner computes inside the block."""
     cosines: list[float] = []
 
-    def watch(module: nn.Module, inputs: tuple[Any, ...], plan: Tensor) -> None:
+    def record(module: nn.Module, inputs: tuple[Any, ...], plan: Tensor) -> None:
         cosines.append(float(plan_cosine(plan)))
 
-    handle = planner.register_forward_hook(watch)
+    handle = planner.register_forward_hook(record)
     try:
         yield cosines
     finally:
@@ -79,13 +84,13 @@ def _watched(planner: RecurrentLatentPlanner) -> Iterator[list[float]]:
 
 
 @contextmanager
-def _forgetful(planner: RecurrentLatentPlanner) -> Iterator[None]:
+def _without_memory(planner: RecurrentLatentPlanner) -> Iterator[None]:
     """Inside the block every step plans as if it were the first: ``has_plan`` is 0."""
 
-    def forget(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    def clear(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (*inputs[:_HAS_PLAN], torch.zeros_like(inputs[_HAS_PLAN]), *inputs[_HAS_PLAN + 1 :])
 
-    handle = planner.register_forward_pre_hook(forget)
+    handle = planner.register_forward_pre_hook(clear)
     try:
         yield
     finally:

@@ -1,9 +1,9 @@
-"""Trains the classifier whose features KID compares, on fresh renders of the procedural world.
+"""Training of the classifier whose features KID compares, on new renders of the procedural world.
 
     python -m microforge.evaluation.train_classifier --out classifier.safetensors
 
-Every step draws its scenes, canvas and augmentation from generators seeded by the step's number. Scenes of every
-kind and both splits are shown: a measuring instrument must know held-out compositions as well as seen ones.
+Scenes, canvas and augmentation of each step come from generators that are seeded by the step number. Scenes of every
+kind are shown, seen and held-out: the classifier measures images, so it must recognize held-out compositions as well.
 
 Letters: B images, H W height and width.
 """
@@ -25,10 +25,10 @@ from microforge.data.world.renderer import render
 from microforge.data.world.scenes import COLORS, KINDS, SHAPES, Scene, choice, sample_scene
 from microforge.evaluation.classifier import (
     HEADS,
-    MULTIPLE,
+    MULTI_LABEL,
     SIDE,
     Classifier,
-    exact_shares,
+    exact_accuracy,
     load_classifier,
     to_file,
 )
@@ -38,29 +38,29 @@ from microforge.streams import StepStream
 
 Labels = dict[str, Tensor]
 
-#: Canvases (height, width) in pixels; all of them end up as 64 x 64, so the network meets stretched shapes too.
+#: Image sizes (height, width) in pixels; all are resized to 64 x 64, so the network sees stretched shapes too.
 CANVASES = ((64, 64), (96, 96), (128, 128), (160, 160), (96, 144), (144, 96))
-#: Weights that bring the mean losses of yes/no questions to the size of the one-of-many losses.
+#: Loss weights that balance the mean losses of multi-label and single-label questions.
 LOSS_WEIGHTS = {"shape": 12.0, "color": 6.0, "count": 1.0, "background": 0.5}
 
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """A training run. Augmentation is mild, so that features still tell sharp from blurred."""
+    """Settings of a training run. Augmentation is mild, so that features still distinguish sharp and blurred images."""
 
     steps: int = 2400
     batch: int = 32
     learning_rate: float = 4e-3
     weight_decay: float = 0.01
-    blur: float = 0.5  # largest standard deviation, in pixels of the 64 x 64 image
-    noise: float = 0.03  # largest standard deviation
+    blur: float = 0.5  # largest standard deviation of the blur, in pixels of the 64 x 64 image
+    noise: float = 0.03  # largest standard deviation of the noise
     tint: float = 0.03  # largest shift of a colour channel
-    calibration: int = 64  # batches of unseen renders that the features are standardised on
+    calibration: int = 64  # batches of unseen renders on which the features are standardized
     seed: int = 0
 
 
-def draw_batch(settings: ClassifierSettings, step: int) -> tuple[Tensor, Labels]:
-    """Renders (B, 3, H, W) of step ``step`` and their labels, shaped as ``classifier.answers`` gives them."""
+def sample_batch(settings: ClassifierSettings, step: int) -> tuple[Tensor, Labels]:
+    """Render images (B, 3, H, W) for a step, with their labels in the form of ``classifier.predictions``."""
     rng = np.random.default_rng([settings.seed, step])
     kinds = tuple(KINDS)
     scenes = [sample_scene(rng, choice(rng, kinds), bool(rng.random() < 0.25)) for _ in range(settings.batch)]
@@ -69,9 +69,9 @@ def draw_batch(settings: ClassifierSettings, step: int) -> tuple[Tensor, Labels]
 
 
 def scene_labels(scenes: list[Scene]) -> Labels:
-    """What is in every scene: shapes (B, 8) and colours (B, 12) as bools, count - 1 and background (B,)."""
+    """Labels of scenes: shapes (B, 8) and colours (B, 12) as bools, count - 1 and background as indices (B,)."""
     colors = tuple(COLORS)
-    labels = {name: torch.zeros(len(scenes), HEADS[name], dtype=torch.bool) for name in MULTIPLE}
+    labels = {name: torch.zeros(len(scenes), HEADS[name], dtype=torch.bool) for name in MULTI_LABEL}
     for index, scene in enumerate(scenes):
         for item in scene.objects:
             labels["shape"][index, SHAPES.index(item.shape)] = True
@@ -82,7 +82,7 @@ def scene_labels(scenes: list[Scene]) -> Labels:
 
 
 def augment(images: Tensor, settings: ClassifierSettings, step: int) -> Tensor:
-    """Images (B, 3, 64, 64), half of them blurred, half of them noisy, all a little tinted."""
+    """Augment images (B, 3, 64, 64): blur half of them, add noise to half of them, and tint all of them slightly."""
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
 
     def uniform(*shape: int) -> Tensor:
@@ -98,7 +98,7 @@ def augment(images: Tensor, settings: ClassifierSettings, step: int) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Images (B, C, H, W) blurred with a Gaussian of ``sigma`` pixels; edges are repeated outward."""
+    """Blur images (B, C, H, W) with a Gaussian of ``sigma`` pixels; edge pixels are replicated."""
     reach = max(1, round(3 * sigma))
     offsets = torch.arange(-reach, reach + 1, dtype=images.dtype)
     weights = torch.exp(-0.5 * (offsets / sigma).square())
@@ -108,10 +108,10 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
 
 
 def classifier_loss(logits: Labels, labels: Labels) -> Tensor:
-    """Cross-entropies of all questions, weighted by ``LOSS_WEIGHTS``; a scalar."""
+    """Sum of the cross-entropies of all questions, weighted by ``LOSS_WEIGHTS``."""
     total = torch.zeros(())
     for name, weight in LOSS_WEIGHTS.items():
-        if name in MULTIPLE:
+        if name in MULTI_LABEL:
             term = F.binary_cross_entropy_with_logits(logits[name], labels[name].float())
         else:
             term = F.cross_entropy(logits[name], labels[name])
@@ -122,17 +122,21 @@ def classifier_loss(logits: Labels, labels: Labels) -> Tensor:
 def train_classifier(
     settings: ClassifierSettings, report: Callable[[int, float], None] | None = None
 ) -> Classifier:
-    """Train from random weights; the same settings give the same weights on the same machine.
+    """Train a classifier from random weights and return it in evaluation mode.
 
-    ``report(step, loss)`` is called after every step. The result is in evaluation mode.
+    The same settings give the same weights on the same machine.
+
+    Args:
+        settings: the training run.
+        report: callback with step and loss after every step.
     """
     torch.manual_seed(settings.seed)
     classifier = Classifier().train()
-    rate = settings.learning_rate
-    optimizer = torch.optim.AdamW(classifier.parameters(), rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, settings.steps, pct_start=0.1)
+    learning_rate = settings.learning_rate
+    optimizer = torch.optim.AdamW(classifier.parameters(), learning_rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, settings.steps, pct_start=0.1)
     for step in range(settings.steps):
-        images, labels = draw_batch(settings, step)
+        images, labels = sample_batch(settings, step)
         small = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)  # (B, 3, 64, 64)
         loss = classifier_loss(classifier(augment(small, settings, step)), labels)
         optimizer.zero_grad(set_to_none=True)
@@ -146,22 +150,22 @@ def train_classifier(
 
 @torch.no_grad()
 def calibrate(classifier: Classifier, settings: ClassifierSettings) -> Classifier:
-    """``classifier`` with the mean and standard deviation of its pooled values on renders as they are."""
+    """Measure the mean and standard deviation of the pooled activations on renders without augmentation."""
     batches = (
-        draw_batch(settings, StepStream.CLASSIFIER_CALIBRATION + i)[0] for i in range(settings.calibration)
+        sample_batch(settings, StepStream.CLASSIFIER_CALIBRATION + i)[0] for i in range(settings.calibration)
     )
     pooled = torch.cat([classifier.pooled(images) for images in batches])  # (N, F)
     classifier.mean.copy_(pooled.mean(0))
-    # A unit that true renders never excite has no scale of its own.
+    # A unit that is inactive on true renders has a deviation of zero.
     classifier.deviation.copy_(pooled.std(0).clamp(min=0.01))
     return classifier
 
 
 def fresh_accuracy(classifier: Classifier, batches: int = 32, batch: int = 64) -> dict[str, float]:
-    """Share of entirely right answers per question, on renders that no training run has seen."""
+    """Accuracy of each question on renders that training never shows; a multi-label answer counts as a whole."""
     settings = ClassifierSettings(batch=batch)
     parts = [
-        exact_shares(classifier, *draw_batch(settings, StepStream.CLASSIFIER_CHECK + i))
+        exact_accuracy(classifier, *sample_batch(settings, StepStream.CLASSIFIER_CHECK + i))
         for i in range(batches)
     ]
     return {name: sum(part[name] for part in parts) / batches for name in HEADS}
@@ -172,15 +176,15 @@ app = command_app("Train the classifier whose features KID compares.")
 
 @app.command(epilog="Example: python -m microforge.evaluation.train_classifier --out classifier.safetensors")
 def command(
-    out: Annotated[Path, typer.Option(help="safetensors file to write, in float16.")],
+    out: Annotated[Path, typer.Option(help="safetensors file to write (float16).")],
     steps: Annotated[
         int, typer.Option(min=1, help="Optimizer steps of 32 images.")
     ] = ClassifierSettings.steps,
-    seed: Annotated[int, typer.Option(min=0, help="Of initial weights and data.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights and of the data.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
 ) -> None:
-    """Train, write the weights, read them back and say how often they are right on fresh renders."""
+    """Train the classifier, write its weights, and report the accuracy of the written file on unseen renders."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -197,7 +201,7 @@ def command(
     written = load_classifier(out)
     shares = {name: round(share, 4) for name, share in fresh_accuracy(written).items()}
     say(
-        "right on fresh renders: "
+        "accuracy on unseen renders: "
         + ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
     )
     if json:

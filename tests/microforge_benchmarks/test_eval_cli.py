@@ -17,15 +17,16 @@ from PIL import Image
 from microforge.data.world.captions import evaluation_prompts
 from microforge.errors import BundleError
 from microforge.evaluation.classifier import load_classifier
-from microforge.evaluation.contact_sheet import MAX_IMAGES, contact_sheet, shown_every
-from microforge.evaluation.generation import evaluate, scenes_draw, without_image
+from microforge.evaluation.contact_sheet import MAX_IMAGES, contact_sheet, sheet_stride
+from microforge.evaluation.generation import evaluate_prompts, true_renders, without_image
 from microforge.io.console import exit_code
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import SamplerSpec, preset
 from microforge.tokenizer import PromptTokenizer
 from microforge_benchmarks.eval_cli import app
-from microforge_benchmarks.evaluate.subjects import Settings, _bundle_round_trip, open_subject
-from microforge_runtimes.engines import registry
+from microforge_benchmarks.evaluate import bundle_model
+from microforge_benchmarks.evaluate.model_under_test import SamplingOptions
+from microforge_benchmarks.evaluate.open_model import open_model_under_test
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +93,12 @@ def test_a_bundle_is_scored_through_its_runtime(bundle: Path, tmp_path: Path) ->
 
 
 def test_the_engine_of_a_bundle_can_be_chosen(bundle: Path) -> None:
-    assert open_subject(bundle, Settings(target="onnx")).identity == open_subject(bundle, Settings()).identity
+    assert (
+        open_model_under_test(bundle, SamplingOptions(target="onnx")).identity
+        == open_model_under_test(bundle, SamplingOptions()).identity
+    )
     with pytest.raises(BundleError, match="has no target 'coreml'; it has: onnx"):
-        open_subject(bundle, Settings(target="coreml"))
+        open_model_under_test(bundle, SamplingOptions(target="coreml"))
 
 
 def test_a_bundle_with_an_encoder_has_a_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,19 +110,19 @@ def test_a_bundle_with_an_encoder_has_a_round_trip(monkeypatch: pytest.MonkeyPat
             assert tensor.shape == (1, 3, 64, 96)
             return {"latent": tensor, "image": tensor}
 
-    monkeypatch.setattr(registry, "open_session", lambda *_: Echo())
+    monkeypatch.setattr(bundle_model, "open_session", lambda *_: Echo())
     keys = SimpleNamespace(component=lambda role, size: (role, None))
-    round_trip = _bundle_round_trip(SimpleNamespace(bundle=keys, target="onnx", size=None))  # type: ignore[arg-type]
+    round_trip = bundle_model.bundle_round_trip(SimpleNamespace(bundle=keys, target="onnx", size=None))  # type: ignore[arg-type]
     images = torch.rand(3, 3, 64, 96)
     assert torch.equal(round_trip(images), images)
 
 
 def test_images_do_not_depend_on_the_batch(checkpoint: Path) -> None:
-    subject = open_subject(checkpoint, Settings(size="64x96", steps=1, guidance=1.0))
+    model = open_model_under_test(checkpoint, SamplingOptions(size="64x96", steps=1, guidance=1.0))
     prompts = evaluation_prompts(3, 0)
-    together = subject.draw(prompts, 10)
+    together = model.generate(prompts, 10)
     assert together.shape == (3, 64, 96, 3)
-    alone = subject.draw(prompts[2:], 12)
+    alone = model.generate(prompts[2:], 12)
     assert int(abs(together[2].astype(int) - alone[0].astype(int)).max()) <= 1
 
 
@@ -169,10 +173,10 @@ def test_a_checkpoint_without_a_tokenizer_is_refused(
 
 def test_the_contact_sheet_stays_small() -> None:
     prompts = evaluation_prompts(MAX_IMAGES + 1, 0)
-    results = list(evaluate(scenes_draw(64, 64), prompts))
+    results = list(evaluate_prompts(true_renders(64, 64), prompts))
     assert contact_sheet(results).size == contact_sheet(results[:61]).size
     assert contact_sheet(results[:1]).width < 200
-    every = shown_every(len(results))
+    every = sheet_stride(len(results))
     assert every == 2
     needed = [one if i % every == 0 else without_image(one) for i, one in enumerate(results)]
     assert contact_sheet(needed).tobytes() == contact_sheet(results).tobytes(), (
@@ -184,7 +188,9 @@ def test_judged_images_do_not_hold_their_batch_in_memory() -> None:
     shapes: list[tuple[int, ...]] = []
     prompts = evaluation_prompts(5, 0)
     results = list(
-        evaluate(scenes_draw(64, 96), prompts, batch=2, watch=lambda images: shapes.append(images.shape))
+        evaluate_prompts(
+            true_renders(64, 96), prompts, batch=2, on_batch=lambda images: shapes.append(images.shape)
+        )
     )
     assert shapes == [(2, 64, 96, 3), (2, 64, 96, 3), (1, 64, 96, 3)]
     assert all(one.image.base is None and one.image.shape == (64, 96, 3) for one in results)

@@ -1,4 +1,4 @@
-"""The README's pictures: fixed prompts, or fixed edits before and after, at fixed seeds.
+"""Pictures for the documentation: images of fixed prompts, or fixed sources above their results, at fixed seeds.
 
 python -m microforge_benchmarks.pictures.showcase model.mfb --out docs/images/samples.png
 python -m microforge_benchmarks.pictures.showcase model.mfb --task edit --out docs/images/edit.png
@@ -18,7 +18,7 @@ from microforge.io.console import command_app, run
 from microforge_benchmarks.pictures.strip import strip
 from microforge_runtimes import Generator
 
-#: Chosen for variety before any of them was drawn; seeds are their positions, not picked.
+#: Chosen for variety before any image was seen; the seed of each prompt is its position.
 PROMPTS = (
     "a red circle", "a blue square on a white background", "a green triangle on the left",
     "a yellow star on a black background", "a pink heart", "a large orange ring",
@@ -27,11 +27,11 @@ PROMPTS = (
 )  # fmt: skip
 COLUMNS, GAP, CAPTION, FONT = 6, 12, 34, 13
 
-app = command_app("Draw the README's pictures.")
+app = command_app("Make the documentation's pictures.")
 
 
 def showcase(bundle: Path) -> Image.Image:
-    """All ``PROMPTS`` in a grid with their words below."""
+    """Draw the images of all ``PROMPTS`` in a grid, with the prompts below."""
     with Generator(bundle, keep_loaded=True) as generator:
         images = [generator.generate(prompt, seed).image for seed, prompt in enumerate(PROMPTS)]
     side = max(images[0].shape[:2])
@@ -43,19 +43,19 @@ def showcase(bundle: Path) -> Image.Image:
         top = GAP + index // COLUMNS * (side + GAP + CAPTION)
         sheet.paste(Image.fromarray(image), (left, top))
         pen.rectangle((left - 1, top - 1, left + side, top + side), outline=(210, 210, 210))
-        words = "\n".join(wrapped(pen, font, prompt, side))
-        pen.multiline_text((left, top + side + 4), words, (40, 40, 40), font)
+        lines = "\n".join(wrapped(pen, font, prompt, side))
+        pen.multiline_text((left, top + side + 4), lines, (40, 40, 40), font)
     return sheet
 
 
-@app.command()
+@app.command(epilog="Example: python -m microforge_benchmarks.pictures.showcase model.mfb --out samples.png")
 def main(
-    model: Annotated[Path, typer.Argument(help="Bundle made by mf-export build; with a --task also a checkpoint.")],
+    model: Annotated[Path, typer.Argument(help="Bundle made by mf-export build; with --task also a checkpoint.")],
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
-    task: Annotated[str, typer.Option(help="generate; or edit, inpaint, super-resolve: a strip of before and after.")] = "generate",
+    task: Annotated[str, typer.Option(help="generate; or edit, inpaint, super-resolve: sources above their results.")] = "generate",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing picture.")] = False,
 ) -> None:  # fmt: skip
-    """Draw one of the README's pictures."""
+    """Make one of the documentation's pictures."""
     check_output(out, force)
     picture = showcase(model) if task == "generate" else strip(model, task)
     atomic_bytes(out, png_bytes(picture), force)

@@ -1,9 +1,9 @@
-"""The oracle: reads an image of coloured shapes back into a structure, by analysis and re-synthesis.
+"""Rule-based detector of the procedural world, "the oracle": reads an image of coloured shapes back into objects.
 
     image -> background colour -> mask -> components -> colour, coverage -> best-fitting shape
 
-No learning is involved. Thresholds leave room for what generated images have and true renders lack: blur,
-drifting colours, faint halos. Objects that touch are read as one, whose shape is then usually "unknown".
+It works by analysis and re-synthesis, without learning. Its thresholds tolerate what distinguishes generated images
+from true renders: blur, shifted colours and faint halos. Objects that touch are read as one, usually "unknown".
 
 Letters: H W image height and width; h w height and width of one object's window.
 """
@@ -19,34 +19,39 @@ from scipy import ndimage
 
 from microforge.data.world.scenes import COLORS, RGB
 from microforge.errors import DataError
-from microforge.evaluation.oracle.templates import Array, fits
+from microforge.evaluation.oracle.templates import Array, fit_shapes
 
 UNKNOWN = "unknown"
 MIN_SIDE = 64
 
-#: A pixel this far from the background in RGB may belong to an object; half of scenes.MIN_CONTRAST is 0.22.
+#: RGB distance from the background beyond which a pixel may belong to an object; half of scenes.MIN_CONTRAST is 0.22.
 MIN_DISTANCE = 0.18
-#: An object's outline runs where its contrast falls to half of the strongest contrast this near (share of side).
+#: Radius of the local maximum of contrast, as a share of the side; an outline is where contrast falls to half of it.
 EDGE_REACH = 0.024
-#: Components below this area (share of side^2) are specks; the smallest real object covers 0.017.
+#: Smallest area of an object, as a share of side^2; the smallest rendered object covers 0.017.
 MIN_AREA = 0.005
-#: An object's colour is read from its pixels above this quantile of contrast.
+#: Quantile of contrast above which an object's pixels determine its colour.
 CORE_FROM = 0.6
-#: Below this IoU a shape is unknown; two different shapes overlap by at most 0.84.
+#: Smallest IoU with a shape's template; two different shapes reach at most 0.84.
 MIN_IOU = 0.80
-#: Coverage is steepened around one half by this much, which takes back a mild blur.
+#: Factor by which coverage is steepened around one half, which compensates for mild blur.
 STEEPNESS = 2.0
-#: Shapes are compared in windows of at most about this many pixels a side.
+#: Approximate largest side in pixels of the windows in which shapes are compared.
 MAX_WINDOW = 56
 
 
 @dataclass(frozen=True)
 class DetectedObject:
-    """One object found in an image.
+    """An object that was detected in an image.
 
-    ``shape`` is one of ``scenes.SHAPES`` or "unknown", ``color`` the nearest of ``scenes.COLORS``; ``x``, ``y``
-    are fractions of width and height, ``radius`` of the shorter side, as in a ``SceneObject``.
-    ``confidence`` is the IoU of the best-fitting shape; ``box`` is (left, top, right, bottom) in pixels.
+    Attributes:
+        shape: one of ``scenes.SHAPES``, or "unknown".
+        color: the nearest of ``scenes.COLORS``.
+        x: centre, as a fraction of the image's width.
+        y: centre, as a fraction of the image's height.
+        radius: as a fraction of the shorter side.
+        confidence: IoU with the best-fitting shape.
+        box: (left, top, right, bottom) in pixels.
     """
 
     shape: str
@@ -60,44 +65,49 @@ class DetectedObject:
 
 @dataclass(frozen=True)
 class Detection:
-    """What an image shows; objects from the largest to the smallest."""
+    """Background and objects of an image; objects are sorted from the largest to the smallest."""
 
     background: str
     background_rgb: RGB
     objects: tuple[DetectedObject, ...]
 
+    def summary(self) -> str:
+        """The detected objects as text: ``"red circle, blue star on white"``."""
+        objects = ", ".join(f"{one.color} {one.shape}" for one in self.objects) or "nothing"
+        return f"{objects} on {self.background}"
+
 
 def detect(image: NDArray[np.uint8] | NDArray[np.floating]) -> Detection:
-    """Read ``image`` (H, W, 3), uint8 or float in [0, 1], any size from 64 pixels a side.
+    """Detect the objects of ``image`` (H, W, 3), uint8 or float in [0, 1], at least 64 pixels per side.
 
     Raises:
-        DataError: for another shape or a smaller image.
+        DataError: for an array of another shape, or a smaller image.
     """
     if image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < MIN_SIDE:
         raise DataError(
-            f"the oracle reads images (H, W, 3) of at least {MIN_SIDE} px a side, got {image.shape}"
+            f"the detector reads images (H, W, 3) of at least {MIN_SIDE} px per side, got {image.shape}"
         )
     pixels: Array = image.astype(np.float32) / (255.0 if image.dtype == np.uint8 else 1.0)
     background = background_color(pixels)
     labels, count = _components(pixels, background)
     side = min(pixels.shape[:2])
-    found = [
+    objects = [
         _read_object(pixels, background, labels, index, window)
         for index, window in enumerate(ndimage.find_objects(labels, count), start=1)
         if np.count_nonzero(labels[window] == index) >= MIN_AREA * side * side
     ]
-    found.sort(key=lambda item: -item.radius)
+    objects.sort(key=lambda item: -item.radius)
     red, green, blue = background.tolist()
-    return Detection(nearest_color(background), (red, green, blue), tuple(found))
+    return Detection(nearest_color(background), (red, green, blue), tuple(objects))
 
 
 def nearest_color(rgb: Array) -> str:
-    """The colour word whose RGB value is nearest to ``rgb`` (3,)."""
+    """Name of the colour whose RGB value is nearest to ``rgb`` (3,)."""
     return min(COLORS, key=lambda name: math.dist(COLORS[name], rgb.tolist()))
 
 
 def background_color(pixels: Array) -> Array:
-    """(3,): the mean of all pixels near the border's median colour; objects rarely reach the border."""
+    """Mean colour (3,) of all pixels near the median colour of the border, which objects rarely reach."""
     edge = max(2, min(pixels.shape[:2]) // 64)
     border = np.concatenate([
         pixels[:edge].reshape(-1, 3), pixels[-edge:].reshape(-1, 3),
@@ -110,11 +120,11 @@ def background_color(pixels: Array) -> Array:
 
 
 def _components(pixels: Array, background: Array) -> tuple[NDArray[np.int32], int]:
-    """Labels (H, W) from 1, and their number."""
+    """Connected components of object pixels: labels (H, W), counted from 1, and their number."""
     distance = np.linalg.norm(pixels - background, axis=2)
     size = 2 * max(1, round(EDGE_REACH * min(pixels.shape[:2]))) + 1
-    # Half of the *local* contrast: one global threshold would put a strong object's outline into its blur
-    # and join it to its neighbour.
+    # Half of the *local* contrast: a global threshold would include the blur of objects with high contrast, and join
+    # them to their neighbours.
     strongest = ndimage.maximum_filter(distance, size=size)
     labels, count = ndimage.label(distance > np.maximum(MIN_DISTANCE, 0.5 * strongest))
     return labels, int(count)
@@ -129,12 +139,12 @@ def _read_object(
         slice(max(part.start - 2, 0), min(part.stop + 2, limit))
         for part, limit in zip(window, (height, width), strict=True)
     )
-    own = labels[rows, columns] == index
+    member = labels[rows, columns] == index
     local = pixels[rows, columns]
-    color = _core_color(local, background, own)
-    coverage = _coverage(local, background, color, own, labels[rows, columns])
+    color = _core_color(local, background, member)
+    coverage = _coverage(local, background, color, member, labels[rows, columns])
     scale = max(1, math.ceil(max(coverage.shape) / MAX_WINDOW))
-    best = fits(_reduce(coverage, scale))[0]
+    best = fit_shapes(_reduce(coverage, scale))[0]
     return DetectedObject(
         shape=best.shape if best.iou >= MIN_IOU else UNKNOWN,
         color=nearest_color(color),
@@ -146,27 +156,27 @@ def _read_object(
     )
 
 
-def _core_color(local: Array, background: Array, own: NDArray[np.bool_]) -> Array:
-    """(3,): the median colour of the pixels that stand out most; the rest blends into the background."""
-    pixels = local[own]
+def _core_color(local: Array, background: Array, member: NDArray[np.bool_]) -> Array:
+    """Median colour (3,) of the pixels with the highest contrast; the others blend into the background."""
+    pixels = local[member]
     contrast = np.linalg.norm(pixels - background, axis=1)
     color: Array = np.median(pixels[contrast >= np.quantile(contrast, CORE_FROM)], axis=0)
     return color
 
 
 def _coverage(
-    local: Array, background: Array, color: Array, own: NDArray[np.bool_], labels: NDArray[np.int32]
+    local: Array, background: Array, color: Array, member: NDArray[np.bool_], labels: NDArray[np.int32]
 ) -> Array:
-    """(h, w) in [0, 1]: how much of each pixel the object covers; zero away from it and on its neighbours."""
+    """Coverage (h, w) of each pixel by the object, in [0, 1]; zero away from it and on its neighbours."""
     contrast = color - background
     share = (local - background) @ contrast / max(float(contrast @ contrast), 1e-6)
-    near = ndimage.binary_dilation(own, iterations=2) & ((labels == 0) | own)
+    near = ndimage.binary_dilation(member, iterations=2) & ((labels == 0) | member)
     sharp: Array = np.clip(0.5 + STEEPNESS * (share - 0.5), 0.0, 1.0).astype(np.float32)
     return np.where(near, sharp, np.float32(0))
 
 
 def _reduce(coverage: Array, scale: int) -> Array:
-    """Average blocks of scale x scale pixels, padded with zeros to whole blocks."""
+    """Average over blocks of scale x scale pixels, padded with zeros to whole blocks."""
     if scale == 1:
         return coverage
     padded = np.pad(coverage, [(0, -length % scale) for length in coverage.shape])

@@ -22,17 +22,17 @@ from microforge.evaluation.classifier import (
     SIDE,
     WEIGHTS,
     Classifier,
-    answers,
-    exact_shares,
+    exact_accuracy,
     load_classifier,
+    predictions,
     to_file,
 )
-from microforge.evaluation.generation import scenes_draw, to_float_images
+from microforge.evaluation.generation import to_float_images, true_renders
 from microforge.evaluation.train_classifier import (
     ClassifierSettings,
     augment,
-    draw_batch,
     fresh_accuracy,
+    sample_batch,
     scene_labels,
     train_classifier,
 )
@@ -62,7 +62,7 @@ def test_the_shipped_weights_are_right_on_fresh_renders(shipped: Classifier) -> 
 
 def test_the_shipped_weights_read_what_a_prompt_asks_for(shipped: Classifier) -> None:
     prompts = [one for one in evaluation_prompts(240, 3) if all(item.color for item in one.objects)]
-    chosen = answers(shipped(to_float_images(scenes_draw(160, 160)(prompts, 0))))
+    chosen = predictions(shipped(to_float_images(true_renders(160, 160)(prompts, 0))))
     for key, names in (("shape", SHAPES), ("color", tuple(COLORS))):
         wanted = [{getattr(item, key) for item in one.objects} for one in prompts]
         found = [{names[i] for i in row.nonzero().flatten()} for row in chosen[key]]
@@ -81,7 +81,7 @@ def test_features_have_one_width_for_any_image_size(shipped: Classifier) -> None
 def test_features_notice_a_change_of_content_more_than_a_larger_canvas(shipped: Classifier) -> None:
     prompts = evaluation_prompts(24, 1)
     small, large, other = (
-        shipped.features(to_float_images(scenes_draw(side, side)(prompts, seed)))
+        shipped.features(to_float_images(true_renders(side, side)(prompts, seed)))
         for side, seed in ((96, 0), (192, 0), (96, 500))
     )
     assert float((small - large).norm(dim=1).mean()) < 0.5 * float((small - other).norm(dim=1).mean())
@@ -106,7 +106,7 @@ def test_training_learns_and_is_repeatable() -> None:
 
 def test_features_have_one_length_and_no_direction_in_common(shipped: Classifier) -> None:
     settings = ClassifierSettings(batch=32)
-    features = torch.cat([shipped.features(draw_batch(settings, 10_000 + i)[0]) for i in (0, 1)])
+    features = torch.cat([shipped.features(sample_batch(settings, 10_000 + i)[0]) for i in (0, 1)])
     assert torch.allclose(features.square().mean(1), torch.ones(64), atol=1e-4)
     assert float(features.mean(0).square().mean()) < 0.1, "different scenes point different ways"
 
@@ -125,7 +125,7 @@ def test_labels_say_what_the_scene_holds() -> None:
 
 
 def test_training_shows_seen_and_held_out_compositions() -> None:
-    _, labels = draw_batch(ClassifierSettings(batch=200), 0)
+    _, labels = sample_batch(ClassifierSettings(batch=200), 0)
     single = (labels["count"] == 0).nonzero().flatten()
     pairs = {
         (tuple(COLORS)[int(labels["color"][i].nonzero())], SHAPES[int(labels["shape"][i].nonzero())])
@@ -156,7 +156,7 @@ def test_blur_keeps_flat_images_and_smooths_edges() -> None:
     assert bool((row.diff() >= 0).all()) and 0.0 < float(row[3]) < 0.5 < float(row[4]) < 1.0
 
 
-def test_exact_shares_count_whole_answers() -> None:
+def test_exact_accuracy_count_whole_answers() -> None:
     class Fixed(Classifier):
         def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
             return {
@@ -165,7 +165,7 @@ def test_exact_shares_count_whole_answers() -> None:
 
     labels = {name: F.one_hot(torch.tensor([0, 0]), HEADS[name]).bool() for name in ("shape", "color")}
     labels |= {"count": torch.tensor([0, 1]), "background": torch.tensor([2, 3])}
-    shares = exact_shares(Fixed(), torch.zeros(2, 3, 4, 4), labels)
+    shares = exact_accuracy(Fixed(), torch.zeros(2, 3, 4, 4), labels)
     assert shares == {"shape": 0.5, "color": 0.5, "count": 1.0, "background": 0.0}
 
 
@@ -186,9 +186,9 @@ def test_weights_survive_the_file_in_half_precision(tmp_path: Path) -> None:
     [
         (lambda data: data[: len(data) // 2], "damaged or truncated"),
         (lambda data: b"", "damaged or truncated"),
-        (lambda data: save({"body.0.0.weight": torch.zeros(2)}), "of another network"),
-        (lambda data: save(load(data) | {"extra": torch.zeros(2)}), "of another network"),
-        (lambda data: save(load(data) | {"heads.count.bias": torch.zeros(5)}), "of another network"),
+        (lambda data: save({"body.0.0.weight": torch.zeros(2)}), "does not match this network"),
+        (lambda data: save(load(data) | {"extra": torch.zeros(2)}), "does not match this network"),
+        (lambda data: save(load(data) | {"heads.count.bias": torch.zeros(5)}), "does not match this network"),
     ],
     ids=["half", "empty", "missing", "extra", "shape"],
 )

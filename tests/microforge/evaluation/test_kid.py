@@ -14,7 +14,7 @@ from torch import Tensor
 from microforge.data.world.captions import evaluation_prompts
 from microforge.errors import DataError
 from microforge.evaluation.classifier import load_classifier
-from microforge.evaluation.generation import scenes_draw, to_float_images
+from microforge.evaluation.generation import to_float_images, true_renders
 from microforge.evaluation.kid import Kid, kid, squared_mmd
 from microforge.evaluation.train_classifier import gaussian_blur
 
@@ -99,7 +99,7 @@ def test_pairs_that_belong_together_do_not_pull_the_distance_down() -> None:
 )
 def test_kid_of_renders_is_zero_and_grows_with_damage(damage: Callable[[Tensor, float], Tensor]) -> None:
     classifier, prompts = load_classifier(), evaluation_prompts(120, 0)
-    images, others = (to_float_images(scenes_draw(96, 96)(prompts, seed)) for seed in (0, 10_000))
+    images, others = (to_float_images(true_renders(96, 96)(prompts, seed)) for seed in (0, 10_000))
     reference = classifier.features(others)
     clean = kid(classifier.features(images), reference, paired=True)
     assert abs(clean.value) < 3 * _stderr(clean)

@@ -1,4 +1,4 @@
-"""Comparing students: same prompts, same noise, honest counts."""
+"""Comparison of students with their teacher: the same prompts, the same noise, and counted evaluations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from microforge.pipeline import MicroForgePipeline
 from microforge.sampling import uniform_grid
 from microforge.spec import BackboneSpec, ModelSpec, PlannerSpec, SamplerSpec, TextEncoderSpec, VAESpec
 from microforge.tokenizer import PromptTokenizer
-from microforge_benchmarks.evaluate.students import app, compare, contenders_of, plan_drift
+from microforge_benchmarks.evaluate.plan_state_error import plan_state_error
+from microforge_benchmarks.evaluate.student_comparison import (
+    PairedDifference,
+    compare_students,
+    compared_models,
+)
+from microforge_benchmarks.evaluate.students import app
 
 SPEC = ModelSpec(
     name="miniature",
@@ -46,30 +52,35 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "teacher", root / "student"
 
 
-def test_compare_counts_evaluations_and_pairs_the_noise(folders: tuple[Path, Path]) -> None:
-    found = compare(contenders_of(folders[0], folders[1:]), prompts=12, seed=3)
-    assert list(found) == ["teacher", "teacher at 2", "student"]
-    assert [entry["evaluations"] for entry in found.values()] == [16, 4, 2]
-    assert found["teacher"]["psnr_db"]["mean"] == 100.0  # itself, capped
-    assert found["teacher"]["difference"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
-    assert 0 < found["student"]["psnr_db"]["mean"] < 100
-    assert found["student"]["accuracy"]["total"] == 12 and found["student"]["steps"] == 2
-    assert found["teacher"]["facts"]["shape"]["total"] == 12
-    assert [found["teacher"]["split"][part]["total"] for part in ("seen", "held_out")] == [5, 5]
+def test_compare_students_counts_evaluations_and_pairs_the_noise(folders: tuple[Path, Path]) -> None:
+    scores = compare_students(compared_models(folders[0], folders[1:]), prompts=12, seed=3)
+    assert list(scores) == ["teacher", "teacher at 2", "student"]
+    assert [entry.evaluations for entry in scores.values()] == [16, 4, 2]
+    teacher, student = scores["teacher"], scores["student"]
+    assert teacher.psnr_db.mean == 100.0, "a perfect copy, clipped"
+    assert teacher.difference == PairedDifference(0.0, 0.0, 0.0)
+    assert 0 < student.psnr_db.mean < 100
+    assert student.accuracy.total == 12 and student.steps == 2
+    assert teacher.facts["shape"].total == 12
+    assert [teacher.split[part].total for part in ("seen", "held_out")] == [5, 5]
+    assert teacher.plan_state_error is None and student.plan_state_error is not None
 
 
-def test_plan_drift_is_small_and_not_nothing(folders: tuple[Path, Path]) -> None:
-    drift = plan_drift(MicroForgePipeline.from_pretrained(folders[1]), ["a red circle", "a blue square"])
-    assert 0.0 < drift["mean"] <= drift["max"] < 0.02
+def test_the_plan_state_error_is_small_and_not_zero(folders: tuple[Path, Path]) -> None:
+    error = plan_state_error(
+        MicroForgePipeline.from_pretrained(folders[1]), ["a red circle", "a blue square"]
+    )
+    assert error.mean is not None and error.max is not None
+    assert 0.0 < error.mean <= error.max < 0.02
 
 
-def test_compare_writes_figures_and_a_plot_and_refuses_a_mix_up(
+def test_the_command_writes_scores_and_a_plot_and_refuses_swapped_arguments(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     teacher, student = map(str, folders)
     out = tmp_path / "c.json"
     assert exit_code(app, [teacher, student, "--out", str(out), "--prompts", "2"]) == DONE
-    assert set(json.loads(out.read_text("utf-8"))["contenders"]) == {"teacher", "teacher at 2", "student"}
+    assert set(json.loads(out.read_text("utf-8"))["models"]) == {"teacher", "teacher at 2", "student"}
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert exit_code(app, [teacher, student, "--out", str(out)]) == BAD_INPUT
     assert "already exists" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from PIL import Image
 from microforge.evaluation.generation import to_uint8_images
 from microforge.io.console import exit_code
 from microforge_benchmarks.pictures.showcase import PROMPTS, app
-from microforge_benchmarks.pictures.strip import ARROW, GAP, examples
+from microforge_benchmarks.pictures.strip import ARROW, GAP, strip_examples
 
 
 def test_showcase_draws_every_prompt_with_its_words(bundle: Path, tmp_path: Path) -> None:
@@ -26,8 +26,8 @@ def test_a_strip_shows_every_source_above_its_result(editing_bundle: Path, tmp_p
     assert exit_code(app, words) == 0
     with Image.open(out) as sheet:
         pixels = np.asarray(sheet.convert("RGB")).astype(int)
-    found = examples(task, (64, 96))
-    for index, source in enumerate(to_uint8_images(found.sources)):
+    batch = strip_examples(task, (64, 96))
+    for index, source in enumerate(to_uint8_images(batch.sources)):
         left = GAP + index * (96 + GAP)
         above, below = (pixels[top : top + 64, left : left + 96] for top in (GAP, GAP + 64 + ARROW))
         np.testing.assert_array_equal(above, source)

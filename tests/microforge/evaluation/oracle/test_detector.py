@@ -14,7 +14,7 @@ from microforge.data.world.renderer import render
 from microforge.data.world.scenes import COLORS, KINDS, SHAPES, Scene, SceneObject, sample_scene
 from microforge.errors import DataError
 from microforge.evaluation.oracle.detector import UNKNOWN, Detection, detect, nearest_color
-from microforge.evaluation.oracle.templates import fits, project, templates
+from microforge.evaluation.oracle.templates import fit_shapes, project, templates
 
 SCENES_PER_KIND = 60
 Floats = NDArray[np.float32]
@@ -126,9 +126,9 @@ def test_color_words_name_themselves() -> None:
 
 def test_templates_are_projected_exactly_and_never_confused() -> None:
     for template in templates():
-        drawn = project(template.coverage, 48, 50, 24.3, 25.1, 15.0)
-        assert float(drawn.sum()) == pytest.approx(template.area * 15.0**2, rel=1e-4)
-        best, second = fits(drawn)[:2]
+        patch = project(template.coverage, 48, 50, 24.3, 25.1, 15.0)
+        assert float(patch.sum()) == pytest.approx(template.area * 15.0**2, rel=1e-4)
+        best, second = fit_shapes(patch)[:2]
         assert best.shape == template.shape and best.iou > 0.99 and second.iou < 0.85
         assert (best.x, best.y, best.radius) == pytest.approx((24.3, 25.1, 15.0), abs=0.02)
     assert tuple(template.shape for template in templates()) == SHAPES

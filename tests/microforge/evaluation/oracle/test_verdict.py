@@ -1,4 +1,4 @@
-"""Verdicts: true scenes pass, every kind of mistake fails, and by the fact that it breaks."""
+"""Verdicts: true scenes pass, and every kind of mistake fails by the fact that it violates."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from microforge.data.world.captions import (
 )
 from microforge.data.world.renderer import render
 from microforge.data.world.scenes import COLORS, PLACES, Scene, SceneObject
-from microforge.evaluation.generation import evaluate, rate, scenes_draw, summarize
+from microforge.evaluation.generation import evaluate_prompts, generation_scores, true_renders
 from microforge.evaluation.oracle.detector import detect
-from microforge.evaluation.oracle.verdict import Verdict, in_place, judge, wilson
+from microforge.evaluation.oracle.verdict import Verdict, in_region, judge, wilson_interval
+from microforge.evaluation.scores import Accuracy, accuracy_of
 
 RED_CIRCLE = SceneObject("circle", "red", "medium", 0.27, 0.5, 0.16, COLORS["red"])
 BLUE_STAR = SceneObject("star", "blue", "medium", 0.73, 0.52, 0.16, COLORS["blue"])
@@ -47,28 +48,31 @@ BOTH = PromptObject("circle", "red"), PromptObject("star", "blue")
 @pytest.mark.parametrize("held_out", [False, True])
 @pytest.mark.parametrize("size", [128, 256])
 def test_true_scenes_of_evaluation_prompts_are_correct(size: int, held_out: bool) -> None:
-    results = list(evaluate(scenes_draw(size, size), evaluation_prompts(60, 3, held_out), seed=11))
+    results = list(evaluate_prompts(true_renders(size, size), evaluation_prompts(60, 3, held_out), seed=11))
     assert [one.verdict.reason for one in results if not one.verdict.correct] == []
     assert {one.prompt.category for one in results} >= set(CATEGORIES) - {"single object"}
 
 
 def test_true_scenes_of_single_object_prompts_are_correct() -> None:
-    results = list(evaluate(scenes_draw(128, 128), single_object_prompts(60, 3)))
+    results = list(evaluate_prompts(true_renders(128, 128), single_object_prompts(60, 3)))
     assert all(one.verdict.correct for one in results)
 
 
 def test_scenes_of_other_prompts_are_not_correct() -> None:
     prompts = evaluation_prompts(120, 4)
-    draw = scenes_draw(128, 128)
-    results = evaluate(
-        lambda group, seed: draw([prompts[(seed + i + 7) % 120] for i in range(len(group))], 0), prompts
+    render_true = true_renders(128, 128)
+    results = evaluate_prompts(
+        lambda group, seed: render_true([prompts[(seed + i + 7) % 120] for i in range(len(group))], 0),
+        prompts,
     )
     assert sum(one.verdict.correct for one in results) <= 3
 
 
-def test_two_objects_as_asked() -> None:
+def test_two_objects_that_match_the_prompt_are_correct() -> None:
     verdict = _verdict(_prompt(*BOTH, relation="left of", background="white"), RED_CIRCLE, BLUE_STAR)
-    assert verdict.correct and verdict.reason == "as asked" and verdict.position and verdict.background
+    assert (
+        verdict.correct and verdict.reason == "matches the prompt" and verdict.position and verdict.background
+    )
 
 
 def test_swapped_shape() -> None:
@@ -114,7 +118,7 @@ def test_places_and_backgrounds() -> None:
 
 def test_place_centers_lie_in_their_own_region_only() -> None:
     for place in PLACES:
-        assert [other for other, center in PLACES.items() if in_place(place, *center)] == [place]
+        assert [other for other, center in PLACES.items() if in_region(place, *center)] == [place]
 
 
 def test_facts_that_are_not_stated_are_not_judged() -> None:
@@ -124,15 +128,15 @@ def test_facts_that_are_not_stated_are_not_judged() -> None:
 
 
 def test_the_split_compares_the_same_categories() -> None:
-    results = list(evaluate(scenes_draw(64, 64), evaluation_prompts(24, 0)))
-    split = summarize(results)["split"]
-    assert set(split["seen"]["categories"]) == set(split["held_out"]["categories"])
-    assert "single object" not in split["seen"]["categories"]
+    results = list(evaluate_prompts(true_renders(64, 64), evaluation_prompts(24, 0)))
+    split = generation_scores(results).split
+    assert set(split.seen.categories) == set(split.held_out.categories)
+    assert "single object" not in split.seen.categories
 
 
 def test_seeds_do_not_depend_on_the_batch_size() -> None:
     prompts = evaluation_prompts(7, 2)
-    one, many = (list(evaluate(scenes_draw(64, 64), prompts, 5, batch)) for batch in (1, 4))
+    one, many = (list(evaluate_prompts(true_renders(64, 64), prompts, 5, batch)) for batch in (1, 4))
     assert [a.seed for a in one] == [b.seed for b in many] == list(range(5, 12))
     assert all(np.array_equal(a.image, b.image) for a, b in zip(one, many, strict=True))
 
@@ -140,20 +144,20 @@ def test_seeds_do_not_depend_on_the_batch_size() -> None:
 @given(total=st.integers(0, 10_000), data=st.data())
 def test_wilson_holds_the_proportion_and_stays_in_bounds(total: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, total))
-    low, high = wilson(successes, total)
+    low, high = wilson_interval(successes, total)
     assert 0.0 <= low <= (successes / total if total else 0.5) <= high <= 1.0
-    mirrored = wilson(total - successes, total)
+    mirrored = wilson_interval(total - successes, total)
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 
 def test_wilson_against_published_values() -> None:
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe 1998, table I
-    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe 1998, table I
+    assert wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
     for bad in ((-1, 3), (4, 3)):
         with pytest.raises(ValueError):
-            wilson(*bad)
+            wilson_interval(*bad)
 
 
-def test_a_rate_of_nothing_has_no_accuracy() -> None:
-    assert rate([]) == {"correct": 0, "total": 0, "accuracy": None, "low": 0.0, "high": 1.0}
+def test_the_accuracy_of_no_results_is_none() -> None:
+    assert accuracy_of([]) == Accuracy(correct=0, total=0, accuracy=None, low=0.0, high=1.0)

@@ -12,15 +12,16 @@ import torch
 from PIL import Image
 
 from microforge.data.world.edit_triples import SceneTriples
-from microforge.evaluation.edit_contact_sheet import MAX_EXAMPLES, Collector, triple_sheet
-from microforge.evaluation.editing import EditRun, evaluate_task
+from microforge.evaluation.edit_contact_sheet import MAX_EXAMPLES, ExampleCollector, triple_sheet
+from microforge.evaluation.editing import TaskEvaluation, evaluate_task
 from microforge.io.console import exit_code
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import TASKS, SamplerSpec, preset
 from microforge.tokenizer import PromptTokenizer
 from microforge.training.stages.edit import drawn
 from microforge_benchmarks.eval_cli import app
-from microforge_benchmarks.evaluate.subjects import Settings, open_subject
+from microforge_benchmarks.evaluate.model_under_test import SamplingOptions
+from microforge_benchmarks.evaluate.open_model import open_model_under_test
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_a_task_is_scored_beside_its_ceilings_with_a_sheet(
         assert mine["psnr_db"]["outside"] < best["psnr_db"]["outside"] == 100.0
         assert written["ceilings"]["vae_round_trip"]["psnr_db"]["outside"] < 100.0
     elif task == "inpaint":
-        assert mine["kept_bit_for_bit"] and best["completed"]["accuracy"] > 0.8
+        assert mine["preserved_exactly"] and best["completed"]["accuracy"] > 0.8
         assert list(written["ceilings"]) == ["true_targets"]
     else:
         assert mine["gain_db"] < best["gain_db"] and set(written["ceilings"]) == {
@@ -73,7 +74,7 @@ def test_a_bundle_is_scored_through_its_runtime(editing_bundle: Path, tmp_path: 
         assert _run(editing_bundle, "--task", task, "--prompts", 3, "--seed", 5, "--out", out) == 0
         written = json.loads(out.read_text())
         assert written["kind"] == "bundle" and written["size"] == [64, 96] and written["seed"] == 5
-    assert json.loads((tmp_path / "inpaint.json").read_text())["scores"]["kept_bit_for_bit"]
+    assert json.loads((tmp_path / "inpaint.json").read_text())["scores"]["preserved_exactly"]
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "editing_bundle"])
@@ -88,12 +89,12 @@ def test_masked_edits_keep_all_but_the_rim_of_the_mask(
 
 
 def test_a_checkpoint_draws_what_the_training_stage_draws(checkpoint: Path) -> None:
-    subject = open_subject(checkpoint, Settings(size="64"))
+    model = open_model_under_test(checkpoint, SamplingOptions(size="64"))
     found = SceneTriples().triples("edit", 0, 0, 2, range(2), (64, 64), "cpu")
-    assert subject.draw_triples is not None
+    assert model.generate_task is not None
     expected = drawn(MicroForgePipeline.from_pretrained(checkpoint), "edit", found, 7)
-    assert torch.equal(subject.draw_triples("edit", found, 7), expected)
-    other = open_subject(checkpoint, Settings(size="64", steps=1, guidance=1.0)).draw_triples
+    assert torch.equal(model.generate_task("edit", found, 7), expected)
+    other = open_model_under_test(checkpoint, SamplingOptions(size="64", steps=1, guidance=1.0)).generate_task
     assert other is not None and not torch.equal(other("edit", found, 7), expected), (
         "steps and guidance count"
     )
@@ -118,11 +119,11 @@ def test_a_task_that_cannot_be_judged_is_one_line(
 
 
 def test_the_sheet_shows_marks_and_stays_small() -> None:
-    collector = Collector(2 * MAX_EXAMPLES)
-    run = EditRun(2, (64, 64), watch=collector.watch)
+    collector = ExampleCollector(2 * MAX_EXAMPLES)
+    run = TaskEvaluation(2, (64, 64), on_batch=collector.add_batch)
     evaluate_task("super-resolve", lambda found, seed: found.targets, run)
     [example] = collector.examples
-    assert example.mark.good and "bicubic" in example.mark.words
+    assert example.verdict.correct and "bicubic" in example.verdict.text
     sheet = np.asarray(triple_sheet([example]))
     green, red = (sheet == color for color in ((20, 140, 50), (205, 30, 40)))
     assert green.all(2).sum() > 400 and not red.all(2).any()
