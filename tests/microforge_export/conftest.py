@@ -59,7 +59,7 @@ def rolled(source_model: SourceModel, components: tuple[SourceComponent, ...]) -
 
 
 @pytest.fixture(scope="session")
-def drafts(
+def quantizables(
     components: tuple[SourceComponent, ...], programs: dict[str, ExportedProgram], rolled: Roll,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, OnnxQuantizable]:  # fmt: skip

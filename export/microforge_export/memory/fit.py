@@ -1,7 +1,7 @@
-"""Does a bundle fit a device? Predicted peak memory of every stage, for both ways to load the stages.
+"""Predicts the peak memory of a bundle on a device, for both ways to load its components.
 
-resident: all stages stay loaded between images. staged: each is loaded for its turn and freed after it, as
-``microforge_runtimes.Generator`` does unless told to keep them. Peaks are of the whole process.
+``resident`` keeps all components loaded between images. ``staged`` loads each component for its turn and frees
+it afterwards, which is the default of ``microforge_runtimes.Generator``. Peaks are those of the whole process.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class Overhead:
-    """What an engine adds.
+    """Memory that an engine needs in addition to the tensors of a graph.
 
-    ``process``: bytes of a process that has loaded the engine, the tokenizer and a first network of no size.
-    ``node``: bytes held for every node of a graph. ``activations``: bytes held for each byte that lives at the
-    worst moment, by role. ``loading``: bytes at the peak of a load for each byte of the weights that the engine
-    packs in an order of its own before it lets go of the file's.
+    Attributes:
+        process: bytes of a process that has loaded the engine, the tokenizer and an empty network.
+        node: bytes per node of a graph.
+        activations: bytes held per byte of live activations at their peak, by role.
+        loading: bytes at the peak of loading per byte of weights that the engine repacks.
     """
 
     process: int
@@ -36,12 +37,13 @@ class Overhead:
     loading: float
 
 
-#: Fitted by ``python benchmarks/calibrate_memory.py`` to nano, tiny, small and base at 128 to 512 px, both loading modes
-#: (figures in docs/devices.md: all within 10 %). onnx: onnxruntime 1.32, x86-64 Linux, 1 thread. Its arena grows
-#: by doubling in the first run and gets a planned block in the second, and it runs nodes in another order than
-#: they are written in: hence the factors of activations; only convolutions are packed while the file's weights
-#: are still held. executorch: the model's part is fitted; the binding for Python brings torch along (0.7 GB),
-#: which no phone does, so ``process`` is taken from onnx: an assumption.
+#: Fitted by ``python benchmarks/calibrate_memory.py`` to nano, tiny, small and base at 128 to 512 px in both loading
+#: modes; docs/devices.md has the results, all within 10 %.
+#: onnx: onnxruntime 1.32, x86-64 Linux, 1 thread. The factors of activations are above 1 because its arena grows by
+#: doubling in the first run and gets a planned block in the second, and because it reorders nodes. Only the weights
+#: of convolutions are repacked while those of the file are still held.
+#: executorch: fitted without the Python binding, which loads torch (0.7 GB) and is absent on phones; ``process`` is
+#: therefore assumed to be that of onnx.
 OVERHEADS: Mapping[str, Overhead] = {
     "onnx": Overhead(
         process=90 * MB, node=5_000, loading=1.22,
@@ -56,7 +58,7 @@ OVERHEADS: Mapping[str, Overhead] = {
 
 @dataclass(frozen=True)
 class StageBudget:
-    """One stage: bytes of its weights and activations as the engine holds them, and at the peak of its load."""
+    """Bytes of one component in an engine: its weights, its activations, and the peak while it is loaded."""
 
     role: Role
     component: str
@@ -75,8 +77,13 @@ class StageBudget:
 
 @dataclass(frozen=True)
 class MemoryFit:
-    """The answer. ``peaks`` holds the process's bytes while each stage runs, by mode and role; ``mode`` is the
-    one to choose, None when nothing fits."""
+    """Whether a bundle fits a device.
+
+    Attributes:
+        peaks: bytes of the process while each component runs, by loading mode and role.
+        mode: the loading mode to use; None if the bundle does not fit.
+        reason: one sentence that compares the peak with the budget.
+    """
 
     device: DeviceProfile
     target: str
@@ -92,18 +99,18 @@ class MemoryFit:
 
 
 def predict(bundle: Bundle, target: str, size: tuple[int, int] | None = None) -> tuple[StageBudget, ...]:
-    """Memory of every stage that drawing needs, in the order in which they run.
+    """Memory of every component that generation needs, in running order.
 
-    Weights and activations come from the manifest where the engine's plan has told them at export, else from
+    Weights and activations come from the manifest if the engine planned its memory at export, and otherwise from
     a liveness analysis of the ONNX graph (``microforge_export.memory.liveness``).
 
     Raises:
-        BundleError: for a target, size or component that the bundle lacks, or a target nothing is known of.
-        MissingExtraError: when onnx is needed and not installed.
+        BundleError: if the bundle lacks the target, size or component, or the target has no memory model.
+        MissingExtraError: if onnx is needed and not installed.
     """
     known = bundle.target(target)
     if target not in OVERHEADS:
-        raise BundleError(f"no memory plan for target {target}; fit knows: {', '.join(OVERHEADS)}")
+        raise BundleError(f"target {target} has no memory model; allowed: {', '.join(OVERHEADS)}")
     entry, overhead, stages = bundle.size(size), OVERHEADS[target], []
     for role in DRAWING:
         key, _ = bundle.component(role, None if role == "text_encoder" else entry.size)
@@ -120,21 +127,21 @@ def predict(bundle: Bundle, target: str, size: tuple[int, int] | None = None) ->
 
 
 def _of_graph(bundle: Bundle, target: str, key: str, overhead: Overhead) -> tuple[int, int, int]:
-    """Bytes of weights with the graph's own, of activations, and at the peak of loading."""
+    """Bytes of weights and nodes, of activations, and at the peak of loading."""
     if target != "onnx":
-        raise BundleError(f"{bundle.path} says no memory for {target} {key}; build the bundle again")
+        raise BundleError(f"{bundle.path} records no memory for {target} {key}; build the bundle again")
     from microforge import onnx_shapes  # says which extra is missing
     from microforge_export.memory import liveness
 
-    found = liveness.graph_memory(onnx_shapes.read_graph(bundle.file(target, key)))
-    weights = found.weights + found.nodes * overhead.node
-    return weights, found.activations, weights + round(found.convolved * (overhead.loading - 1))
+    memory = liveness.graph_memory(onnx_shapes.read_graph(bundle.file(target, key)))
+    weights = memory.weights + memory.nodes * overhead.node
+    return weights, memory.activations, weights + round(memory.convolution_weights * (overhead.loading - 1))
 
 
 def peaks(stages: tuple[StageBudget, ...], process: int) -> dict[Mode, dict[Role, int]]:
-    """Bytes of the process while each stage loads and first runs.
+    """Bytes of the process while each component is loaded and first run, by loading mode and role.
 
-    Resident stages stay, with what they hold for their activations. Staged ones leave nothing behind
+    A resident component keeps its weights and its activation memory. A staged one frees both
     (``microforge_runtimes.engines.allocator``).
     """
     resident, before = {}, process
@@ -152,37 +159,46 @@ def fit(
     size: tuple[int, int] | None = None,
     mode: str = "auto",
 ) -> MemoryFit:
-    """Whether ``bundle`` fits ``device``, and how to load it.
+    """Predict whether ``bundle`` fits ``device``, and choose how to load it.
 
     Args:
-        mode: "resident", "staged", or "auto": resident where it fits, since every later image is quicker.
+        bundle: an opened bundle.
+        device: the memory budget of an app on a device.
+        target: the engine.
+        size: height and width in pixels; required if the bundle has several sizes.
+        mode: "resident", "staged", or "auto": resident if it fits, because every later image is faster.
 
     Raises:
-        SpecError: for another mode. BundleError, MissingExtraError: as ``predict``.
+        SpecError: if ``mode`` is unknown.
+        BundleError: as ``predict``.
+        MissingExtraError: as ``predict``.
     """
     if mode not in ("auto", *MODES):
         raise SpecError(f"mode is {mode!r}; allowed: auto, {', '.join(MODES)}")
     stages = predict(bundle, target, size)
-    found = peaks(stages, OVERHEADS[target].process)
+    predicted = peaks(stages, OVERHEADS[target].process)
     allowed: tuple[Mode, ...] = MODES if mode == "auto" else (cast(Mode, mode),)
-    worst = {name: max(found[name].values()) for name in MODES}
+    worst = {name: max(predicted[name].values()) for name in MODES}
     chosen = next((name for name in allowed if worst[name] <= device.budget_bytes), None)
-    reason = _reason(found, worst, device, allowed, chosen)
-    return MemoryFit(device, target, str(bundle.size(size).size), stages, found, chosen, reason)
+    reason = _reason(predicted, worst, device, allowed, chosen)
+    return MemoryFit(device, target, str(bundle.size(size).size), stages, predicted, chosen, reason)
 
 
 def _reason(
-    found: Mapping[Mode, Mapping[Role, int]], worst: Mapping[Mode, int], device: DeviceProfile,
+    predicted: Mapping[Mode, Mapping[Role, int]], worst: Mapping[Mode, int], device: DeviceProfile,
     allowed: tuple[Mode, ...], chosen: Mode | None,
 ) -> str:  # fmt: skip
-    budget = f"the {_mb(device.budget_bytes)} that an app may use of {device.name}"
+    budget = f"the {_mb(device.budget_bytes)} that an app may use on {device.name}"
     if chosen is None:
         least = min(allowed, key=lambda name: worst[name])
-        stage = max(found[least], key=lambda role: found[least][role])
-        return f"{least}: the {stage} needs {_mb(worst[least])}, more than {budget}"
+        role = max(predicted[least], key=lambda role: predicted[least][role])
+        return f"in {least} mode the {role} needs {_mb(worst[least])}, more than {budget}"
     if chosen == "staged" and "resident" in allowed:
-        return f"staged: {_mb(worst['staged'])} of {budget}; resident would need {_mb(worst['resident'])}"
-    return f"{chosen}: {_mb(worst[chosen])} of {budget}"
+        return (
+            f"in staged mode it needs {_mb(worst['staged'])} of {budget}; "
+            f"resident mode would need {_mb(worst['resident'])}"
+        )
+    return f"in {chosen} mode it needs {_mb(worst[chosen])} of {budget}"
 
 
 def _mb(count: int) -> str:

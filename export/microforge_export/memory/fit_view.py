@@ -1,4 +1,4 @@
-"""How ``mf-export fit`` shows its answer: a table for people, numbers for programs."""
+"""The result of ``mf-export fit``: a table for people, JSON values for programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from microforge_export.memory.fit import MB, MODES, MemoryFit
 
 
 def fit_values(bundle: Bundle, fit: MemoryFit) -> dict[str, Any]:
-    """The answer as JSON; every count in bytes."""
+    """The result as JSON values; all sizes in bytes."""
     return {
         "bundle": str(bundle.path), "id": bundle.id, "device": fit.device.model_dump(), "target": fit.target,
         "size": fit.size, "fits": fit.fits, "mode": fit.mode, "reason": fit.reason,
@@ -24,11 +24,13 @@ def fit_values(bundle: Bundle, fit: MemoryFit) -> dict[str, Any]:
 
 
 def fit_table(fit: MemoryFit) -> RenderableType:
-    """One row per stage, its peaks in MB (10^6 bytes), and the verdict."""
+    """One row per component with its memory in MB (10^6 bytes), and the conclusion."""
     table = Table(
-        title=f"{fit.device.name}, {fit.target}, {fit.size} px, MB", box=box.SIMPLE, title_justify="left"
+        title=f"Memory in MB on {fit.device.name}: {fit.target}, {fit.size} pixels",
+        box=box.SIMPLE,
+        title_justify="left",
     )
-    table.add_column("stage")
+    table.add_column("component")
     for heading in ("weights", "activations", "loading", "peak resident", "peak staged"):
         table.add_column(heading, justify="right")
     for stage in fit.stages:
@@ -39,5 +41,5 @@ def fit_table(fit: MemoryFit) -> RenderableType:
             *(fit.peaks[mode][stage.role] for mode in MODES),
         )
         table.add_row(stage.role, *(f"{count / MB:,.1f}" for count in counts))
-    verdict = f"fits, {fit.reason}" if fit.fits else f"does not fit, {fit.reason}"
-    return Group(table, f"budget: {fit.device.budget_bytes / MB:,.1f} MB", verdict)
+    conclusion = f"The bundle fits: {fit.reason}." if fit.fits else f"The bundle does not fit: {fit.reason}."
+    return Group(table, f"Budget of the device: {fit.device.budget_bytes / MB:,.1f} MB.", conclusion)

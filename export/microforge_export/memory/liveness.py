@@ -1,10 +1,10 @@
-"""How much memory the tensors of an ONNX graph need at once, from its static shapes and its node order.
+"""Peak memory of the tensors of an ONNX graph, from its static shapes and its node order.
 
-A tensor lives from the node that makes it to the last one that reads it; the graph's outputs live to the end,
-its inputs belong to the caller for the whole run. The peak is the largest sum over the nodes of what lives
-while one runs. Operators that only rename (Reshape) share their input's memory, as ONNX Runtime does it. So do
-the pairs of QDQ around a quantized operator, which ONNX Runtime fuses into one on integers: the floats between
-them are never made.
+A tensor is live from the node that produces it to the last node that reads it. Outputs of the graph stay live to
+the end, and its inputs belong to the caller for the whole run. The peak is the largest sum of live tensors over
+all nodes. As in ONNX Runtime, operators that only rename (Reshape) share the memory of their input, and the
+QuantizeLinear and DequantizeLinear nodes around a quantized operator are fused, so that no floats exist between
+them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from microforge.onnx_shapes import RENAMES
 
 #: Operators that ONNX Runtime computes on the integers of the DequantizeLinear before them.
 FUSED = ("Conv", "MatMul", "Gemm")
-#: Operators that are gone once ONNX Runtime has fused them into the quantized one beside them, and the further ones
-#: that go for every dynamic matrix: its result is scaled by the product of both scales.
-_GONE = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast"})
+#: Operators that ONNX Runtime fuses into the quantized operator beside them, and the number of further operators
+#: that it fuses per dynamically quantized matrix, where the result is scaled by the product of both scales.
+_FUSED_AWAY = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast"})
 _PER_DYNAMIC_MATRIX = 2
 #: The nodes that read a tensor.
 Readers = Mapping[str, Sequence[onnx.NodeProto]]
@@ -29,22 +29,28 @@ Readers = Mapping[str, Sequence[onnx.NodeProto]]
 
 @dataclass(frozen=True)
 class GraphMemory:
-    """What a graph holds. Bytes: ``weights`` without those in ``gathered``, of which lookups read single rows
-    (an embedding); ``convolved`` is the part of ``weights`` in convolutions. ``nodes`` are those that are left of a
-    quantized graph when ONNX Runtime has fused it, about."""
+    """Memory of a graph in bytes.
+
+    Attributes:
+        weights: all weights except ``gathered``.
+        gathered: tables that are only looked up, such as embeddings.
+        convolution_weights: the part of ``weights`` that convolutions use.
+        activations: peak of the live tensors, inputs and outputs included.
+        nodes: approximate number of nodes after ONNX Runtime has fused the graph.
+    """
 
     weights: int
     gathered: int
-    convolved: int
+    convolution_weights: int
     activations: int
     nodes: int
 
 
 def graph_memory(model: onnx.ModelProto) -> GraphMemory:
-    """Count a graph.
+    """Measure the memory of ``model``.
 
     Raises:
-        GraphLintError: when a shape is not static.
+        GraphLintError: if a shape is not static.
     """
     sizes = {name: item.bytes for name, item in onnx_shapes.weights(model).items()}
     looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
@@ -56,7 +62,7 @@ def graph_memory(model: onnx.ModelProto) -> GraphMemory:
     gathered = sum(sizes[name] for name in looked_up - others if name in sizes)
     return GraphMemory(
         weights=sum(sizes.values()) - gathered, gathered=gathered,
-        convolved=sum(sizes[name] for name in filters if name in sizes),
+        convolution_weights=sum(sizes[name] for name in filters if name in sizes),
         activations=peak_activations(model), nodes=_kernels(model.graph.node),
     )  # fmt: skip
 
@@ -64,14 +70,14 @@ def graph_memory(model: onnx.ModelProto) -> GraphMemory:
 def _kernels(nodes: Iterable[onnx.NodeProto]) -> int:
     kinds = [node.op_type for node in nodes]
     dynamic = kinds.count("MatMulInteger")
-    return sum(kind not in _GONE for kind in kinds) - _PER_DYNAMIC_MATRIX * dynamic
+    return sum(kind not in _FUSED_AWAY for kind in kinds) - _PER_DYNAMIC_MATRIX * dynamic
 
 
 def peak_activations(model: onnx.ModelProto) -> int:
-    """Bytes of the tensors that live at the worst moment, inputs and outputs included.
+    """Largest sum of live tensors in bytes, inputs and outputs included.
 
     Raises:
-        GraphLintError: when a shape is not static.
+        GraphLintError: if a shape is not static.
     """
     sizes, nodes = onnx_shapes.tensors(model), list(model.graph.node)
     readers = _readers(nodes)
@@ -93,7 +99,7 @@ def peak_activations(model: onnx.ModelProto) -> int:
 
 
 def _owners(nodes: Iterable[onnx.NodeProto], readers: Readers) -> dict[str, str]:
-    """The tensor whose memory each renamed tensor shares."""
+    """The tensor whose memory a renamed tensor shares, by name."""
     owner: dict[str, str] = {}
     for node in nodes:
         after = {reader.op_type for reader in readers.get(node.output[0], [])}
@@ -104,13 +110,13 @@ def _owners(nodes: Iterable[onnx.NodeProto], readers: Readers) -> dict[str, str]
 
 
 def _quantized(nodes: Iterable[onnx.NodeProto], readers: Readers) -> dict[str, str]:
-    """The integers in whose place a fused operator's result would be, where only QuantizeLinear reads it."""
-    found = {}
+    """The integer tensor that replaces the result of a fused operator that only QuantizeLinear reads, by name."""
+    replaced = {}
     for node in nodes:
         after = readers.get(node.output[0], []) if node.op_type in FUSED else []
         if after and all(reader.op_type == "QuantizeLinear" for reader in after):
-            found[node.output[0]] = after[0].output[0]
-    return found
+            replaced[node.output[0]] = after[0].output[0]
+    return replaced
 
 
 def _readers(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]:
@@ -124,7 +130,7 @@ def _readers(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]
 def _last_uses(
     nodes: list[onnx.NodeProto], owner: Mapping[str, str], outputs: Iterable[str]
 ) -> dict[str, int]:
-    """Index of the last node that reads each memory; past the end for the graph's outputs."""
+    """Index of the last node that reads a tensor's memory, by name; the number of nodes for outputs of the graph."""
     last: dict[str, int] = {}
     for index, node in enumerate(nodes):
         for name in node.input:

@@ -1,6 +1,6 @@
-"""The recipe of a bundle: every choice and every threshold of a build, as one value.
+"""The recipe of a build: every choice and every limit, as one value.
 
-``make_recipe`` turns the words of a command line into it and refuses what this version cannot do.
+``make_recipe`` parses the options of a command line into it and refuses what this version does not support.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 from microforge.bundle.manifest import Task
 from microforge.bundle.targets import Precision, TargetName
 from microforge.errors import SpecError
-from microforge_export.recipes.int8_recipe import Int8Recipe, read_recipe
+from microforge_export.recipes.int8_recipe import Int8Recipe
+from microforge_export.recipes.recipe_file import read_recipe
 
 AVAILABLE_TARGETS: tuple[TargetName, ...] = ("onnx", "executorch", "coreml")
 AVAILABLE_PRECISIONS: dict[TargetName, tuple[Precision, ...]] = {
@@ -21,43 +22,48 @@ AVAILABLE_PRECISIONS: dict[TargetName, tuple[Precision, ...]] = {
     "executorch": ("fp32", "int8"),
     "coreml": ("fp32", "fp16", "int8"),
 }
-#: What a target is built in when nothing is asked: Apple's accelerators compute in fp16 alone.
+#: The precision of a target by default. Apple's Neural Engine computes in fp16 only.
 DEFAULT_PRECISION: dict[TargetName, Precision] = {"onnx": "fp32", "executorch": "fp32", "coreml": "fp16"}
 AVAILABLE_TASKS: tuple[Task, ...] = ("generate", "edit", "inpaint", "super-resolve")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """What an artefact must reach; below it nothing is written."""
+    """Limits of a target. If one is missed, nothing is written.
 
-    component_psnr_db: float  # worst output of every component, over all its inputs
-    image_max_diff_255: float  # worst pixel of a whole drawing, in 1/255
+    Attributes:
+        component_psnr_db: lowest PSNR of any output of any component, over all recorded inputs.
+        image_max_diff_255: largest difference of any pixel of an image, in 1/255.
+    """
+
+    component_psnr_db: float
+    image_max_diff_255: float
 
 
 THRESHOLDS: dict[Precision, Thresholds] = {
     "fp32": Thresholds(component_psnr_db=60.0, image_max_diff_255=2.0),
-    # Rounding moves the edges of a few steps' drawing: the shipped student's worst pixel is 3.9, its components 64 dB.
+    # Rounding moves edges: the shipped student reaches 64 dB per component and differs by 2/255 at the worst pixel.
     "fp16": Thresholds(component_psnr_db=40.0, image_max_diff_255=8.0),
-    # Whole images in INT8 are judged by PSNR over many drawings (``quality_gate``), not by their worst pixel;
-    # the limit of components is the recipe's own.
+    # Images in INT8 are compared by PSNR over many samples (``quality_gate``), not by their worst pixel. The limit
+    # of components is that of the recipe.
     "int8": Thresholds(component_psnr_db=20.0, image_max_diff_255=255.0),
 }
-#: Recipes that ship with the package: ``MODEL-TARGET.toml``.
+#: Folder of the recipes that ship with the package: ``MODEL-TARGET.toml`` and ``MODEL-N-steps-TARGET.toml``.
 RECIPES = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """A prompt, the seed of its noise, and the task; a task with a source starts from ``sources.given``."""
+    """A prompt, the seed of its noise, and a task. Tasks with a source image use ``test_images.given``."""
 
-    prompt: str  # empty: no words, where the task can do without
+    prompt: str  # may be empty for tasks that need no prompt
     seed: int
     task: Task = "generate"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetRecipe:
-    """One engine of a build: how its files are made and what they must reach."""
+    """One target of a build: its precision and its limits."""
 
     name: TargetName
     precision: Precision
@@ -79,16 +85,19 @@ class TargetRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One build. The first of ``requests`` of a task is its golden trajectory; the very first makes the preview.
+    """One build.
 
-    All of ``requests`` are checked on all of ``targets``.
+    Attributes:
+        targets: the engines to build for.
+        sizes: image sizes, "256" or "256x384" (height x width); empty for the size that the model was trained at.
+        tasks: empty for all tasks of the model.
+        requests: images that are compared on every target. The first one of a task becomes its golden trajectory,
+            the very first one becomes the preview.
     """
 
     targets: tuple[TargetRecipe, ...]
-    sizes: tuple[
-        str, ...
-    ]  # each "256" or "256x384" (height x width); empty: the size the model was trained at
-    tasks: tuple[Task, ...]  # empty: all that the model knows, until it is read
+    sizes: tuple[str, ...]
+    tasks: tuple[Task, ...]
     requests: tuple[SampleRequest, ...]
 
 
@@ -103,69 +112,77 @@ TEST_REQUESTS = (
 
 
 def make_recipe(
-    *, target: str, precision: str | None, sizes: Sequence[str], tasks: str | None = None, requests: tuple[SampleRequest, ...] = TEST_REQUESTS,
-    recipes: Sequence[Path] = (),
+    *, target: str, precision: str | None, sizes: Sequence[str], tasks: str | None = None,
+    requests: tuple[SampleRequest, ...] = TEST_REQUESTS, recipes: Sequence[Path] = (),
 ) -> Recipe:  # fmt: skip
-    """A recipe from a command line's words.
+    """Parse the options of a build.
 
     Args:
-        target, tasks: names, or several with commas between them; tasks of None are all that the model knows.
-        precision: of every target; None: ``DEFAULT_PRECISION``.
-        recipes: INT8 recipes of the user's own, at most one per target; each names its target.
+        target: names of engines, separated by commas.
+        precision: precision of every target; None for ``DEFAULT_PRECISION``.
+        sizes: image sizes; they are checked once the model is read, against its own factor.
+        tasks: names of tasks, separated by commas; None for all tasks of the model.
+        requests: images that are compared on every target.
+        recipes: INT8 recipe files of the user, at most one per target.
 
     Raises:
-        SpecError: for a name that this version does not have; lists what is available. (Sizes are checked when
-            the model is read, against its own factor.)
+        SpecError: if a name is unknown or not supported; lists what is allowed.
     """
-    engines = tuple(_choice("target", name, AVAILABLE_TARGETS, TargetName) for name in _words(target))
+    engines = tuple(_choice("target", name, AVAILABLE_TARGETS, TargetName) for name in _split(target))
     if not engines:
         raise SpecError(f"--target must name at least one of: {', '.join(AVAILABLE_TARGETS)}")
-    names = tuple(_choice("task", name, AVAILABLE_TASKS, Task) for name in _words(tasks or ""))
+    names = tuple(_choice("task", name, AVAILABLE_TASKS, Task) for name in _split(tasks or ""))
     if not names and tasks is not None:
         raise SpecError(f"--tasks must name at least one of: {', '.join(AVAILABLE_TASKS)}")
     return Recipe(
         targets=_with_recipes(tuple(_target(name, precision) for name in engines), recipes),
         sizes=tuple(sizes),
-        tasks=tuple(dict.fromkeys(names)),
+        tasks=names,
         requests=requests,
     )
 
 
 def _target(name: TargetName, precision: str | None) -> TargetRecipe:
     precision = DEFAULT_PRECISION[name] if precision is None else precision
-    chosen = _choice(f"{name} precision", precision, AVAILABLE_PRECISIONS[name], Precision)
-    return TargetRecipe(name=name, precision=chosen, thresholds=THRESHOLDS[chosen])
+    checked = _choice(f"{name} precision", precision, AVAILABLE_PRECISIONS[name], Precision)
+    return TargetRecipe(name=name, precision=checked, thresholds=THRESHOLDS[checked])
 
 
 def _with_recipes(targets: tuple[TargetRecipe, ...], files: Sequence[Path]) -> tuple[TargetRecipe, ...]:
-    found: dict[TargetName, Int8Recipe] = {}
+    by_target: dict[TargetName, Int8Recipe] = {}
     for file in files:
         recipe = read_recipe(file)
-        if recipe.target in found:
+        if recipe.target in by_target:
             raise SpecError(f"{file} is a second recipe for {recipe.target}; give one per target")
         if not any(target.name == recipe.target and target.precision == "int8" for target in targets):
-            asked = ", ".join(f"{target.name} in {target.precision}" for target in targets)
-            raise SpecError(f"{file} is an int8 recipe for {recipe.target}; this build makes {asked}")
-        found[recipe.target] = recipe
-    return tuple(with_int8(item, found[item.name]) if item.name in found else item for item in targets)
+            requested = ", ".join(f"{target.name} in {target.precision}" for target in targets)
+            raise SpecError(f"{file} is an int8 recipe for {recipe.target}; this build makes {requested}")
+        by_target[recipe.target] = recipe
+    return tuple(
+        with_int8(item, by_target[item.name]) if item.name in by_target else item for item in targets
+    )
 
 
 def with_int8(target: TargetRecipe, recipe: Int8Recipe) -> TargetRecipe:
-    """``target`` made by ``recipe``, whose limits it must then reach."""
-    least = recipe.limits.component_psnr_db
-    return replace(target, int8=recipe, thresholds=replace(target.thresholds, component_psnr_db=least))
+    """``target`` with an INT8 recipe and that recipe's limit for components."""
+    limits = replace(target.thresholds, component_psnr_db=recipe.limits.component_psnr_db)
+    return replace(target, int8=recipe, thresholds=limits)
 
 
 def shipped_recipe(
     model: str, target: TargetName, steps: int | None = None, folder: Path = RECIPES
 ) -> Int8Recipe:
-    """The recipe that ships with the package for a model.
+    """The INT8 recipe that ships with the package for a model.
 
     Args:
-        steps: of a distilled model, which may have a recipe of its own: few steps amplify an error less than many.
+        model: name of the model.
+        target: the engine.
+        steps: number of sampling steps of a distilled model. It may have a recipe of its own, because few steps
+            amplify an error less than many.
+        folder: where to look.
 
     Raises:
-        SpecError: when there is none; says how to make one.
+        SpecError: if there is none; says how to make one.
     """
     names = [f"{model}-{target}.toml"]
     if steps is not None:
@@ -187,9 +204,10 @@ def _choice(what: str, name: str, available: tuple[NameT, ...], known: object) -
     for value in available:
         if value == name:
             return value
-    verdict = "is not available in this version" if name in typing.get_args(known) else "is unknown"
-    raise SpecError(f"{what} {name!r} {verdict}; available: {', '.join(available)}")
+    problem = "is not available in this version" if name in typing.get_args(known) else "is unknown"
+    raise SpecError(f"{what} {name!r} {problem}; available: {', '.join(available)}")
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+def _split(text: str) -> tuple[str, ...]:
+    """The different names in a list that is separated by commas."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))

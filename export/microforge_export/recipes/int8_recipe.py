@@ -1,131 +1,164 @@
-"""How a model is made INT8 for one target: a typed recipe, read from TOML and written as TOML.
+"""An INT8 recipe: the quantization schemes of one model on one target, and the limits that the result must meet.
 
-A recipe names a scheme per component role and operator group (``operator_groups``); the group ``*`` stands
-for all that are not named, and what remains is in floating point. It carries the limits that the result must
-reach, the table of measurements that it was chosen from, and the host they were made on. ``mf-export tune``
-writes one; a build applies one.
+A recipe names a scheme per component role and operator group (``operator_groups``). The group ``*`` stands for all
+groups that are not named; a component that is not named stays in floating point. A recipe also records the
+measured candidates that it was chosen from and the host that measured them. ``mf-export tune`` writes one, a build
+applies one; ``recipe_file`` has the TOML format.
 """
 
 from __future__ import annotations
 
-import re
-import tomllib
-import typing
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from microforge.bundle.manifest import Role
 from microforge.bundle.targets import Precision, TargetName
 from microforge.errors import SpecError
 
-#: ``weight-only``: int8 per channel, computed in floating point. ``dynamic``: 8-bit activations scaled at each
-#: run. ``static``: 8-bit activations with calibrated ranges. ``linear8``: int8 weights per channel.
-#: ``palettize6``, ``palettize4``: weights as indices of 6 or 4 bits into a table. The rest is floating point.
+#: ``weight-only``: int8 weights per channel, computed in floating point.
+#: ``dynamic``: int8 weights, and 8-bit activations that are scaled in every evaluation.
+#: ``static``: int8 weights, and 8-bit activations with calibrated ranges.
+#: ``linear8``: stored as int8 per channel. ``palettize6``, ``palettize4``: stored as indices of 6 or 4 bits into a
+#: table of values. The other two are floating point.
 Scheme = Literal[
     "fp32", "fp16", "weight-only", "dynamic", "static", "linear8", "palettize6", "palettize4"
 ]  # fmt: skip
-#: Of a measured candidate; ``mixed`` is what was chosen group by group, together.
+#: The scheme of a measured candidate; ``mixed`` is the combination of the schemes chosen group by group.
 CandidateScheme = Scheme | Literal["mixed"]
-#: What each target's groups can have: its floating point, then from the most to the least precise.
+#: The schemes of each target: its floating point first, then from the most to the least precise.
 SCHEMES: Mapping[TargetName, tuple[Scheme, ...]] = {
     "onnx": ("fp32", "weight-only", "dynamic", "static"),
     "executorch": ("fp32", "weight-only", "dynamic", "static"),
     "coreml": ("fp16", "linear8", "palettize6", "palettize4"),
 }
-#: The group that stands for all those that a component's table does not name.
+#: The group that stands for all groups that a recipe does not name.
 OTHERS = "*"
 Preference = Literal["speed", "size"]
-_NAME = re.compile(r"[A-Za-z0-9_.*@+-]+( [A-Za-z0-9_.*@+-]+)*")
-_WHERE = "mf-export tune writes a valid recipe"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Limits:
-    """What an INT8 target must reach against torch in fp32; below any of them nothing is written."""
+    """Limits of an INT8 target, compared with PyTorch in fp32. If one is missed, nothing is written.
 
-    component_psnr_db: float = 20.0  # worst output of a component, over its recorded inputs
-    images: int = 32  # whole drawings, prompt and seed each, that the next two are taken over
-    image_psnr_median_db: float = 30.0  # from the same noise
+    Attributes:
+        component_psnr_db: worst output of a component over its recorded inputs.
+        images: number of images that the two image limits are measured over.
+        image_psnr_median_db: median PSNR of images from the same noise.
+        image_psnr_worst_db: worst PSNR of these images.
+        guidance_norm_ratio_low: lowest norm of (conditional - unconditional velocity) over that of PyTorch.
+        guidance_norm_ratio_high: highest value of the same ratio.
+        relative_state_error: largest relative error of the carried state after the last step.
+    """
+
+    component_psnr_db: float = 20.0
+    images: int = 32
+    image_psnr_median_db: float = 30.0
     image_psnr_worst_db: float = 24.0
-    guidance_norm_ratio_low: float = 0.9  # norm of (v_cond - v_empty), artefact / torch
+    guidance_norm_ratio_low: float = 0.9
     guidance_norm_ratio_high: float = 1.1
-    relative_state_error: float = 0.25  # |plan - reference| / |reference| after the last step
+    relative_state_error: float = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What static ranges are taken from: a build repeats it, so its files do not depend on anything else."""
+    """The data that static ranges are calibrated on; fixed by the recipe, so that builds are reproducible.
 
-    samples: int = 8  # captions of the built-in grammar, drawn with torch
-    inputs: int = 32  # evaluations per component, spread over all drawings and steps
+    Attributes:
+        samples: number of captions of the built-in world that PyTorch generates images of.
+        inputs: number of evaluations per component, spread evenly over all samples and sampling steps.
+    """
+
+    samples: int = 8
+    inputs: int = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """Where the times of a recipe's table were taken."""
+    """The machine on which the candidates of a recipe were timed."""
 
-    machine: str  # as platform.machine() says
+    machine: str  # platform.machine()
     instructions: tuple[str, ...]  # vector extensions that int8 kernels use
     threads: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredCandidate:
-    """One measured candidate: ``scheme`` for one ``group`` of a component, everything else in floating point.
+    """One component with ``scheme`` for one operator group and floating point for the others, measured.
 
-    The scheme ``mixed`` is what was chosen group by group, together: the row that decides whether the
-    component is quantized at all.
+    Attributes:
+        component: role of the component.
+        group: operator group; "all" for every group together.
+        scheme: "mixed" for the schemes that were chosen group by group, together.
+        psnr_db: worst output over the recorded inputs of one sample.
+        milliseconds: shortest evaluation; 0 if it was not timed.
+        fp32_milliseconds: the same for the component in floating point, timed in alternation.
+        bytes: size of the component's constants.
+        fp32_bytes: the same for the component in floating point.
+        chosen: whether the recipe uses it.
     """
 
     component: Role
-    group: str  # "all" for every group together
+    group: str
     scheme: CandidateScheme
     psnr_db: float
-    milliseconds: float  # of one evaluation of the component, the least of many; 0 where it was not timed
-    fp32_milliseconds: float  # of the same runs, interleaved
-    bytes: int  # of the component's constants
+    milliseconds: float
+    fp32_milliseconds: float
+    bytes: int
     fp32_bytes: int
     chosen: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Recipe:
-    """The choice for one model on one target. ``schemes``: role -> operator group -> scheme."""
+    """The quantization of one model on one target.
+
+    Attributes:
+        model: name of the model.
+        target: the engine.
+        prefer: what the choice optimised.
+        note: one line about the measurements, for people.
+        host: where the candidates were timed.
+        limits: what the result must reach.
+        calibration: what static ranges are calibrated on.
+        schemes: role -> operator group -> scheme.
+        candidates: what the schemes were chosen from.
+    """
 
     model: str
     target: TargetName
-    prefer: Preference = "speed"  # what a component had to gain to be quantized
-    note: str = ""  # about the measurements, for people
+    prefer: Preference = "speed"
+    note: str = ""
     host: Host
     limits: Int8Limits = field(default_factory=Int8Limits)
     calibration: Calibration = field(default_factory=Calibration)
     schemes: Mapping[Role, Mapping[str, Scheme]]
-    rows: tuple[MeasuredCandidate, ...] = ()
+    candidates: tuple[MeasuredCandidate, ...] = ()
 
 
 def float_scheme(target: TargetName) -> Scheme:
-    """What a group of ``target`` is when nothing is quantized."""
+    """The floating-point scheme of ``target``."""
     return SCHEMES[target][0]
 
 
 def resolve(
     schemes: Mapping[str, Scheme], groups: Mapping[str, Sequence[Scheme]], target: TargetName
 ) -> dict[str, Scheme]:
-    """Group -> scheme for every group of a component, ``*`` filled in.
+    """The scheme of every operator group of a component, with ``*`` filled in.
 
     Args:
-        schemes: of one role of a recipe.
-        groups: of the component, each with the schemes that its operator can have. A group that cannot have
-            the scheme of ``*`` gets the next more precise one that it can.
+        schemes: operator group -> scheme, as a recipe has it for one role.
+        groups: all operator groups of the component with the schemes that each supports. A group that does not
+            support the scheme of ``*`` gets the next more precise one that it supports.
+        target: the engine.
 
     Raises:
-        SpecError: for a group that the component has not, or a scheme that its operator cannot have.
+        SpecError: if ``schemes`` names an unknown group, or a scheme that the group does not support.
     """
-    plain, rest = float_scheme(target), schemes.get(OTHERS)
-    chosen = {
-        group: plain if rest is None else fitting(rest, allowed, target) for group, allowed in groups.items()
+    floating, rest = float_scheme(target), schemes.get(OTHERS)
+    resolved = {
+        group: floating if rest is None else fitting(rest, supported, target)
+        for group, supported in groups.items()
     }
     for group, scheme in schemes.items():
         if group == OTHERS:
@@ -134,192 +167,36 @@ def resolve(
             raise SpecError(
                 f"the recipe names an operator group {group!r}; this model has: {', '.join(groups)}"
             )
-        if scheme != plain and scheme not in groups[group]:
-            options = ", ".join((plain, *groups[group]))
-            raise SpecError(f"operator group {group!r} cannot be {scheme!r}; allowed: {options}")
-        chosen[group] = scheme
-    return chosen
+        if scheme != floating and scheme not in groups[group]:
+            allowed = ", ".join((floating, *groups[group]))
+            raise SpecError(f"operator group {group!r} cannot be {scheme!r}; allowed: {allowed}")
+        resolved[group] = scheme
+    return resolved
 
 
-def fitting(scheme: Scheme, allowed: Sequence[Scheme], target: TargetName) -> Scheme:
-    """``scheme`` where it is allowed, else the next more precise one that is; floating point always is."""
+def fitting(scheme: Scheme, supported: Sequence[Scheme], target: TargetName) -> Scheme:
+    """``scheme`` if it is supported, else the next more precise one that is, else floating point."""
     order = SCHEMES[target]
-    at_least = order[1 : order.index(scheme) + 1]
-    return next((item for item in reversed(at_least) if item in allowed), order[0])
+    at_least_as_precise = order[1 : order.index(scheme) + 1]
+    return next((item for item in reversed(at_least_as_precise) if item in supported), order[0])
 
 
-def safer(scheme: Scheme, allowed: Sequence[Scheme], target: TargetName) -> Scheme:
-    """The next scheme that is more precise than ``scheme`` and allowed."""
+def relaxed(scheme: Scheme, supported: Sequence[Scheme], target: TargetName) -> Scheme:
+    """The next more precise scheme than ``scheme`` that is supported; floating point at the end."""
     order = SCHEMES[target]
-    return fitting(order[max(order.index(scheme) - 1, 0)], allowed, target)
+    return fitting(order[max(order.index(scheme) - 1, 0)], supported, target)
 
 
 def role_schemes(recipe: Int8Recipe, role: Role) -> Mapping[str, Scheme]:
-    """The schemes of a component; the edit layout of a denoiser, which has its weights, takes the denoiser's."""
+    """The schemes of a component by operator group.
+
+    The edit layout of a denoiser has the denoiser's weights, and takes its schemes unless it has its own.
+    """
     return recipe.schemes.get(role, recipe.schemes.get("denoiser", {}) if role == "denoiser_edit" else {})
 
 
 def component_precision(recipe: Int8Recipe, role: Role) -> Precision:
-    """``int8`` where any group of the component is quantized, else the target's floating point."""
-    plain = float_scheme(recipe.target)
-    quantized = any(scheme != plain for scheme in role_schemes(recipe, role).values())
-    return "int8" if quantized else "fp16" if plain == "fp16" else "fp32"
-
-
-def read_recipe(path: Path) -> Int8Recipe:
-    """The recipe in the TOML file ``path``.
-
-    Raises:
-        SpecError: when it cannot be read, holds an unknown name or value, or lacks one.
-    """
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"recipe {path} cannot be read ({error}); {_WHERE}") from None
-    return parse_recipe(text, str(path))
-
-
-def parse_recipe(text: str, source: str = "recipe") -> Int8Recipe:
-    """The recipe in TOML ``text``; errors, as ``read_recipe``'s, begin with ``source``."""
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{source} is not TOML ({error}); {_WHERE}") from None
-    known = {item.name for item in fields(Int8Recipe)}
-    _only(table, known, {"model", "target", "host", "schemes"}, source)
-    target = typing.cast(
-        TargetName, _choice(table["target"], typing.get_args(TargetName), f"{source}: target")
-    )
-    prefer = _choice(table.get("prefer", "speed"), typing.get_args(Preference), f"{source}: prefer")
-    rows = table.get("rows", [])
-    if not isinstance(rows, list):
-        raise SpecError(f"{source}: rows must be a list of tables; {_WHERE}")
-    return Int8Recipe(
-        model=_name(table["model"], f"{source}: model"),
-        target=target,
-        prefer=typing.cast(Preference, prefer),
-        note=check_note(table.get("note", ""), f"{source}: note"),
-        host=_record(Host, table["host"], f"{source}: host"),
-        limits=_record(Int8Limits, table.get("limits", {}), f"{source}: limits"),
-        calibration=_record(Calibration, table.get("calibration", {}), f"{source}: calibration"),
-        schemes=_schemes(table["schemes"], target, f"{source}: schemes"),
-        rows=tuple(
-            _record(MeasuredCandidate, row, f"{source}: rows[{index}]") for index, row in enumerate(rows)
-        ),
-    )
-
-
-def render_recipe(recipe: Int8Recipe) -> str:
-    """TOML that ``parse_recipe`` reads back to an equal recipe; groups and rows keep their order."""
-    lines = ["# Written by mf-export tune; mf-export build --precision int8 applies it.", ""]
-    lines += [f"{name} = {_toml(getattr(recipe, name))}" for name in ("model", "target", "prefer", "note")]
-    for title in ("host", "limits", "calibration"):
-        lines += ["", f"[{title}]", *_fields(getattr(recipe, title))]
-    lines += ["", "[schemes]"]
-    for role, groups in recipe.schemes.items():
-        lines += [
-            "",
-            f"[schemes.{role}]",
-            *(f"{_toml(name)} = {_toml(value)}" for name, value in groups.items()),
-        ]
-    for row in recipe.rows:
-        lines += ["", "[[rows]]", *_fields(row)]
-    return "\n".join(lines) + "\n"
-
-
-def _fields(record: Host | Int8Limits | Calibration | MeasuredCandidate) -> list[str]:
-    return [f"{item.name} = {_toml(getattr(record, item.name))}" for item in fields(record)]
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, tuple):
-        return f"[{', '.join(_toml(item) for item in value)}]"
-    return f'"{value}"' if isinstance(value, str) else repr(value)  # names hold no character to escape
-
-
-RecordT = typing.TypeVar("RecordT", Host, Int8Limits, Calibration, MeasuredCandidate)
-
-
-def _record(kind: type[RecordT], table: object, where: str) -> RecordT:
-    """A dataclass of plain values from a TOML table."""
-    if not isinstance(table, dict):
-        raise SpecError(f"{where} must be a table; {_WHERE}")
-    hints = typing.get_type_hints(kind)
-    # A field without a default is needed; ``hasattr`` on the class is true exactly for those with one.
-    _only(table, set(hints), {name for name in hints if not hasattr(kind, name)}, where)
-    return kind(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in table.items()})
-
-
-def _value(hint: object, value: object, where: str) -> typing.Any:
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value)
-        if number - number == 0.0:  # neither infinite nor NaN
-            return number
-    elif hint is int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    elif hint is bool and isinstance(value, bool):
-        return value
-    elif hint is str:
-        return _name(value, where)
-    elif hint == tuple[str, ...] and isinstance(value, list):
-        return tuple(_name(item, where) for item in value)
-    elif typing.get_args(hint):  # one Literal, or several
-        return _choice(value, tuple(_literals(hint)), where)
-    raise SpecError(f"{where} is {value!r}, which is not {getattr(hint, '__name__', hint)}; {_WHERE}")
-
-
-def _literals(hint: object) -> Iterator[str]:
-    for item in typing.get_args(hint):
-        if isinstance(item, str):
-            yield item
-        else:
-            yield from _literals(item)
-
-
-def _schemes(table: object, target: TargetName, where: str) -> dict[Role, dict[str, Scheme]]:
-    if not isinstance(table, dict) or not all(isinstance(groups, dict) for groups in table.values()):
-        raise SpecError(f"{where} must hold a table per component; {_WHERE}")
-    return {
-        typing.cast(Role, _choice(role, typing.get_args(Role), where)): {
-            _name(group, where): typing.cast(
-                Scheme, _choice(scheme, SCHEMES[target], f"{where}.{role}.{group}")
-            )
-            for group, scheme in groups.items()
-        }
-        for role, groups in table.items()
-    }
-
-
-def _name(value: object, where: str) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise SpecError(f"{where} is {value!r}; names have letters, digits, single spaces and _ . * @ + -")
-    return value
-
-
-def check_note(value: object, where: str = "note") -> str:
-    """``value`` when it can be a recipe's note.
-
-    Raises:
-        SpecError: otherwise.
-    """
-    if not isinstance(value, str) or not value.isprintable() or set(value) & set('"\\'):
-        raise SpecError(f"{where} is {value!r}; a note is one line without quotes and backslashes")
-    return value
-
-
-def _choice(value: object, allowed: tuple[str, ...], where: str) -> str:
-    if not isinstance(value, str) or value not in allowed:
-        raise SpecError(f"{where} is {value!r}; allowed: {', '.join(allowed)}")
-    return value
-
-
-def _only(table: Mapping[str, object], known: set[str], needed: set[str], where: str) -> None:
-    """Refuse keys that do not exist and the lack of one that must."""
-    for key in table:
-        if key not in known:
-            raise SpecError(f"{where} has an unknown key {key!r}; known: {', '.join(sorted(known))}")
-    for key in sorted(needed):
-        if key not in table:
-            raise SpecError(f"{where} lacks {key!r}; {_WHERE}")
+    """``int8`` if any operator group of the component is quantized, else the target's floating point."""
+    floating = float_scheme(recipe.target)
+    quantized = any(scheme != floating for scheme in role_schemes(recipe, role).values())
+    return "int8" if quantized else "fp16" if floating == "fp16" else "fp32"

@@ -59,7 +59,7 @@ def test_an_engine_without_a_plan_is_refused(small: Path) -> None:
     opened = load_bundle(small)
     targets = {"coreml": opened.target("onnx"), "executorch": opened.target("onnx")}
     other = replace(opened, manifest=opened.manifest.model_copy(update={"targets": targets}))
-    with pytest.raises(BundleError, match="fit knows: onnx, executorch"):
+    with pytest.raises(BundleError, match="allowed: onnx, executorch"):
         predict(other, "coreml")
     with pytest.raises(BundleError, match="build the bundle again"):
         predict(other, "executorch")
@@ -82,7 +82,7 @@ def test_auto_prefers_resident_then_staged_then_refuses(small: Path) -> None:
     staged, resident = (max(found.peaks[mode].values()) for mode in ("staged", "resident"))
     assert staged < resident
     between = fit(opened, _device(staged), "onnx")
-    assert between.mode == "staged" and "resident would need" in between.reason
+    assert between.mode == "staged" and "resident mode would need" in between.reason
     none = fit(opened, _device(staged - 1), "onnx")
     assert none.mode is None and not none.fits and "more than" in none.reason
     assert not fit(opened, _device(staged), "onnx", mode="resident").fits

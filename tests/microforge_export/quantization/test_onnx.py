@@ -33,8 +33,8 @@ from microforge_export.recipes.int8_recipe import (
     Host,
     Int8Limits,
     Int8Recipe,
-    render_recipe,
 )
+from microforge_export.recipes.recipe_file import render_recipe
 from microforge_export.targets.onnx import lower as lower_onnx
 from microforge_export.targets.onnx.accelerator_support import usability
 
@@ -51,11 +51,13 @@ TEST_REQUESTS = (SampleRequest("a red circle", 0),)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def lowered_once(programs: dict[str, ExportedProgram], drafts: dict[str, OnnxQuantizable]) -> Iterator[None]:
+def lowered_once(
+    programs: dict[str, ExportedProgram], quantizables: dict[str, OnnxQuantizable]
+) -> Iterator[None]:
     """Builds take the session's traces and graphs."""
 
     def lower(component: SourceComponent, _: ExportedProgram) -> ir.Model:
-        return ir.from_proto(drafts[component.key].model)
+        return ir.from_proto(quantizables[component.key].model)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lowering_stages, "trace", lambda item: programs[item.key])
@@ -89,10 +91,10 @@ def test_the_manifest_records_quality_and_what_stayed_in_fp32(int8_bundle: Path)
 
 
 def test_weights_are_int8_in_the_one_shared_file(
-    int8_bundle: Path, drafts: dict[str, OnnxQuantizable]
+    int8_bundle: Path, quantizables: dict[str, OnnxQuantizable]
 ) -> None:
     stored = (int8_bundle / "onnx" / "weights.bin").stat().st_size
-    plain = {key: constant_bytes(item.quantized({})) for key, item in drafts.items()}
+    plain = {key: constant_bytes(item.quantized({})) for key, item in quantizables.items()}
     encoder = plain.pop("vae_encoder")  # it stays in fp32
     assert stored - encoder < 0.35 * sum(plain.values())
 

@@ -42,8 +42,10 @@ def test_roll_records_both_passes_of_every_step_with_and_without_a_plan(
     assert [float(case.inputs["has_plan"][0]) for case in rolled.cases["denoiser"]] == [0, 0] + [1] * 6
 
 
-def test_groups_cover_every_weighted_node_and_name_its_module(drafts: dict[str, OnnxQuantizable]) -> None:
-    for graph in drafts.values():
+def test_groups_cover_every_weighted_node_and_name_its_module(
+    quantizables: dict[str, OnnxQuantizable],
+) -> None:
+    for graph in quantizables.values():
         initial = {item.name for item in graph.model.graph.initializer if len(item.dims) >= 2}
         weighted = {node.name for node in graph.model.graph.node if node.op_type in ("Conv", "Gemm")}
         weighted |= {
@@ -51,10 +53,10 @@ def test_groups_cover_every_weighted_node_and_name_its_module(drafts: dict[str, 
         }
         assert weighted <= set(graph.nodes)
     assert {"matmul planner.layers.ffn", "matmul backbone.blocks.ffn", "matmul backbone.shared"} <= set(
-        drafts["denoiser"].groups()
+        quantizables["denoiser"].groups()
     )
-    assert "conv decoder.stages.1" in drafts["vae_decoder"].groups()
-    assert "gather tokens" in drafts["text_encoder"].groups()
+    assert "conv decoder.stages.1" in quantizables["vae_decoder"].groups()
+    assert "gather tokens" in quantizables["text_encoder"].groups()
 
 
 @pytest.mark.parametrize(
@@ -69,9 +71,9 @@ def test_groups_cover_every_weighted_node_and_name_its_module(drafts: dict[str, 
     ],
 )
 def test_every_scheme_is_valid_and_close_and_smaller(
-    drafts: dict[str, OnnxQuantizable], rolled: Roll, key: str, scheme: Scheme, least_db: float
+    quantizables: dict[str, OnnxQuantizable], rolled: Roll, key: str, scheme: Scheme, least_db: float
 ) -> None:
-    graph = drafts[key]
+    graph = quantizables[key]
     schemes = everywhere(graph, scheme)
     assert schemes
     quantized = graph.quantized(schemes)
@@ -81,8 +83,8 @@ def test_every_scheme_is_valid_and_close_and_smaller(
     assert least_db < psnr < 90, "and it really is quantized"
 
 
-def test_only_the_named_group_changes(drafts: dict[str, OnnxQuantizable]) -> None:
-    graph = drafts["vae_decoder"]
+def test_only_the_named_group_changes(quantizables: dict[str, OnnxQuantizable]) -> None:
+    graph = quantizables["vae_decoder"]
     quantized = graph.quantized({"conv decoder.stages.1": "static"})
     counts = Counter(node.op_type for node in quantized.graph)
     count = list(graph.nodes.values()).count("conv decoder.stages.1")
@@ -91,8 +93,8 @@ def test_only_the_named_group_changes(drafts: dict[str, OnnxQuantizable]) -> Non
     assert counts["Conv"] == len(graph.nodes), "QDQ keeps the convolutions themselves"
 
 
-def test_two_quantizations_give_the_same_bytes(drafts: dict[str, OnnxQuantizable]) -> None:
-    graph = drafts["vae_decoder"]
+def test_two_quantizations_give_the_same_bytes(quantizables: dict[str, OnnxQuantizable]) -> None:
+    graph = quantizables["vae_decoder"]
     first, second = (ir.to_proto(graph.quantized(everywhere(graph, "static"))) for _ in range(2))
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
 
@@ -123,10 +125,10 @@ def roll_inputs(component: SourceComponent) -> tuple[dict[str, np.ndarray], ...]
     [({"conv nowhere": "static"}, "conv nowhere"), ({"conv decoder": "dynamic"}, "allowed: fp32")],
 )
 def test_a_recipe_for_another_model_is_refused(
-    drafts: dict[str, OnnxQuantizable], schemes: dict[str, Scheme], named: str
+    quantizables: dict[str, OnnxQuantizable], schemes: dict[str, Scheme], named: str
 ) -> None:
     with pytest.raises(SpecError, match=named):
-        drafts["vae_decoder"].quantized(schemes)
+        quantizables["vae_decoder"].quantized(schemes)
 
 
 @settings(max_examples=50, deadline=None)
@@ -166,8 +168,8 @@ def test_bisection_finds_the_bad_group(count: int, data: st.DataObject) -> None:
     assert at_fault(groups, lambda part: 10.0 if f"conv {bad}" in part else 40.0) == f"conv {bad}"
 
 
-def test_dynamic_leaves_no_matrix_in_fp32(drafts: dict[str, OnnxQuantizable]) -> None:
-    graph = drafts["denoiser"]
+def test_dynamic_leaves_no_matrix_in_fp32(quantizables: dict[str, OnnxQuantizable]) -> None:
+    graph = quantizables["denoiser"]
     quantized = graph.quantized(everywhere(graph, "dynamic"))
     large = [v for v in quantized.graph.initializers.values() if v.dtype == ir.DataType.FLOAT and v.name.endswith("_Transposed")]  # type: ignore[union-attr]  # fmt: skip
     assert "Gemm" in {node.op_type for node in graph.model.graph.node} and not large

@@ -64,9 +64,9 @@ def test_a_figure_that_is_no_number_is_not_met() -> None:
 
 
 @pytest.fixture(autouse=True)
-def lowered_once(drafts: dict[str, OnnxQuantizable], monkeypatch: pytest.MonkeyPatch) -> None:
+def lowered_once(quantizables: dict[str, OnnxQuantizable], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        quality_gate, "quantizable_factory", lambda _: lambda component, *_: drafts[component.key]
+        quality_gate, "quantizable_factory", lambda _: lambda component, *_: quantizables[component.key]
     )
 
 
@@ -100,7 +100,7 @@ def test_the_fault_names_the_component_alone_where_a_target_cannot_try_groups(
 
 
 def test_a_missed_image_limit_is_blamed_on_the_component_that_hurts_images(
-    evidence: QualityEvidence, drafts: dict[str, OnnxQuantizable], monkeypatch: pytest.MonkeyPatch
+    evidence: QualityEvidence, quantizables: dict[str, OnnxQuantizable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through sessions as a bundle has them; only the decoder is quantized badly."""
 
@@ -111,7 +111,7 @@ def test_a_missed_image_limit_is_blamed_on_the_component_that_hurts_images(
                 item.component.role: stack.enter_context(
                     item.candidate(role_schemes(RECIPE, item.component.role))
                 )
-                for item in drafts.values()
+                for item in quantizables.values()
             }
             yield lambda role, inputs: opened[role].session.run(inputs)
 

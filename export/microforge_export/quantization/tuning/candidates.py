@@ -1,4 +1,4 @@
-"""Where the candidates of a tuning run are measured: one component at a time, and whole drawings."""
+"""Measures candidates of a tuning run: one component at a time, and all components together on whole images."""
 
 from __future__ import annotations
 
@@ -24,51 +24,62 @@ from microforge_export.recipes.int8_recipe import MeasuredCandidate, Scheme
 
 @dataclass(frozen=True)
 class ComponentBench:
-    """Where candidates of one component are measured."""
+    """Measures candidates of one component."""
 
-    draft: QuantizableComponent
+    quantizable: QuantizableComponent
     references: Sequence[Roll]
-    effort: TuningSettings
+    settings: TuningSettings
     target: TargetName
 
     @property
     def role(self) -> Role:
-        return self.draft.component.role
+        """The role of the component."""
+        return self.quantizable.component.role
 
-    def plain(self) -> AbstractContextManager[CandidateSession]:
+    def open_float(self) -> AbstractContextManager[CandidateSession]:
         """The component in floating point, which every candidate is timed against."""
-        return self.draft.candidate({}, self.effort.threads)
+        return self.quantizable.candidate({}, self.settings.threads)
 
-    def row(
-        self, plain: CandidateSession, group: str, scheme: Scheme | None, schemes: Mapping[str, Scheme]
+    def measure(
+        self, floating: CandidateSession, group: str, scheme: Scheme | None, schemes: Mapping[str, Scheme]
     ) -> MeasuredCandidate:
-        """Error, time and bytes of the component under ``schemes``; ``scheme`` None is a mixture."""
-        named, effort = scheme or "mixed", self.effort
-        with self.draft.candidate(schemes, effort.threads) as ours:
-            psnr = component_psnr(lambda _, inputs: ours.session.run(inputs), self.role, self.references[:1])
-            example = self.references[0].cases[self.role][0].inputs
-            taken = (0.0, 0.0)
-            if effort.measured is not None:
-                taken = effort.measured.get((self.role, group, named), taken)
-            elif effort.rounds:
-                calls = [lambda: ours.session.run(example), lambda: plain.session.run(example)]
-                first, second = interleaved(calls, effort.rounds)
-                taken = (first, second)
+        """Error, time and bytes of the component under ``schemes``.
+
+        Args:
+            floating: the component in floating point.
+            group: operator group that the result is recorded for.
+            scheme: scheme that the result is recorded for; None for a mixture.
+            schemes: schemes of all quantized groups.
+        """
+        name = scheme or "mixed"
+        with self.quantizable.candidate(schemes, self.settings.threads) as quantized:
+            psnr = component_psnr(
+                lambda _, inputs: quantized.session.run(inputs), self.role, self.references[:1]
+            )
+            milliseconds, float_milliseconds = 0.0, 0.0
+            if self.settings.measured is not None:
+                key = (self.role, group, name)
+                milliseconds, float_milliseconds = self.settings.measured.get(key, (0.0, 0.0))
+            elif self.settings.rounds:
+                example = self.references[0].cases[self.role][0].inputs
+                calls = [lambda: quantized.session.run(example), lambda: floating.session.run(example)]
+                milliseconds, float_milliseconds = interleaved(calls, self.settings.rounds)
             return MeasuredCandidate(
-                component=self.role, group=group, scheme=named, psnr_db=psnr, milliseconds=round(taken[0], 4),
-                fp32_milliseconds=round(taken[1], 4), bytes=ours.bytes, fp32_bytes=plain.bytes,
+                component=self.role, group=group, scheme=name, psnr_db=psnr, milliseconds=round(milliseconds, 4),
+                fp32_milliseconds=round(float_milliseconds, 4), bytes=quantized.bytes, fp32_bytes=floating.bytes,
             )  # fmt: skip
 
 
 class AssembledCandidates:
-    """All components together, and what whole images are judged by.
+    """All components together, each under some schemes, to measure whole images.
 
-    A component is made once per choice of schemes and stays loaded until it gets another one.
+    A component is lowered once per choice of schemes and stays loaded until its schemes change. Use it as a
+    context manager.
     """
 
     def __init__(
-        self, model: SourceModel, components: Sequence[SourceComponent], requests: Sequence[SampleRequest], references: Sequence[Roll],
-        benches: Sequence[ComponentBench],
+        self, model: SourceModel, components: Sequence[SourceComponent], requests: Sequence[SampleRequest],
+        references: Sequence[Roll], benches: Sequence[ComponentBench],
     ) -> None:  # fmt: skip
         self.model, self.components, self.requests, self.references = model, components, requests, references
         self.benches = {bench.role: bench for bench in benches}
@@ -84,23 +95,25 @@ class AssembledCandidates:
             stack.close()
 
     @property
-    def effort(self) -> TuningSettings:
-        return next(iter(self.benches.values())).effort
+    def settings(self) -> TuningSettings:
+        """The settings of the run."""
+        return next(iter(self.benches.values())).settings
 
     @property
     def target(self) -> TargetName:
+        """The engine."""
         return next(iter(self.benches.values())).target
 
     def measure(self, schemes: Mapping[Role, Schemes]) -> MeasuredQuality:
-        """Everything that a recipe has limits on."""
+        """Measure everything that a recipe limits."""
         self._load(schemes)
         return measure_quality(self.model, self.components, self._run, self.requests, self.references)
 
     def image_db(self, schemes: Mapping[Role, Schemes], index: int) -> float:
-        """PSNR of one drawing."""
+        """PSNR of the image of one request, by its index, in dB."""
         self._load(schemes)
-        drawn = roll(self.model, self.components, self._run, self.requests[index], keep_cases=False)
-        return psnr_db(self.references[index].image, drawn.image)
+        sample = roll(self.model, self.components, self._run, self.requests[index], keep_cases=False)
+        return psnr_db(self.references[index].image, sample.image)
 
     def _load(self, schemes: Mapping[Role, Schemes]) -> None:
         for role, bench in self.benches.items():
@@ -109,11 +122,8 @@ class AssembledCandidates:
             if role in self._loaded:
                 self._loaded.pop(role)[2].close()
             stack = ExitStack()
-            self._loaded[role] = (
-                dict(schemes[role]),
-                stack.enter_context(bench.draft.candidate(schemes[role])),
-                stack,
-            )
+            session = stack.enter_context(bench.quantizable.candidate(schemes[role]))
+            self._loaded[role] = (dict(schemes[role]), session, stack)
 
     def _run(self, role: Role, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         return self._loaded[role][1].session.run(inputs)

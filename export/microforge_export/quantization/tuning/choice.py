@@ -1,4 +1,4 @@
-"""What a tuning run looks for, and how it chooses among the candidates it has measured: pure functions of rows."""
+"""The settings of a tuning run, and the choice among measured candidates: pure functions."""
 
 from __future__ import annotations
 
@@ -18,97 +18,127 @@ from microforge_export.recipes.int8_recipe import (
     float_scheme,
 )
 
-#: A group leaves the scheme that won as a whole when another takes less than this part of its time.
-_CLEAR = 0.9
+#: Another scheme than the best one of the whole component must take less than this share of its time in a group.
+_CLEAR_GAIN = 0.9
+#: Operator group -> scheme, for one component.
 Schemes = dict[str, Scheme]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningSettings:
-    """What a tuning run measures and what it looks for."""
+    """What a tuning run optimises and how it measures.
+
+    Attributes:
+        limits: what the result must reach; its ``images`` are generated.
+        rounds: evaluations per timed candidate; 0 if nothing is timed.
+        threads: threads of the engine while it is timed.
+        measured: times of a device; candidates without a time there are not considered.
+        note: stored in the recipe.
+    """
 
     prefer: Preference = "speed"
-    limits: Int8Limits = field(default_factory=Int8Limits)  # its ``images`` are drawn
+    limits: Int8Limits = field(default_factory=Int8Limits)
     calibration: Calibration = field(default_factory=Calibration)
-    rounds: int = 30  # evaluations per timed candidate; 0: nothing is timed
+    rounds: int = 30
     threads: int = 2
-    measured: Times | None = None  # times of a device; candidates that it did not time are not considered
+    measured: Times | None = None
     note: str = ""
 
 
 def choose(
-    groups: Sequence[str], rows: Sequence[MeasuredCandidate], effort: TuningSettings, plain: Scheme
+    groups: Sequence[str], candidates: Sequence[MeasuredCandidate], settings: TuningSettings, floating: Scheme
 ) -> Schemes:
-    """For every group the fastest scheme that keeps its component above the limit; else floating point.
+    """The fastest scheme of every group that keeps its component within the limit, else floating point.
 
-    Times are compared as fractions of fp32's in the same run. A group whose every scheme is slower than fp32
-    stays in floating point, unless size is what counts.
+    Times are compared as fractions of fp32's time in the same run. A group that is slower than fp32 with every
+    scheme stays in floating point, unless size is preferred.
     """
-    chosen: Schemes = {}
-    whole = _fastest(rows, "all", effort.limits)
+    schemes: Schemes = {}
+    best_everywhere = _fastest(candidates, "all", settings.limits)
     for group in groups:
-        own = [row for row in rows if row.group == group] or [row for row in rows if len(groups) == 1]
-        best = _fastest(own, own[0].group if own else group, effort.limits)
-        if best is not None and whole is not None:
-            # A single group's time drowns in noise: only a clear gain leaves the scheme that won as a whole.
-            usual = _fastest([row for row in own if row.scheme == whole.scheme], best.group, effort.limits)
-            best = usual if usual is not None and ratio(best) > _CLEAR * ratio(usual) else best
-        pays = best is not None and (effort.prefer == "size" or ratio(best) <= 1.0)
-        chosen[group] = best.scheme if best is not None and pays and best.scheme != "mixed" else plain
-    return chosen
+        of_group = [item for item in candidates if item.group == group]
+        if not of_group and len(groups) == 1:
+            of_group = list(candidates)
+        best = _fastest(of_group, of_group[0].group if of_group else group, settings.limits)
+        if best is not None and best_everywhere is not None:
+            # The time of a single group is lost in noise, so only a clear gain overrules the component's best.
+            same_scheme = [item for item in of_group if item.scheme == best_everywhere.scheme]
+            usual = _fastest(same_scheme, best.group, settings.limits)
+            best = usual if usual is not None and ratio(best) > _CLEAR_GAIN * ratio(usual) else best
+        pays = best is not None and (settings.prefer == "size" or ratio(best) <= 1.0)
+        schemes[group] = best.scheme if best is not None and pays and best.scheme != "mixed" else floating
+    return schemes
 
 
-def best_whole(
-    rows: Sequence[MeasuredCandidate], mixed: Schemes, groups: Mapping[str, Sequence[Scheme]], effort: TuningSettings, target: TargetName
+def best_of_component(
+    candidates: Sequence[MeasuredCandidate], mixed: Schemes, groups: Mapping[str, Sequence[Scheme]],
+    settings: TuningSettings, target: TargetName,
 ) -> Schemes:  # fmt: skip
-    """What a component is to be: the mixture, one scheme everywhere, or floating point.
+    """The best schemes of a whole component: the mixture, one scheme everywhere, or floating point.
 
-    The fastest that is faster than fp32 where speed is preferred, the smallest where size is (of those within a
-    hundredth of its bytes the fastest); nothing below the limit of components is considered.
+    With speed preferred, the fastest candidate that is faster than fp32. With size preferred, the smallest one,
+    and the fastest among those within a hundredth of its bytes. Candidates below the limit are not considered.
     """
-    plain = float_scheme(target)
-    wholes = [row for row in rows if row.group == "all" and row.psnr_db >= effort.limits.component_psnr_db]
-    if effort.prefer == "speed":
-        wholes = [row for row in wholes if ratio(row) < 1.0]
+    whole = [
+        item
+        for item in candidates
+        if item.group == "all" and item.psnr_db >= settings.limits.component_psnr_db
+    ]
+    if settings.prefer == "speed":
+        whole = [item for item in whole if ratio(item) < 1.0]
     else:
-        least = min((row.bytes for row in wholes), default=0)
-        wholes = [row for row in wholes if row.bytes <= 1.01 * least and row.bytes < row.fp32_bytes]
-    best = min(wholes, key=ratio, default=None)
+        least = min((item.bytes for item in whole), default=0)
+        whole = [item for item in whole if item.bytes <= 1.01 * least and item.bytes < item.fp32_bytes]
+    best = min(whole, key=ratio, default=None)
     if best is None:
-        return dict.fromkeys(groups, plain)
+        return dict.fromkeys(groups, float_scheme(target))
     if best.scheme == "mixed":
         return mixed
-    return {group: fitting(best.scheme, allowed, target) for group, allowed in groups.items()}
+    return {group: fitting(best.scheme, supported, target) for group, supported in groups.items()}
 
 
-def _fastest(rows: Sequence[MeasuredCandidate], group: str, limits: Int8Limits) -> MeasuredCandidate | None:
-    passing = [row for row in rows if row.group == group and row.psnr_db >= limits.component_psnr_db]
-    return min(passing, key=ratio, default=None)
+def _fastest(
+    candidates: Sequence[MeasuredCandidate], group: str, limits: Int8Limits
+) -> MeasuredCandidate | None:
+    within_limit = [
+        item for item in candidates if item.group == group and item.psnr_db >= limits.component_psnr_db
+    ]
+    return min(within_limit, key=ratio, default=None)
 
 
-def ratio(row: MeasuredCandidate) -> float:
-    """Time over fp32's; 1 where nothing was timed."""
-    return row.milliseconds / row.fp32_milliseconds if row.fp32_milliseconds > 0.0 else 1.0
+def ratio(candidate: MeasuredCandidate) -> float:
+    """Time of a candidate over that of fp32; 1 if it was not timed."""
+    timed = candidate.fp32_milliseconds > 0.0
+    return candidate.milliseconds / candidate.fp32_milliseconds if timed else 1.0
 
 
-def costliest(psnr_db: Mapping[Role, float], limit: float, without: Callable[[Role], float]) -> Role | None:
-    """The component below ``limit``, else the one ``without`` whose quantization an image comes out best.
+def costliest(
+    psnr_db: Mapping[Role, float], limit: float, image_db_without: Callable[[Role], float]
+) -> Role | None:
+    """The component that costs most precision; None if no component is quantized.
 
-    A component's own PSNR does not say what it costs images: an error early in the trajectory grows.
+    It is the component below ``limit``, or else the one without whose quantization an image is most precise: the
+    PSNR of a component does not tell what it costs an image, since errors early in the trajectory grow.
+
+    Args:
+        psnr_db: PSNR of every quantized component.
+        limit: lowest PSNR that is allowed.
+        image_db_without: PSNR of an image with the given component in floating point.
     """
     if not psnr_db:
         return None
     least: Role = min(psnr_db, key=lambda role: psnr_db[role])
     if psnr_db[least] < limit:
         return least
-    return max(psnr_db, key=without)
+    return max(psnr_db, key=image_db_without)
 
 
-def mark(row: MeasuredCandidate, schemes: Mapping[str, Scheme], target: TargetName) -> MeasuredCandidate:
-    """``row``, chosen when its group is made so."""
-    if row.group != "all":
-        return replace(row, chosen=schemes.get(row.group) == row.scheme)
+def mark_chosen(
+    candidate: MeasuredCandidate, schemes: Mapping[str, Scheme], target: TargetName
+) -> MeasuredCandidate:
+    """``candidate``, marked as chosen if ``schemes`` use it."""
+    if candidate.group != "all":
+        return replace(candidate, chosen=schemes.get(candidate.group) == candidate.scheme)
     used = {scheme for scheme in schemes.values() if scheme != float_scheme(target)}
-    return replace(
-        row, chosen=bool(used) and (row.scheme == "mixed" if len(used) > 1 else row.scheme in used)
-    )
+    expected = candidate.scheme == "mixed" if len(used) > 1 else candidate.scheme in used
+    return replace(candidate, chosen=bool(used) and expected)

@@ -1,4 +1,4 @@
-"""How long evaluations take: here, interleaved, or as a device reported them. Milliseconds throughout."""
+"""Times of evaluations in milliseconds: measured here in alternation, or read from the rows of a device."""
 
 from __future__ import annotations
 
@@ -14,27 +14,31 @@ from microforge.bundle.measurements import read_rows
 from microforge.errors import SpecError
 from microforge_export.recipes.int8_recipe import CandidateScheme, Host
 
-#: Vector extensions that decide which int8 kernels an engine takes, as Linux names them.
-_INT8 = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
+#: Vector extensions that decide which int8 kernels an engine uses, as Linux names them.
+_INT8_EXTENSIONS = (
+    "avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve",
+)  # fmt: skip
 
 
-#: (component, group, scheme) -> (milliseconds, fp32 milliseconds).
+#: (component, group, scheme) -> (milliseconds, milliseconds in fp32).
 Times = Mapping[tuple[Role, str, CandidateScheme], tuple[float, float]]
 
 
 def read_measured(path: Path) -> Times:
-    """Times of a device, from the ``candidates`` of the rows of ``mf-bench`` (``microforge.bundle.measurements``).
+    """Read the times of a device from the ``candidates`` of ``mf-bench`` rows (``microforge.bundle.measurements``).
 
     Raises:
-        DataError: when the file is not one of rows.
-        SpecError: for a scheme that no recipe knows, or rows without a candidate.
+        DataError: if the file does not hold rows.
+        SpecError: if a scheme is unknown, or no row has candidates.
     """
-    found = [candidate for row in read_rows(path) for candidate in row.candidates]
-    if not found:
-        raise SpecError(f"{path} has no candidates; `tune --measured` needs rows with timed candidates")
+    candidates = [candidate for row in read_rows(path) for candidate in row.candidates]
+    if not candidates:
+        raise SpecError(
+            f"{path} has no candidates; mf-export tune --measured needs rows with timed candidates"
+        )
     schemes = TypeAdapter[CandidateScheme](CandidateScheme)
     times = {}
-    for item in found:
+    for item in candidates:
         try:
             scheme = schemes.validate_python(item.scheme)
         except ValidationError as error:
@@ -44,27 +48,28 @@ def read_measured(path: Path) -> Times:
 
 
 def interleaved(calls: Sequence[Callable[[], object]], rounds: int) -> list[float]:
-    """Least time of each call over ``rounds`` in turn: a busy host only ever adds time, and disturbs all alike.
+    """Shortest time of each call over ``rounds``, called in alternation.
 
-    One round before is not counted: it loads caches and lets engines allocate.
+    A busy host only ever adds time, and alternation spreads that over all calls. One more round at the start is
+    not counted: it fills caches and lets engines allocate.
     """
     times: list[list[float]] = [[] for _ in calls]
     for number in range(rounds + 1):
-        for call, found in zip(calls, times, strict=True):
+        for call, samples in zip(calls, times, strict=True):
             start = time.perf_counter()
             call()
             if number:
-                found.append((time.perf_counter() - start) * 1e3)
-    return [min(found) for found in times]
+                samples.append((time.perf_counter() - start) * 1e3)
+    return [min(samples) for samples in times]
 
 
 def this_host(threads: int, cpuinfo: Path = Path("/proc/cpuinfo")) -> Host:
-    """The machine that times are taken on; without Linux's list of extensions only its architecture."""
+    """The machine that this process runs on; without Linux's ``cpuinfo`` only its architecture is known."""
     try:
         text = cpuinfo.read_text("utf-8")
     except OSError:
         text = ""
     lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
     flags = set(lines[0].partition(":")[2].split()) if lines else set()
-    found = tuple(name for name in _INT8 if name in flags)
-    return Host(machine=platform.machine() or "unknown", instructions=found, threads=threads)
+    instructions = tuple(name for name in _INT8_EXTENSIONS if name in flags)
+    return Host(machine=platform.machine() or "unknown", instructions=instructions, threads=threads)

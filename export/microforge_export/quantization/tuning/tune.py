@@ -1,10 +1,9 @@
-"""Which INT8 scheme pays for which part of a model, by measurement: error and speed of every candidate.
+"""Chooses an INT8 scheme for every operator group by measurement: error, time and bytes of every candidate.
 
-Each component is tried with one scheme everywhere, then group by group with the rest in floating point. A
-group gets the fastest scheme that keeps its component above the limit. Groups that win alone need not win
-together, so what was chosen is measured as a whole (scheme ``mixed``) against the schemes everywhere and
-against floating point, and the component takes the best of these. Where whole images then fall short, groups
-get more precise schemes until the limits are met (``tune_repair``).
+Each component is measured with one scheme everywhere, and then group by group with the others in floating point.
+A group gets the fastest scheme that keeps its component within the limit. Groups that win alone need not win
+together, so their combination is measured too (scheme ``mixed``), and the component takes the best of all. If whole
+images then miss a limit, groups are relaxed until the limits hold (``refine``).
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from microforge.bundle.manifest import Role
 from microforge.bundle.targets import TargetName
 from microforge.streams import FixedSeed
 from microforge_export.components.component import SourceComponent, SourceModel, trace
@@ -27,8 +27,14 @@ from microforge_export.quantization.calibration import (
 from microforge_export.quantization.quality import MeasuredQuality, Reporter, reference_rolls
 from microforge_export.quantization.registry import quantizable_factory
 from microforge_export.quantization.tuning.candidates import AssembledCandidates, ComponentBench
-from microforge_export.quantization.tuning.choice import Schemes, TuningSettings, best_whole, choose, mark
-from microforge_export.quantization.tuning.repair import repair, soften
+from microforge_export.quantization.tuning.choice import (
+    Schemes,
+    TuningSettings,
+    best_of_component,
+    choose,
+    mark_chosen,
+)
+from microforge_export.quantization.tuning.refine import refine, relax
 from microforge_export.quantization.tuning.timing import this_host
 from microforge_export.recipes.int8_recipe import (
     SCHEMES,
@@ -43,100 +49,107 @@ from microforge_export.recipes.int8_recipe import (
 
 
 def tune(
-    model: SourceModel, components: Sequence[SourceComponent], target: TargetName, name: str, effort: TuningSettings,
-    report: Reporter = lambda _: None, start: Int8Recipe | None = None,
+    model: SourceModel, components: Sequence[SourceComponent], target: TargetName, name: str,
+    settings: TuningSettings, report: Reporter = lambda _: None, start: Int8Recipe | None = None,
 ) -> tuple[Int8Recipe, MeasuredQuality]:  # fmt: skip
-    """The recipe that measurement chooses, and the quality of what it makes.
+    """Choose a recipe and measure the quality of its result.
 
     Args:
-        components: of one size.
-        name: of the model, for the recipe.
-        start: whose choice is taken, with the measurements behind it, instead of measuring candidates.
+        model: the model, in PyTorch.
+        components: its networks of one image size.
+        target: the engine.
+        name: name of the model, for the recipe.
+        settings: what to optimise and how to measure.
+        report: called with what is measured next.
+        start: a recipe whose choice and candidates are used instead of measuring candidates.
 
     Raises:
-        ParityError: when not even floating point meets the limits.
-        SpecError: for a target that cannot be tuned.
+        ParityError: if not even floating point meets the limits.
+        SpecError: if the target cannot be tuned.
     """
-    report("drawing with torch")
+    report("generating reference images with PyTorch")
     run = torch_runner(components)
-    requests = captions(effort.limits.images, FixedSeed.QUANTIZATION_QUALITY)
+    requests = captions(settings.limits.images, FixedSeed.QUANTIZATION_QUALITY)
     references = reference_rolls(model, components, run, requests, lambda _: None)
+    candidates: dict[Role, list[MeasuredCandidate]] = {}
+    schemes: dict[Role, Schemes] = {}
     with tempfile.TemporaryDirectory() as folder:
-        benches = _benches(model, components, target, effort, references, Path(folder))
-        found = {bench.role: _started(bench, start, report) for bench in benches}
-        rows = {role: item[0] for role, item in found.items()}
-        schemes = {role: item[1] for role, item in found.items()}
-        with AssembledCandidates(model, components, requests, references, benches) as whole:
-            quality = repair(whole, rows, schemes, report)
-    chosen = tuple(mark(row, schemes[role], target) for role, items in rows.items() for row in items)
+        benches = _benches(model, components, target, settings, references, Path(folder))
+        for bench in benches:
+            candidates[bench.role], schemes[bench.role] = _first_choice(bench, start, report)
+        with AssembledCandidates(model, components, requests, references, benches) as assembled:
+            quality = refine(assembled, candidates, schemes, report)
+    marked = (
+        mark_chosen(item, schemes[role], target) for role, items in candidates.items() for item in items
+    )
     recipe = Int8Recipe(
-        model=name, target=target, prefer=effort.prefer, note=effort.note, host=this_host(effort.threads),
-        limits=effort.limits, calibration=effort.calibration, schemes=schemes, rows=chosen,
+        model=name, target=target, prefer=settings.prefer, note=settings.note, host=this_host(settings.threads),
+        limits=settings.limits, calibration=settings.calibration, schemes=schemes, candidates=tuple(marked),
     )  # fmt: skip
     return recipe, quality
 
 
 def _benches(
-    model: SourceModel, components: Sequence[SourceComponent], target: TargetName, effort: TuningSettings,
+    model: SourceModel, components: Sequence[SourceComponent], target: TargetName, settings: TuningSettings,
     references: Sequence[Roll], folder: Path,
 ) -> list[ComponentBench]:  # fmt: skip
     make, run = quantizable_factory(target), torch_runner(components)
-    calibrated = [
+    samples = [
         roll(model, components, run, request)
-        for request in captions(effort.calibration.samples, FixedSeed.CALIBRATION)
+        for request in captions(settings.calibration.samples, FixedSeed.CALIBRATION)
     ]
     benches = []
     for item in components:
-        inputs = calibration_inputs(calibrated, item.role, effort.calibration.inputs)
-        benches.append(ComponentBench(make(item, trace(item), inputs, folder), references, effort, target))
+        inputs = calibration_inputs(samples, item.role, settings.calibration.inputs)
+        benches.append(ComponentBench(make(item, trace(item), inputs, folder), references, settings, target))
     return benches
 
 
-def _started(
+def _first_choice(
     bench: ComponentBench, start: Int8Recipe | None, report: Reporter
 ) -> tuple[list[MeasuredCandidate], Schemes]:
-    """What a component is to be before whole images have been seen, and the measurements that say so."""
+    """The candidates of a component and its schemes, before whole images are measured."""
     if start is not None:
-        rows = [row for row in start.rows if row.component == bench.role]
-        return rows, resolve(role_schemes(start, bench.role), bench.draft.groups(), bench.target)
-    with bench.plain() as plain:
-        return _component(bench, plain, report)
+        candidates = [item for item in start.candidates if item.component == bench.role]
+        schemes = resolve(role_schemes(start, bench.role), bench.quantizable.groups(), bench.target)
+        return candidates, schemes
+    with bench.open_float() as floating:
+        return _measure_candidates(bench, floating, report)
 
 
-def _component(
-    bench: ComponentBench, fp32: CandidateSession, report: Reporter
+def _measure_candidates(
+    bench: ComponentBench, floating: CandidateSession, report: Reporter
 ) -> tuple[list[MeasuredCandidate], Schemes]:
-    """Every candidate of a component, and what it is to be."""
-    effort, groups = bench.effort, bench.draft.groups()
-    plain = float_scheme(bench.target)
-    rows = []
-    tries = list(_candidates(groups, bench.target))
-    for number, (group, scheme, schemes) in enumerate(tries, 1):
-        if effort.measured is not None and (bench.role, group, scheme) not in effort.measured:
+    settings, groups = bench.settings, bench.quantizable.groups()
+    float_name = float_scheme(bench.target)
+    candidates = []
+    choices = list(_scheme_choices(groups, bench.target))
+    for number, (group, scheme, schemes) in enumerate(choices, 1):
+        if settings.measured is not None and (bench.role, group, scheme) not in settings.measured:
             continue
-        report(f"{bench.role} {number}/{len(tries)}: {group} {scheme}")
-        rows.append(bench.row(fp32, group, scheme, schemes))
-    mixed = choose(list(groups), rows, effort, plain)
-    report(f"{bench.role}: the choice as a whole")
-    row = bench.row(fp32, "all", None, mixed)
-    while row.psnr_db < effort.limits.component_psnr_db and set(mixed.values()) != {plain}:
-        mixed, note = soften(bench, mixed)
-        report(f"{bench.role}: {row.psnr_db:.1f} dB together; {note}")
-        row = bench.row(fp32, "all", None, mixed)
-    rows.append(row)
-    return rows, best_whole(rows, mixed, groups, effort, bench.target)
+        report(f"{bench.role} {number} of {len(choices)}: {group} {scheme}")
+        candidates.append(bench.measure(floating, group, scheme, schemes))
+    mixed = choose(list(groups), candidates, settings, float_name)
+    report(f"{bench.role}: the chosen groups together")
+    mixture = bench.measure(floating, "all", None, mixed)
+    while mixture.psnr_db < settings.limits.component_psnr_db and set(mixed.values()) != {float_name}:
+        mixed, change = relax(bench, mixed)
+        report(f"{bench.role}: {mixture.psnr_db:.1f} dB together, so {change}")
+        mixture = bench.measure(floating, "all", None, mixed)
+    candidates.append(mixture)
+    return candidates, best_of_component(candidates, mixed, groups, settings, bench.target)
 
 
-def _candidates(
+def _scheme_choices(
     groups: Mapping[str, Sequence[Scheme]], target: TargetName
 ) -> list[tuple[str, Scheme, Schemes]]:
-    """One scheme wherever it is allowed, or the next more precise one elsewhere; then every group alone."""
-    tries: list[tuple[str, Scheme, Schemes]] = []
+    """Every scheme for all groups that support it (others get the next more precise one), then for each group alone."""
+    choices: list[tuple[str, Scheme, Schemes]] = []
     for scheme in SCHEMES[target][1:]:
-        able = [group for group, allowed in groups.items() if scheme in allowed]
-        if able:
-            everywhere = {group: fitting(scheme, allowed, target) for group, allowed in groups.items()}
-            tries.append(("all", scheme, everywhere))
+        supporting = [group for group, supported in groups.items() if scheme in supported]
+        if supporting:
+            everywhere = {group: fitting(scheme, supported, target) for group, supported in groups.items()}
+            choices.append(("all", scheme, everywhere))
         if len(groups) > 1:
-            tries += [(group, scheme, {group: scheme}) for group in able]
-    return tries
+            choices += [(group, scheme, {group: scheme}) for group in supporting]
+    return choices

@@ -15,7 +15,13 @@ from microforge_export.components.component import SourceComponent, SourceModel
 from microforge_export.quantization.onnx import OnnxQuantizable
 from microforge_export.quantization.quality import shortfalls
 from microforge_export.quantization.tuning import tune as tuning
-from microforge_export.quantization.tuning.choice import TuningSettings, best_whole, choose, costliest, mark
+from microforge_export.quantization.tuning.choice import (
+    TuningSettings,
+    best_of_component,
+    choose,
+    costliest,
+    mark_chosen,
+)
 from microforge_export.quantization.tuning.command import TuneRequest, run_tune, tune_request
 from microforge_export.quantization.tuning.timing import Times, interleaved, read_measured, this_host
 from microforge_export.quantization.tuning.tune import tune
@@ -26,11 +32,11 @@ from microforge_export.recipes.int8_recipe import (
     Int8Limits,
     MeasuredCandidate,
     Scheme,
-    parse_recipe,
 )
+from microforge_export.recipes.recipe_file import parse_recipe
 
 
-def row(
+def candidate(
     scheme: CandidateScheme, psnr_db: float, milliseconds: float, group: str = "conv a", size: int = 10
 ) -> MeasuredCandidate:
     return MeasuredCandidate(
@@ -39,7 +45,7 @@ def row(
     )  # fmt: skip
 
 
-def effort(least: float = 20.0, prefer: str = "speed") -> TuningSettings:
+def settings(least: float = 20.0, prefer: str = "speed") -> TuningSettings:
     return TuningSettings(
         prefer="size" if prefer == "size" else "speed", limits=Int8Limits(component_psnr_db=least)
     )
@@ -47,48 +53,63 @@ def effort(least: float = 20.0, prefer: str = "speed") -> TuningSettings:
 
 @pytest.fixture(autouse=True)
 def lowered_once(
-    programs: dict[str, ExportedProgram], drafts: dict[str, OnnxQuantizable], monkeypatch: pytest.MonkeyPatch
+    programs: dict[str, ExportedProgram],
+    quantizables: dict[str, OnnxQuantizable],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Tuning runs take the session's traces and graphs."""
     monkeypatch.setattr(tuning, "trace", lambda item: programs[item.key])
-    monkeypatch.setattr(tuning, "quantizable_factory", lambda _: lambda component, *_: drafts[component.key])
+    monkeypatch.setattr(
+        tuning, "quantizable_factory", lambda _: lambda component, *_: quantizables[component.key]
+    )
 
 
 def test_choose_takes_the_fastest_that_is_precise_enough() -> None:
-    rows = [row("weight-only", 50.0, 1.9), row("static", 30.0, 0.5), row("dynamic", 5.0, 0.1)]
-    assert choose(["conv a", "conv b"], rows, effort(), "fp32") == {"conv a": "static", "conv b": "fp32"}
-    assert choose(["conv a"], rows, effort(40.0), "fp32") == {"conv a": "weight-only"}
-    assert choose(["conv a"], rows, effort(60.0), "fp32") == {"conv a": "fp32"}
+    candidates = [
+        candidate("weight-only", 50.0, 1.9),
+        candidate("static", 30.0, 0.5),
+        candidate("dynamic", 5.0, 0.1),
+    ]
+    assert choose(["conv a", "conv b"], candidates, settings(), "fp32") == {
+        "conv a": "static",
+        "conv b": "fp32",
+    }
+    assert choose(["conv a"], candidates, settings(40.0), "fp32") == {"conv a": "weight-only"}
+    assert choose(["conv a"], candidates, settings(60.0), "fp32") == {"conv a": "fp32"}
 
 
 def test_choose_keeps_a_group_in_fp32_when_int8_is_slower_unless_size_counts() -> None:
-    rows = [row("weight-only", 50.0, 2.1)]
-    assert choose(["conv a", "conv b"], rows, effort(), "fp32")["conv a"] == "fp32"
-    assert choose(["conv a", "conv b"], rows, effort(prefer="size"), "fp32")["conv a"] == "weight-only"
+    candidates = [candidate("weight-only", 50.0, 2.1)]
+    assert choose(["conv a", "conv b"], candidates, settings(), "fp32")["conv a"] == "fp32"
+    assert (
+        choose(["conv a", "conv b"], candidates, settings(prefer="size"), "fp32")["conv a"] == "weight-only"
+    )
 
 
-def test_the_choice_as_a_whole_falls_back_to_fp32_when_it_is_slower_together() -> None:
+def test_a_component_falls_back_to_fp32_if_its_mixture_is_slower() -> None:
     mixed: dict[str, Scheme] = {"conv a": "static", "conv b": "weight-only"}
     groups: dict[str, tuple[Scheme, ...]] = dict.fromkeys(mixed, ("weight-only", "static"))
-    rows = [
-        row("mixed", 40.0, 2.2, "all"),
-        row("static", 10.0, 0.5, "all"),
-        row("weight-only", 50.0, 2.3, "all"),
+    candidates = [
+        candidate("mixed", 40.0, 2.2, "all"),
+        candidate("static", 10.0, 0.5, "all"),
+        candidate("weight-only", 50.0, 2.3, "all"),
     ]
-    assert set(best_whole(rows, mixed, groups, effort(), "onnx").values()) == {"fp32"}
-    assert best_whole(rows, mixed, groups, effort(prefer="size"), "onnx") == mixed
-    faster = [row("mixed", 40.0, 1.5, "all"), row("static", 30.0, 1.0, "all")]
-    assert set(best_whole(faster, mixed, groups, effort(), "onnx").values()) == {"static"}
-    smaller = [row("mixed", 40.0, 1.5, "all", 20), row("weight-only", 50.0, 2.3, "all", 10)]
-    assert set(best_whole(smaller, mixed, groups, effort(prefer="size"), "onnx").values()) == {"weight-only"}
+    assert set(best_of_component(candidates, mixed, groups, settings(), "onnx").values()) == {"fp32"}
+    assert best_of_component(candidates, mixed, groups, settings(prefer="size"), "onnx") == mixed
+    faster = [candidate("mixed", 40.0, 1.5, "all"), candidate("static", 30.0, 1.0, "all")]
+    assert set(best_of_component(faster, mixed, groups, settings(), "onnx").values()) == {"static"}
+    smaller = [candidate("mixed", 40.0, 1.5, "all", 20), candidate("weight-only", 50.0, 2.3, "all", 10)]
+    assert set(best_of_component(smaller, mixed, groups, settings(prefer="size"), "onnx").values()) == {
+        "weight-only"
+    }
 
 
-def test_mark_names_the_rows_that_the_recipe_follows() -> None:
+def test_mark_chosen_marks_the_candidates_that_the_recipe_uses() -> None:
     mixed: dict[str, Scheme] = {"conv a": "static", "conv b": "weight-only"}
-    assert mark(row("static", 30.0, 1.0), mixed, "onnx").chosen
-    assert mark(row("mixed", 30.0, 1.0, "all"), mixed, "onnx").chosen
-    assert not mark(row("static", 30.0, 1.0, "all"), mixed, "onnx").chosen
-    assert not mark(row("mixed", 30.0, 1.0, "all"), dict.fromkeys(mixed, "fp32"), "onnx").chosen
+    assert mark_chosen(candidate("static", 30.0, 1.0), mixed, "onnx").chosen
+    assert mark_chosen(candidate("mixed", 30.0, 1.0, "all"), mixed, "onnx").chosen
+    assert not mark_chosen(candidate("static", 30.0, 1.0, "all"), mixed, "onnx").chosen
+    assert not mark_chosen(candidate("mixed", 30.0, 1.0, "all"), dict.fromkeys(mixed, "fp32"), "onnx").chosen
 
 
 def test_interleaved_takes_turns_and_leaves_out_the_first_round() -> None:
@@ -130,13 +151,13 @@ def test_measured_rows_are_read_by_candidate(tmp_path: Path) -> None:
 
 
 def test_a_request_for_what_cannot_be_tuned_is_refused() -> None:
-    words = {"size": None, "prompts": 1, "rounds": 1, "threads": 1, "measured": None}
+    options = {"size": None, "prompts": 1, "rounds": 1, "threads": 1, "measured": None}
     with pytest.raises(SpecError, match="allowed: onnx"):
-        tune_request(target="tvm", prefer="speed", note="", **words)  # type: ignore[arg-type]
+        tune_request(target="tvm", prefer="speed", note="", **options)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="allowed: speed, size"):
-        tune_request(target="onnx", prefer="beauty", note="", **words)  # type: ignore[arg-type]
+        tune_request(target="onnx", prefer="beauty", note="", **options)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="one line"):
-        tune_request(target="onnx", prefer="speed", note="a\nb", **words)  # type: ignore[arg-type]
+        tune_request(target="onnx", prefer="speed", note="a\nb", **options)  # type: ignore[arg-type]
 
 
 MEASURED: Times = {
@@ -153,7 +174,9 @@ def test_tune_writes_a_recipe_of_the_candidates_that_a_device_timed(checkpoint: 
     )  # fmt: skip
     recipe, quality = run_tune(checkpoint, tmp_path / "mini.toml", request, False, lambda _: None)
     assert parse_recipe((tmp_path / "mini.toml").read_text("utf-8")) == recipe
-    assert {(r.component, r.group, r.scheme) for r in recipe.rows if r.fp32_milliseconds} == set(MEASURED)
+    assert {(r.component, r.group, r.scheme) for r in recipe.candidates if r.fp32_milliseconds} == set(
+        MEASURED
+    )
     assert set(recipe.schemes["vae_decoder"].values()) == {"fp32", "static"}
     assert set(recipe.schemes["denoiser"].values()) == {"fp32"}, "as a whole it is slower, says the device"
     assert recipe.limits.images == 1 and recipe.note == "a phone"
@@ -164,12 +187,12 @@ def test_tune_writes_a_recipe_of_the_candidates_that_a_device_timed(checkpoint: 
 def test_tune_that_starts_from_a_recipe_keeps_its_choice_and_measures_no_candidate(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    begun = tmp_path / "begun.toml"
-    begun.write_text(
+    start_recipe = tmp_path / "start_recipe.toml"
+    start_recipe.write_text(
         'model = "miniature"\ntarget = "onnx"\n[host]\nmachine = "any"\ninstructions = []\nthreads = 1\n'
         '[schemes.vae_decoder]\n"*" = "weight-only"\n', "utf-8",
     )  # fmt: skip
-    words = {
+    options = {
         "prefer": "speed",
         "size": None,
         "prompts": 1,
@@ -178,33 +201,37 @@ def test_tune_that_starts_from_a_recipe_keeps_its_choice_and_measures_no_candida
         "measured": None,
         "note": "",
     }
-    request = tune_request(target="onnx", start=begun, **words)  # type: ignore[arg-type]
+    request = tune_request(target="onnx", start=start_recipe, **options)  # type: ignore[arg-type]
     recipe, quality = run_tune(checkpoint, tmp_path / "mini.toml", request, False, lambda _: None)
-    assert set(recipe.schemes["vae_decoder"].values()) >= {"weight-only"} and recipe.rows == ()
+    assert set(recipe.schemes["vae_decoder"].values()) >= {"weight-only"} and recipe.candidates == ()
     assert set(recipe.schemes["denoiser"].values()) == {"fp32"}
     assert shortfalls(quality, recipe.limits) == []
     with pytest.raises(SpecError, match="is a recipe for onnx, not for executorch"):
-        tune_request(target="executorch", start=begun, **words)  # type: ignore[arg-type]
-    with pytest.raises(SpecError, match="give one of them"):
-        tune_request(target="onnx", start=begun, **{**words, "measured": begun})  # type: ignore[arg-type]
+        tune_request(target="executorch", start=start_recipe, **options)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="give only one of them"):
+        tune_request(target="onnx", start=start_recipe, **{**options, "measured": start_recipe})  # type: ignore[arg-type]
 
 
-def test_tune_gives_up_when_even_fp32_falls_short(
+def test_tune_gives_up_if_even_fp32_misses_a_limit(
     source_model: SourceModel, components: tuple[SourceComponent, ...]
 ) -> None:
-    wanted = TuningSettings(
+    strict = TuningSettings(
         limits=Int8Limits(images=1, image_psnr_worst_db=199.0), calibration=Calibration(samples=1, inputs=2),
         rounds=1, threads=1, measured={("vae_decoder", "conv decoder.stages.1", "static"): (1.0, 2.0)},
     )  # fmt: skip
     with pytest.raises(ParityError, match="not even fp32"):
-        tune(source_model, components, "onnx", "miniature", wanted)
+        tune(source_model, components, "onnx", "miniature", strict)
 
 
-def test_choose_leaves_the_scheme_that_won_as_a_whole_only_for_a_clear_gain() -> None:
-    rows = [row("static", 30.0, 0.5, "all"), row("static", 30.0, 1.9), row("weight-only", 50.0, 1.8)]
-    assert choose(["conv a", "b"], rows, effort(), "fp32")["conv a"] == "static"
-    clear = [*rows[:2], row("weight-only", 50.0, 1.0)]
-    assert choose(["conv a", "b"], clear, effort(), "fp32")["conv a"] == "weight-only"
+def test_choose_overrules_the_best_scheme_of_the_component_only_for_a_clear_gain() -> None:
+    candidates = [
+        candidate("static", 30.0, 0.5, "all"),
+        candidate("static", 30.0, 1.9),
+        candidate("weight-only", 50.0, 1.8),
+    ]
+    assert choose(["conv a", "b"], candidates, settings(), "fp32")["conv a"] == "static"
+    clear = [*candidates[:2], candidate("weight-only", 50.0, 1.0)]
+    assert choose(["conv a", "b"], clear, settings(), "fp32")["conv a"] == "weight-only"
 
 
 def test_the_costliest_component_is_the_one_that_images_are_better_without() -> None:

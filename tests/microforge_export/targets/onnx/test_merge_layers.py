@@ -70,13 +70,13 @@ def test_layers_of_one_input_and_group_become_one_product_with_the_same_numbers(
 def test_merged_layers_keep_their_group(
     components: tuple[SourceComponent, ...],
     programs: dict[str, ExportedProgram],
-    drafts: dict[str, OnnxQuantizable],
+    quantizables: dict[str, OnnxQuantizable],
 ) -> None:
     for component in components:
         plain = exported(component, programs[component.key])
         apart = operator_groups(component, ir.to_proto(plain).graph)
-        assert set(apart.values()) == set(drafts[component.key].nodes.values())
-    merged = Counter(drafts["denoiser"].nodes.values())
+        assert set(apart.values()) == set(quantizables[component.key].nodes.values())
+    merged = Counter(quantizables["denoiser"].nodes.values())
     assert (
         merged["matmul backbone.blocks.cross"] == 1 + 2 * 2
     )  # keys and values of all blocks; queries and outputs
