@@ -1,12 +1,12 @@
-"""The denoiser's backbone: bidirectional SSM, depth-wise conv, cross-attention, feed-forward.
+"""The denoiser's backbone: bidirectional SSM, depth-wise convolution, cross-attention, feed-forward.
 
     z (B, C, h, w), t, text, plan -> velocity (B, C, h, w)
 
-Per block: grouped AdaLN of (time + pooled text) modulates a BiSSM mixer, a cross-attention to
+In each block, grouped AdaLN of (time + pooled text) modulates a BiSSM mixer, a cross-attention to
 [text | plan] and a feed-forward. One shared MQA block follows every ``attn_every`` blocks (DiMSUM,
-arXiv 2411.04168). With ``source`` the clean source latent stands to the right of z (SPEC section 6)
-and only the left half of the output is returned: editing adds no parameters. With ``aligned_source`` every token
-of z also has its source's features added (decision 0004).
+arXiv 2411.04168). With ``source``, the clean source latent is concatenated to the right of z (SPEC section 6)
+and only the left half of the output is returned: editing adds no parameters. With ``aligned_source``, every
+token of z also receives the source token at its own position (decision 0004).
 """
 
 from __future__ import annotations
@@ -40,16 +40,17 @@ class BiSSM(nn.Module):
         self.skip = nn.Parameter(torch.ones(1, self.heads, 1, 1))  # D of the recurrence
 
     def _direction(self, x: Tensor, decay: nn.Linear, b: nn.Linear, c: nn.Linear) -> ssm.Direction:
+        """The decays, inputs and outputs of one scan direction from tokens (B, N, D)."""
+        dtype = _accumulation_dtype(x)
         log_decay = -self.spec.max_decay * torch.sigmoid(decay(x).float())
-        return ssm.Direction(
-            log_decay.transpose(1, 2).to(_carrier(x)), b(x).to(_carrier(x)), c(x).to(_carrier(x))
-        )
+        return ssm.Direction(log_decay.transpose(1, 2).to(dtype), b(x).to(dtype), c(x).to(dtype))
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Mix tokens (B, N, D) of a grid with N = ``height`` * ``width``; returns (B, N, D)."""
         batch, tokens, dim = x.shape
-        inner = self.inner(x)
+        inner = self.inner(x)  # (B, N, D)
         if self.spec.use_conv:
-            grid = inner.transpose(1, 2).reshape(batch, dim, height, width)
+            grid = inner.transpose(1, 2).reshape(batch, dim, height, width)  # (B, D, height, width)
             inner = inner + self.conv(grid).reshape(batch, dim, tokens).transpose(1, 2)
         inner = F.silu(inner)
         forward = self._direction(inner, self.decay_f, self.b_f, self.c_f)
@@ -59,33 +60,34 @@ class BiSSM(nn.Module):
             mixed = ssm.dense(heads, forward, backward, self.path, height, width)
         else:
             mixed = ssm.chunked(heads, forward, backward, self.path, height, width, self.spec.chunk)
-        mixed = (mixed + self.skip * heads).transpose(1, 2).reshape(batch, tokens, dim)
+        mixed = (mixed + self.skip * heads).transpose(1, 2).reshape(batch, tokens, dim)  # (B, N, D)
         return self.out(self.norm(mixed * F.silu(self.gate(x))))  # type: ignore[no-any-return]
 
 
-def _carrier(x: Tensor) -> torch.dtype:
-    """Decays and states stay in float32 under bfloat16 training, and in the model's own type elsewhere."""
+def _accumulation_dtype(x: Tensor) -> torch.dtype:
+    """float32 for decays and states under bfloat16 training; elsewhere the dtype of ``x``."""
     return torch.float32 if x.dtype == torch.bfloat16 else x.dtype
 
 
 class AttentionMixer(nn.Module):
-    """Full self-attention in the BiSSM's place (ablation A2)."""
+    """Full self-attention instead of the BiSSM (ablation A2)."""
 
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
         self.attention = Attention(spec.dim, spec.cross_heads)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Mix tokens (B, N, D); returns (B, N, D)."""
         return self.attention(x, x)  # type: ignore[no-any-return]
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without parameters, then ``(1 + scale) x + shift`` with (B, 1, D) vectors."""
+    """Layer norm of ``x`` (B, N, D) without parameters, then ``(1 + scale) x + shift`` with (B, 1, D) vectors."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1.0 + scale) + shift
 
 
 class Block(nn.Module):
-    """Mixer, cross-attention, feed-forward; each modulated and gated by three of the nine vectors."""
+    """Mixer, cross-attention and feed-forward; each takes shift, scale and gate from nine AdaLN vectors."""
 
     def __init__(self, spec: BackboneSpec, index: int) -> None:
         super().__init__()
@@ -97,6 +99,18 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, modulation: Tensor, context: Tensor, bias: Tensor, grid: tuple[int, int]
     ) -> Tensor:
+        """One block.
+
+        Args:
+            x: tokens (B, N, D).
+            modulation: the group's AdaLN vectors (B, 9, D).
+            context: text and plan tokens (B, L + K, D).
+            bias: additive padding bias of the context (B, L + K).
+            grid: height and width of the tokens, N = height * width.
+
+        Returns:
+            (B, N, D)
+        """
         vectors = (modulation + self.table).unsqueeze(2)  # (B, 9, 1, D)
         x = x + vectors[:, 2] * self.mixer(modulate(x, vectors[:, 0], vectors[:, 1]), *grid)
         x = x + vectors[:, 5] * self.cross(modulate(x, vectors[:, 3], vectors[:, 4]), context, bias)
@@ -105,9 +119,15 @@ class Block(nn.Module):
 
 
 class MicroForgeBackbone(nn.Module):
-    """Velocity network. ``config`` is a preset name or a ``BackboneSpec``; ``text_dim`` is E."""
+    """The network that predicts velocities.
 
-    checkpoint_blocks = False  # set by training: gradients with less memory, for one more forward pass
+    Args:
+        latent_channels: C.
+        config: a preset name, or a ``BackboneSpec``.
+        text_dim: E, the width of the text encoder.
+    """
+
+    checkpoint_blocks = False  # gradient checkpointing, switched on by training
 
     def __init__(
         self, latent_channels: int = 16, config: str | BackboneSpec = "tiny", text_dim: int = 768
@@ -131,7 +151,7 @@ class MicroForgeBackbone(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        """All initialisation of the backbone: gates open at a small value, the head starts at zero."""
+        """All initialisation of the backbone: gates start at 0.3, the head at zero."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -153,17 +173,23 @@ class MicroForgeBackbone(nn.Module):
         self, z: Tensor, t: Tensor, text: Tensor, mask: Tensor, pooled: Tensor, plan: Tensor,
         source: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Velocity at (z, t).
+        """Predict the velocity at (z, t).
 
         Args:
-            z: (B, C, h, w) normalised latent. t: (B,) in [0, 1], 1 is noise.
-            text: (B, L, E). mask: (B, L), 1 for tokens. pooled: (B, E).
-            plan: (B, K, D) from the planner; K may be 0 (ablation A1).
-            source: (B, C, h, w) clean normalised source latent, or None to generate.
+            z: normalised latent (B, C, h, w).
+            t: flow time (B,) in [0, 1], 1 is noise.
+            text: text tokens (B, L, E).
+            mask: (B, L), 1 for tokens and 0 for padding.
+            pooled: pooled text (B, E).
+            plan: plan tokens (B, K, D) from the planner; K may be 0 (ablation A1).
+            source: clean normalised source latent (B, C, h, w), or None to generate.
+
+        Returns:
+            (B, C, h, w)
         """
         batch, channels, height, width = z.shape
         halves = 1 if source is None else 2
-        grid = z if source is None else torch.cat([z, source], -1)
+        grid = z if source is None else torch.cat([z, source], -1)  # (B, C, h, w * halves)
         x = self.patch_in(grid.flatten(2).transpose(1, 2))  # (B, N, D)
         if source is not None and self.spec.aligned_source:
             x = add_aligned_source(x, height, width)
@@ -172,7 +198,7 @@ class MicroForgeBackbone(nn.Module):
         condition = F.silu(condition)  # (B, D)
         modulations = [adaln(condition).reshape(batch, 9, -1) for adaln in self.adaln]
         context = torch.cat([self.text_norm(self.text(text)), plan.to(x.dtype)], 1)  # (B, L + K, D)
-        bias = torch.cat([mask_bias(mask), mask.new_zeros(batch, plan.shape[1])], 1)
+        bias = torch.cat([mask_bias(mask), mask.new_zeros(batch, plan.shape[1])], 1)  # (B, L + K)
         for index, block in enumerate(self.blocks):
             group = index * len(modulations) // len(self.blocks)
             x = run_block(
@@ -181,23 +207,31 @@ class MicroForgeBackbone(nn.Module):
             if self.spec.use_shared_attention and (index + 1) % self.spec.attn_every == 0:
                 normed = self.shared_norm(x)
                 x = x + self.shared(normed, normed)
-        shift, scale = self.head_modulation(condition).reshape(batch, 2, 1, -1).unbind(1)
-        velocity = self.head(modulate(x, shift, scale)).transpose(1, 2)
+        shift, scale = self.head_modulation(condition).reshape(batch, 2, 1, -1).unbind(1)  # (B, 1, D) each
+        velocity = self.head(modulate(x, shift, scale)).transpose(1, 2)  # (B, C, N)
         velocity = velocity.reshape(batch, channels, height, width * halves)
         return velocity if source is None else velocity[..., :width]  # type: ignore[no-any-return]
 
 
 def add_aligned_source(x: Tensor, height: int, width: int) -> Tensor:
-    """Tokens (B, N, D) of [z | source], those of z with their source's own added, its features turned by half of D.
+    """Add to every noisy token the source token at the same position, with its two feature halves swapped.
 
-    Attention would first have to learn which token lies where; what stays as it was is then a sum away. The turn is
-    a fixed one: no parameter is added, and the two can be told apart.
+    Attention would otherwise have to learn which source token lies where before it could copy one. Swapping the halves
+    keeps the noisy token and the source token distinguishable, and adds no parameters.
+
+    Args:
+        x: tokens (B, N, D) of [z | source], N = height * 2 * width.
+        height: of one half.
+        width: of one half.
+
+    Returns:
+        (B, N, D)
     """
     batch, _, dim = x.shape
     grid = x.reshape(batch, height, 2 * width, dim)
-    left, right = grid[:, :, :width], grid[:, :, width:]
-    turned = torch.cat([right[..., dim // 2 :], right[..., : dim // 2]], -1)
-    return torch.cat([left + turned, right], 2).reshape(x.shape)
+    noisy, source = grid[:, :, :width], grid[:, :, width:]  # (B, height, width, D) each
+    swapped = torch.cat([source[..., dim // 2 :], source[..., : dim // 2]], -1)
+    return torch.cat([noisy + swapped, source], 2).reshape(x.shape)
 
 
 def _linear(module: nn.Module) -> nn.Linear:

@@ -1,6 +1,6 @@
 """The few layers that the backbone, the planner and the text encoder share.
 
-Everything is written with operators that lower to one delegate on a phone: batched matmul over
+All of them use operators that lower to one delegate on a phone: batched matrix products over
 (B * heads), additive masks, no ``split`` and no in-place updates.
 """
 
@@ -27,13 +27,17 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tenso
     """Scaled dot-product attention.
 
     Args:
-        query: (B, N, D). key, value: (B, M, D), or (B, M, D / heads) for one shared head (MQA).
+        query: (B, N, D).
+        key: (B, M, D), or (B, M, D / heads) for one key/value head (multi-query attention).
+        value: as ``key``.
+        heads: query heads.
         bias: (B, M), added to the scores.
+
     Returns:
         (B, N, D)
     """
     batch, tokens, width = query.shape
-    keys, dim = key.shape[1], width // heads
+    keys, dim = key.shape[1], width // heads  # dim: width of one head
     if key.shape[-1] == dim:  # multi-query: fold the heads into the query tokens
         scores = torch.bmm(query.reshape(batch, tokens * heads, dim), key.transpose(1, 2)) * dim**-0.5
         if bias is not None:
@@ -51,7 +55,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tenso
 
 
 class Attention(nn.Module):
-    """Multi-head attention from ``x`` to ``context`` (4 D^2 parameters), or MQA (one key/value head)."""
+    """Multi-head attention (4 D^2 parameters), or multi-query attention with one key/value head."""
 
     def __init__(self, dim: int, heads: int, multi_query: bool = False) -> None:
         super().__init__()
@@ -63,6 +67,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Attend from ``x`` (B, N, D) to ``context`` (B, M, D) with an additive ``bias`` (B, M); returns (B, N, D)."""
         mixed = attention(self.query(x), self.key(context), self.value(context), self.heads, bias)
         return self.out(mixed)  # type: ignore[no-any-return]
 
@@ -76,11 +81,12 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(dim * expansion, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) to (B, N, D)."""
         return self.down(F.gelu(self.up(x)))  # type: ignore[no-any-return]
 
 
 def run_block(block: nn.Module, recompute: bool, *inputs: object) -> Tensor:
-    """``block(*inputs)``; with ``recompute`` the backward pass runs it again instead of storing its inside."""
+    """Call ``block(*inputs)``; with ``recompute``, the backward pass recomputes its activations (gradient checkpointing)."""
     if recompute and torch.is_grad_enabled():
         result: Tensor = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
     else:
@@ -89,7 +95,7 @@ def run_block(block: nn.Module, recompute: bool, *inputs: object) -> Tensor:
 
 
 def time_features(t: Tensor, dim: int) -> Tensor:
-    """Sinusoids of the flow time ``t`` (B,) in [0, 1], (B, dim)."""
+    """Sinusoidal embedding (B, dim) of the flow time ``t`` (B,) in [0, 1]."""
     half = dim // 2
     steps = torch.arange(half, dtype=torch.float32, device=t.device)
     angles = t.float()[:, None] * 1000.0 * torch.exp(steps * (-math.log(10000.0) / half))
@@ -98,10 +104,10 @@ def time_features(t: Tensor, dim: int) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def position_features(height: int, width: int, dim: int, halves: int, device: torch.device) -> Tensor:
-    """Fixed 2-D sinusoids of the *relative* position, (1, N, dim), N = height * width * halves.
+    """Fixed 2-D sinusoidal position embedding (1, N, dim) of *relative* coordinates, N = height * width * halves.
 
     Relative coordinates make "on the left" mean the same at every size. ``halves`` = 2 is the edit
-    layout (SPEC section 6): the source, on the right, has the same positions plus a fixed offset.
+    layout (SPEC section 6): the source, on the right, has the same positions plus a fixed phase.
     """
     quarter = dim // 4
     frequencies = np.pi * np.exp(np.linspace(0.0, np.log(32.0), quarter))
@@ -110,7 +116,7 @@ def position_features(height: int, width: int, dim: int, halves: int, device: to
     grid = np.zeros((height, width * halves, dim))
     for half in range(halves):
         columns = slice(half * width, (half + 1) * width)
-        shift = half * np.pi / 2  # a quarter turn of every sinusoid marks the source
+        shift = half * np.pi / 2  # a phase of 90 degrees marks the source
         grid[:, columns, :quarter] = np.sin(y + shift)[:, None]
         grid[:, columns, quarter : 2 * quarter] = np.cos(y + shift)[:, None]
         grid[:, columns, 2 * quarter : 3 * quarter] = np.sin(x + shift)[None]

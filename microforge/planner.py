@@ -1,10 +1,10 @@
-"""The recurrent latent planner: K plan tokens that survive from step to step (RIN, arXiv 2212.11972).
+"""The recurrent latent planner: K plan tokens that are carried from sampling step to sampling step (RIN, arXiv 2212.11972).
 
     latent (B, C, h, w), t, pooled text, previous plan -> plan (B, K, D)
 
 Each step starts from ``sigmoid(w) LN(previous) + (1 - sigmoid(w)) initial(text)`` (self-conditioning),
-READs the latent by cross-attention, REASONs among plan tokens by self-attention, and the backbone
-then reads the plan. The plan is a graph input and output of the exported denoiser.
+reads the latent by cross-attention and mixes plan tokens by self-attention; the backbone then reads the
+plan. The plan is a graph input and output of the exported denoiser.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from microforge.spec import PlannerSpec
 
 
 class PlannerLayer(nn.Module):
-    """READ, REASON and a feed-forward: 14 D^2 parameters."""
+    """Cross-attention to the latent (read), self-attention (reason) and a feed-forward: 14 D^2 parameters."""
 
     def __init__(self, dim: int, heads: int, ffn_expansion: int) -> None:
         super().__init__()
@@ -28,17 +28,29 @@ class PlannerLayer(nn.Module):
         self.ffn = FeedForward(dim, ffn_expansion)
 
     def forward(self, plan: Tensor, tokens: Tensor) -> Tensor:
-        plan = plan + self.read(self.read_norm(plan), tokens)
+        """Plan tokens (B, K, D) and latent tokens (B, N, D) to plan tokens (B, K, D)."""
+        plan = plan + self.read(self.read_norm(plan), tokens)  # (B, K, D)
         normed = self.reason_norm(plan)
-        plan = plan + self.reason(normed, normed)
+        plan = plan + self.reason(normed, normed)  # (B, K, D)
         result: Tensor = plan + self.ffn(self.ffn_norm(plan))
         return result
 
 
 class RecurrentLatentPlanner(nn.Module):
-    """Keeps a plan of ``num_plan_tokens`` vectors of width ``dim`` over the sampling steps."""
+    """The network that updates the plan before each evaluation of the backbone.
 
-    checkpoint_blocks = False  # set by training, as the backbone's
+    Args:
+        num_plan_tokens: K.
+        dim: D, the width of the backbone.
+        text_dim: E, the width of the text encoder.
+        latent_channels: C.
+        depth: layers.
+        heads: attention heads.
+        ffn_expansion: width of the feed-forward in multiples of D.
+        self_conditioning: whether the previous plan is used (ablation A5: it is not).
+    """
+
+    checkpoint_blocks = False  # gradient checkpointing, switched on by training
 
     def __init__(
         self, num_plan_tokens: int = 32, dim: int = 256, text_dim: int = 768, latent_channels: int = 16,
@@ -58,35 +70,39 @@ class RecurrentLatentPlanner(nn.Module):
         self.out_norm = nn.LayerNorm(dim)
 
     def initial(self, pooled: Tensor) -> Tensor:
-        """p_init (B, K, D) of pooled text (B, E)."""
+        """The initial plan (B, K, D) of pooled text (B, E)."""
         return self.queries + self.from_text(pooled).unsqueeze(1)  # type: ignore[no-any-return]
 
     def empty(self, batch: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The plan input of a first step, (B, K, D) zeros; goes with ``has_plan`` = 0."""
+        """The plan input of the first step, zeros (B, K, D), which belongs to ``has_plan`` = 0."""
         return torch.zeros(batch, self.num_plan_tokens, self.dim, device=device, dtype=dtype)
 
     def forward(
         self, z: Tensor, t: Tensor, pooled: Tensor, previous: Tensor, has_plan: Tensor,
         source: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """One planning step.
+        """Update the plan.
 
         Args:
-            z: (B, C, h, w) normalised latent. t: (B,). pooled: (B, E).
-            previous: (B, K, D), the plan of the step before. has_plan: (B,), 0 on the first step, then 1.
-            source: (B, C, h, w) clean normalised source latent of an edit, or None.
+            z: normalised latent (B, C, h, w).
+            t: flow time (B,).
+            pooled: pooled text (B, E).
+            previous: plan of the previous step (B, K, D).
+            has_plan: (B,), 0 on the first step, then 1.
+            source: clean normalised source latent (B, C, h, w) of an edit, or None.
+
         Returns:
             (B, K, D)
         """
         height, width = z.shape[-2:]
-        grid = z if source is None else torch.cat([z, source], -1)
+        grid = z if source is None else torch.cat([z, source], -1)  # (B, C, h, w * halves)
         tokens = self.latent_in(grid.flatten(2).transpose(1, 2))  # (B, N, D)
         halves = 1 if source is None else 2
         tokens = tokens + position_features(height, width, self.dim, halves, z.device).to(tokens.dtype)
         tokens = self.latent_norm(tokens)
-        initial = self.initial(pooled)
+        initial = self.initial(pooled)  # (B, K, D)
         if self.self_conditioning:
-            weight = torch.sigmoid(self.carry) * has_plan.reshape(-1, 1, 1)
+            weight = torch.sigmoid(self.carry) * has_plan.reshape(-1, 1, 1)  # (B, 1, D)
             plan = weight * self.previous_norm(previous) + (1.0 - weight) * initial
         else:
             plan = initial

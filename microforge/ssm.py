@@ -30,7 +30,7 @@ PATHS = 4
 
 @dataclass(frozen=True)
 class Direction:
-    """What one scan direction needs: log decays ``a`` (B, heads, N), ``b`` and ``c`` (B, N, S)."""
+    """Inputs of one scan direction: log decays ``a`` (B, heads, N), input and output vectors ``b``, ``c`` (B, N, S)."""
 
     a: Tensor
     b: Tensor
@@ -40,8 +40,8 @@ class Direction:
 def scan_positions(path: int, height: int, width: int) -> np.ndarray:
     """Position in scan order of every raster token of a ``height`` x ``width`` grid, (N,) int64."""
     if path % 2:  # column zigzag: the row zigzag of the transposed grid
-        turned = scan_positions(path - 1, width, height)
-        return turned.reshape(width, height).T.reshape(-1)
+        transposed = scan_positions(path - 1, width, height)
+        return transposed.reshape(width, height).T.reshape(-1)
     rows, columns = np.divmod(np.arange(height * width), width)
     leftward = (rows + path // 2) % 2 == 1
     positions: np.ndarray = rows * width + np.where(leftward, width - 1 - columns, columns)
@@ -60,16 +60,16 @@ def _dense_order(path: int, height: int, width: int, device: torch.device, dtype
 
 
 def _prefix_sums(order: Tensor, a: Tensor) -> Tensor:
-    """Sums of ``a`` (..., N) over the tokens that precede, less half of all (which keeps fp16 in range)."""
+    """Sums of ``a`` (..., N) over preceding tokens, minus half of the total (which keeps fp16 in range)."""
     if torch.is_autocast_enabled(a.device.type):  # a matmul would round the decays to bfloat16
         return (a.unsqueeze(-2) * (order - 0.5)).sum(-1)
     return torch.matmul(a, (order - 0.5).transpose(-1, -2))
 
 
 def _mixing(order: Tensor, side: Direction) -> Tensor:
-    """(B, heads, N, N): the decay from j to i times ``c_i . b_j``, 0 where j comes later.
+    """The mixing matrix (B, heads, N, N): decay from j to i times ``c_i . b_j``, 0 where j comes later.
 
-    min() keeps the other half finite. The zeros are set in the product that all heads share.
+    Clamping at 0 keeps the exponential finite where j comes later. The zeros are set in the product that all heads share.
     """
     sums = _prefix_sums(order, side.a)
     decay = torch.exp((sums.unsqueeze(-1) - sums.unsqueeze(-2)).clamp(max=0.0))
@@ -77,10 +77,16 @@ def _mixing(order: Tensor, side: Direction) -> Tensor:
 
 
 def dense(x: Tensor, forward: Direction, backward: Direction, path: int, height: int, width: int) -> Tensor:
-    """Both directions of one path through one N x N matrix.
+    """Mix tokens in both directions of one path through one N x N matrix.
 
     Args:
         x: (B, heads, N, P) in raster order.
+        forward: in scan order.
+        backward: in reverse scan order.
+        path: 0 to 3, the zigzag.
+        height: of the token grid.
+        width: of the token grid.
+
     Returns:
         (B, heads, N, P), without the ``D x`` term.
     """
@@ -95,7 +101,7 @@ def dense(x: Tensor, forward: Direction, backward: Direction, path: int, height:
 
 
 def chunk_rows(height: int, width: int, chunk: int) -> int:
-    """Rows per chunk: the most that divide ``height`` and hold at most ``chunk`` tokens (at least 1)."""
+    """Rows per chunk: the largest divisor of ``height`` with at most ``chunk`` tokens, at least 1."""
     return max(
         rows for rows in range(1, height + 1) if height % rows == 0 and (rows * width <= chunk or rows == 1)
     )
@@ -105,7 +111,7 @@ def chunk_rows(height: int, width: int, chunk: int) -> int:
 def _chunk_orders(
     path: int, height: int, width: int, rows: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """T inside every chunk (M, P, P), and the strict order of the chunks (M, M), of a row zigzag."""
+    """For a row zigzag, T inside every chunk (M, P, P) and the strict order of the chunks (M, M)."""
     chunks, size = height // rows, rows * width
     position = scan_positions(path, height, width).reshape(chunks, size)
     inside = (position[:, None, :] <= position[:, :, None]).astype(np.float32)
@@ -114,7 +120,10 @@ def _chunk_orders(
 
 
 def _chunked_direction(x: Tensor, side: Direction, inside: Tensor, before: Tensor) -> Tensor:
-    """One direction; x (B, h, M, P, d), side.a (B, h, M, P), side.b and side.c (B, M, P, S)."""
+    """Mix one direction; x (B, h, M, P, d), side.a (B, h, M, P), side.b and side.c (B, M, P, S).
+
+    Letters here: h heads, M chunks, P tokens of a chunk, d width of a head, S state.
+    """
     batch, heads, chunks, _, head_dim = x.shape
     state = side.b.shape[-1]
     if torch.is_autocast_enabled(x.device.type):
@@ -128,11 +137,11 @@ def _chunked_direction(x: Tensor, side: Direction, inside: Tensor, before: Tenso
 
     to_end = torch.exp(total.unsqueeze(-1) - sums).unsqueeze(-1)  # (B, h, M, P, 1)
     b, c = side.b.unsqueeze(1), side.c.unsqueeze(1)  # (B, 1, M, P, S)
-    left = torch.matmul((x * to_end).transpose(-1, -2), b.to(x.dtype))  # states at chunk ends (B, h, M, d, S)
+    ends = torch.matmul((x * to_end).transpose(-1, -2), b.to(x.dtype))  # states at chunk ends (B, h, M, d, S)
     centred = before + torch.eye(chunks, dtype=before.dtype, device=x.device) - 0.5
     reach = (total.unsqueeze(-2) * centred).sum(-1)  # (B, h, M), as `_prefix_sums`
     between = torch.exp(((reach - total).unsqueeze(-1) - reach.unsqueeze(-2)).clamp(max=0.0)) * before
-    carried = torch.matmul(between.to(x.dtype), left.reshape(batch, heads, chunks, head_dim * state))
+    carried = torch.matmul(between.to(x.dtype), ends.reshape(batch, heads, chunks, head_dim * state))
     carried = carried.reshape(batch, heads, chunks, head_dim, state)  # states at chunk starts
     across = torch.matmul(c.to(x.dtype) * torch.exp(sums).unsqueeze(-1), carried.transpose(-1, -2))
     return within + across
@@ -141,7 +150,20 @@ def _chunked_direction(x: Tensor, side: Direction, inside: Tensor, before: Tenso
 def chunked(
     x: Tensor, forward: Direction, backward: Direction, path: int, height: int, width: int, chunk: int = 64
 ) -> Tensor:
-    """The same as ``dense`` in time linear in N: chunks of whole rows (columns for the odd paths)."""
+    """Equal to ``dense``, in time linear in N: chunks of whole rows (columns for the odd paths).
+
+    Args:
+        x: (B, heads, N, P) in raster order.
+        forward: as in ``dense``.
+        backward: as in ``dense``.
+        path: as in ``dense``.
+        height: as in ``dense``.
+        width: as in ``dense``.
+        chunk: upper limit of tokens in a chunk of several rows.
+
+    Returns:
+        (B, heads, N, P), without the ``D x`` term.
+    """
     batch, heads, tokens, head_dim = x.shape
     columns = path % 2 == 1
     lines, length = (width, height) if columns else (height, width)
@@ -149,24 +171,24 @@ def chunked(
     inside, before = _chunk_orders(path - path % 2, lines, length, rows, x.device, forward.a.dtype)
     chunks, size = lines // rows, rows * length
 
-    def turn(value: Tensor, dim: int) -> Tensor:
-        """Order tokens of the raster axis ``dim`` by columns, when the path runs along columns."""
+    def along_path(value: Tensor, dim: int) -> Tensor:
+        """Reorder the raster axis ``dim`` to column-major order, when the path runs along columns."""
         if not columns:
             return value
         front, back = value.shape[:dim], value.shape[dim + 1 :]
         split = value.reshape(*front, height, width, *back).transpose(dim, dim + 1)
         return split.reshape(*front, tokens, *back)
 
-    def cut(side: Direction) -> Direction:
+    def chunks_of(side: Direction) -> Direction:
         return Direction(
-            turn(side.a, 2).reshape(batch, heads, chunks, size),
-            turn(side.b, 1).reshape(batch, chunks, size, -1),
-            turn(side.c, 1).reshape(batch, chunks, size, -1),
+            along_path(side.a, 2).reshape(batch, heads, chunks, size),
+            along_path(side.b, 1).reshape(batch, chunks, size, -1),
+            along_path(side.c, 1).reshape(batch, chunks, size, -1),
         )
 
-    pieces = turn(x, 2).reshape(batch, heads, chunks, size, head_dim)
-    mixed = _chunked_direction(pieces, cut(forward), inside, before)
-    mixed = mixed + _chunked_direction(pieces, cut(backward), inside.transpose(1, 2), before.T)
+    pieces = along_path(x, 2).reshape(batch, heads, chunks, size, head_dim)
+    mixed = _chunked_direction(pieces, chunks_of(forward), inside, before)
+    mixed = mixed + _chunked_direction(pieces, chunks_of(backward), inside.transpose(1, 2), before.T)
     mixed = mixed.reshape(batch, heads, tokens, head_dim)
     if columns:
         mixed = mixed.reshape(batch, heads, width, height, head_dim).transpose(2, 3)
@@ -176,7 +198,7 @@ def chunked(
 def sequential(
     x: Tensor, forward: Direction, backward: Direction, path: int, height: int, width: int
 ) -> Tensor:
-    """The recurrence itself, token by token: the reference for tests, never exported."""
+    """The recurrence, token by token, as the reference of tests; arguments and result as in ``dense``."""
     order = np.argsort(scan_positions(path, height, width))
     result = torch.zeros_like(x)
     for side, steps in ((forward, order), (backward, order[::-1])):

@@ -2,8 +2,8 @@
 
     image (B, 3, H, W) in [0, 1] -> encode -> Posterior over (B, C, H/32, W/32) -> decode -> image
 
-Two choices come from measurements (SPEC section 11): the norm is RMS over channels at each pixel, so
-that nothing depends on the crop size, and the log-variance head starts at -8.
+Two choices come from measurements (SPEC section 11): the norm is the RMS over channels at each pixel, so
+that nothing depends on the size of the image crop, and the log-variance head is initialised to -8.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Posterior:
     log_variance: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """A latent drawn with standard normal ``noise`` (B, C, h, w)."""
+        """A sample of the posterior, from standard normal ``noise`` (B, C, h, w)."""
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 
     def kl(self) -> Tensor:
-        """Mean KL divergence to the standard normal per latent number, a scalar."""
+        """KL divergence to the standard normal, averaged over all latent numbers; a scalar."""
         log_variance = self.log_variance.float()
         return 0.5 * (self.mean.float().square() + log_variance.exp() - 1.0 - log_variance).mean()
 
@@ -46,11 +46,12 @@ class PixelNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W)."""
         return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6) * self.gain
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions on a normalised input, added to it."""
+    """Pre-norm residual block of two 3x3 convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -59,18 +60,19 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H, W)."""
         result: Tensor = x + self.conv2(F.silu(self.conv1(self.norm(x))))
         return result
 
 
 def group_mean(x: Tensor, channels: int) -> Tensor:
-    """Average groups of channels down to ``channels``: the shortcut that has no parameters."""
+    """Average groups of channels of ``x`` (B, C, H, W) down to ``channels``: a shortcut without parameters."""
     batch, _, height, width = x.shape
     return x.reshape(batch, channels, -1, height, width).mean(2)
 
 
 def repeat_channels(x: Tensor, channels: int) -> Tensor:
-    """Repeat each channel up to ``channels``: the inverse shortcut."""
+    """Repeat each channel of ``x`` (B, C, H, W) up to ``channels``: the shortcut of the decoder."""
     batch, inner, height, width = x.shape
     return (
         x.unsqueeze(2)
@@ -80,7 +82,7 @@ def repeat_channels(x: Tensor, channels: int) -> Tensor:
 
 
 class Downsample(nn.Module):
-    """Half the sides: conv to a quarter of the channels, then space to depth, plus the mean shortcut."""
+    """Halve both sides: convolution to a quarter of the channels, space to depth, plus the mean shortcut."""
 
     def __init__(self, inner: int, outer: int) -> None:
         super().__init__()
@@ -88,11 +90,12 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(inner, outer // 4, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, inner, H, W) to (B, outer, H / 2, W / 2)."""
         return F.pixel_unshuffle(self.conv(x), 2) + group_mean(F.pixel_unshuffle(x, 2), self.outer)
 
 
 class Upsample(nn.Module):
-    """Twice the sides: conv to four times the channels, then depth to space, plus the repeat shortcut."""
+    """Double both sides: convolution to four times the channels, depth to space, plus the repeat shortcut."""
 
     def __init__(self, inner: int, outer: int) -> None:
         super().__init__()
@@ -100,6 +103,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(inner, outer * 4, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, inner, H, W) to (B, outer, 2 H, 2 W)."""
         return F.pixel_shuffle(self.conv(x) + repeat_channels(x, self.outer * 4), 2)
 
 
@@ -108,7 +112,7 @@ def _blocks(channels: int, depth: int) -> nn.Sequential:
 
 
 def _run(blocks: nn.Module, x: Tensor, recompute: bool) -> Tensor:
-    """``blocks`` one after the other; with ``recompute`` the backward pass runs each again instead of storing it."""
+    """Apply ``blocks`` in order; with ``recompute``, the backward pass recomputes their activations."""
     assert isinstance(blocks, nn.Sequential)
     for block in blocks:
         if recompute and torch.is_grad_enabled():
@@ -119,7 +123,9 @@ def _run(blocks: nn.Module, x: Tensor, recompute: bool) -> Tensor:
 
 
 class Encoder(nn.Module):
-    checkpoint_blocks = False  # set by training: gradients with less memory, for one more forward pass
+    """Image to the parameters of the posterior: stem, residual blocks at four resolutions, two heads."""
+
+    checkpoint_blocks = False  # gradient checkpointing, switched on by training
 
     def __init__(self, spec: VAESpec) -> None:
         super().__init__()
@@ -137,17 +143,20 @@ class Encoder(nn.Module):
         nn.init.constant_(self.log_variance.bias, INITIAL_LOG_VARIANCE)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.stem(F.pixel_unshuffle(image * 2.0 - 1.0, self.stem_factor))
+        """Images (B, 3, H, W) in [0, 1] to mean and log-variance, (B, C, h, w) each; h = H / (8 * stem factor)."""
+        x = self.stem(F.pixel_unshuffle(image * 2.0 - 1.0, self.stem_factor))  # (B, width 0, 8 h, 8 w)
         for level, stage in enumerate(self.stages):
             x = _run(stage, x, self.checkpoint_blocks)
             if level < len(self.downs):
-                x = self.downs[level](x)
-        x = self.norm(_run(self.mid, x, self.checkpoint_blocks))
+                x = self.downs[level](x)  # (B, width level + 1, half the sides)
+        x = self.norm(_run(self.mid, x, self.checkpoint_blocks))  # (B, width 3, h, w)
         return self.mean(x) + group_mean(x, self.latent_channels), self.log_variance(x).clamp(-20.0, 2.0)
 
 
 class Decoder(nn.Module):
-    checkpoint_blocks = False
+    """Latent to image: residual blocks at four resolutions, then depth to space by the stem factor."""
+
+    checkpoint_blocks = False  # gradient checkpointing, switched on by training
 
     def __init__(self, spec: VAESpec) -> None:
         super().__init__()
@@ -162,21 +171,25 @@ class Decoder(nn.Module):
         self.out = nn.Conv2d(widths[-1], 3 * spec.stem_factor**2, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
-        x = self.head(latent) + repeat_channels(latent, self.width)
+        """Raw latents (B, C, h, w) to images (B, 3, H, W), about [0, 1] but not clamped."""
+        x = self.head(latent) + repeat_channels(latent, self.width)  # (B, width 3, h, w)
         x = _run(self.mid, x, self.checkpoint_blocks)
         for level, stage in enumerate(self.stages):
             x = _run(stage, x, self.checkpoint_blocks)
             if level < len(self.ups):
-                x = self.ups[level](x)
-        x = self.out(F.silu(self.norm(x)))
+                x = self.ups[level](x)  # (B, next width, twice the sides)
+        x = self.out(F.silu(self.norm(x)))  # (B, 3 * stem factor^2, 8 h, 8 w)
         return F.pixel_shuffle(x, self.stem_factor) * 0.5 + 0.5
 
 
 class MicroForgeVAE(nn.Module):
-    """The autoencoder; ``config`` is a preset name or a ``VAESpec``.
+    """The variational autoencoder.
 
-    Latents here are raw. The flow works on ``normalize(latent)``, with the per-channel mean and
-    standard deviation that training measured and stored in the configuration.
+    ``encode`` and ``decode`` work on raw latents. The flow works on ``normalize(latent)``, with the per-channel mean
+    and standard deviation that training measured and stored in the configuration.
+
+    Args:
+        config: a preset name, or a ``VAESpec``.
     """
 
     mean: Tensor
@@ -191,7 +204,7 @@ class MicroForgeVAE(nn.Module):
         self.register_buffer("std", torch.tensor(self.spec.std).reshape(1, -1, 1, 1), persistent=False)
 
     def encode(self, image: Tensor) -> Posterior:
-        """Image (B, 3, H, W) in [0, 1] to the posterior over raw latents.
+        """The posterior over raw latents of images (B, 3, H, W) in [0, 1].
 
         Raises:
             SpecError: when H or W is not a multiple of the downsampling factor.
@@ -200,16 +213,18 @@ class MicroForgeVAE(nn.Module):
         return Posterior(*self.encoder(image))
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Raw latent (B, C, h, w) to an image (B, 3, H, W), about [0, 1] but not clamped."""
+        """Images (B, 3, H, W), about [0, 1] but not clamped, of raw latents (B, C, h, w)."""
         return self.decoder(latent)  # type: ignore[no-any-return]
 
     def normalize(self, latent: Tensor) -> Tensor:
+        """Normalised latents z of raw ones, (B, C, h, w)."""
         return (latent - self.mean) / self.std
 
     def denormalize(self, z: Tensor) -> Tensor:
+        """Raw latents of normalised ones, (B, C, h, w)."""
         return z * self.std + self.mean
 
     def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Posterior]:
-        """Reconstruct ``image`` through a latent drawn with ``noise`` (B, C, h, w)."""
+        """Reconstruct images (B, 3, H, W) through posterior samples from ``noise`` (B, C, h, w)."""
         posterior = self.encode(image)
         return self.decode(posterior.sample(noise)), posterior
