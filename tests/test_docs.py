@@ -33,7 +33,7 @@ PAGES = sorted(
     if path.relative_to(ROOT).as_posix() not in _UNFINISHED
 )
 #: Pages whose Python runs; that of other pages has placeholders and is compiled, and its imports are resolved.
-EXECUTED = ("docs/spec.md",)
+EXECUTED = ("README.md", "docs/api/index.md", "docs/spec.md")
 #: Words of a shell that say nothing about MicroForge.
 FOREIGN = {".", "adb", "apt", "cp", "pkg", "proot-distro", "python3", "termux-setup-storage"}
 #: Modules that are run with ``python -m`` and have options of their own.
