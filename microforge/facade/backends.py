@@ -10,7 +10,7 @@ from microforge.errors import SpecError, missing_extra
 from microforge.spec import parse_size
 from microforge_runtimes.editor import Editor
 from microforge_runtimes.generator import Generator
-from microforge_runtimes.images.source_image import Work, choose_size
+from microforge_runtimes.images.source_request import SourceRequest, choose_size
 from microforge_runtimes.open_model import Drawer, is_checkpoint
 from microforge_runtimes.torch_editor import CheckpointEditor
 
@@ -29,7 +29,7 @@ class Backend(Protocol):
     sizes: tuple[tuple[int, int], ...]  # (height, width); of a checkpoint the trained one, others work too
     steps: int  # sampling steps by default
 
-    def generator(self, size: Size | None, request: Work | None) -> Drawer:
+    def generator(self, size: Size | None, request: SourceRequest | None) -> Drawer:
         """The generator of one size; the size that suits the source image of ``request`` best when None."""
 
     def close(self) -> None:
@@ -50,7 +50,7 @@ class BundleBackend:
         self.steps = manifest.sampler.steps
         self._generators: dict[tuple[int, int] | None, Generator] = {}
 
-    def generator(self, size: Size | None, request: Work | None) -> Generator:
+    def generator(self, size: Size | None, request: SourceRequest | None) -> Generator:
         """As ``Backend``."""
         pixels = None if size is None else as_size(size, self._bundle.manifest.latent.downsample)
         if pixels is None and request is not None:
@@ -92,7 +92,7 @@ class CheckpointBackend:
             self._pipeline = pipeline if self._device is None else pipeline.to(self._device)
         return self._pipeline
 
-    def generator(self, size: Size | None, request: Work | None) -> CheckpointEditor:
+    def generator(self, size: Size | None, request: SourceRequest | None) -> CheckpointEditor:
         """As ``Backend``; the trained size unless another is asked for."""
         pixels = self.sizes[0] if size is None else as_size(size, self._multiple)
         if pixels not in self._editors:

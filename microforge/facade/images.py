@@ -11,13 +11,13 @@ from PIL import Image, ImageOps
 
 from microforge.errors import DataError
 from microforge.facade.result import GeneratedImage
-from microforge_runtimes.images.image_file import Picture, Pixels, read_mask, read_picture
+from microforge_runtimes.images.image_file import Pixels, SourceImage, read_mask, read_source_image
 
 #: A path, a Pillow image, a result of an earlier call, or an array: uint8, or floating point in [0, 1].
 ImageInput = str | Path | Image.Image | GeneratedImage | NDArray[Any]
 
 
-def source_image(image: ImageInput) -> Picture:
+def source_image(image: ImageInput) -> SourceImage:
     """The source image, upright, its transparency kept apart.
 
     Arrays are (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
@@ -26,11 +26,11 @@ def source_image(image: ImageInput) -> Picture:
         DataError: for a file that cannot be read, another shape, dtype or range, or 16 bits per sample.
     """
     if isinstance(image, (str, Path)):
-        return read_picture(Path(image))
+        return read_source_image(image, "image")
     if isinstance(image, GeneratedImage):
         return _of_array(image.array)
     if isinstance(image, Image.Image):
-        return _of_array(_upright(image, "image", alpha=True))
+        return read_source_image(image, "image")
     return _of_array(_as_uint8(image, "image"))
 
 
@@ -45,11 +45,11 @@ def mask_pixels(mask: ImageInput, size: tuple[int, int]) -> NDArray[np.bool_]:
         DataError: as ``source_image``; also for another size, or a mask without a pixel to change.
     """
     if isinstance(mask, (str, Path)):
-        return read_mask(Path(mask), size)
+        return read_mask(mask, SourceImage(np.zeros((*size, 3), np.uint8)), "mask")
     if isinstance(mask, GeneratedImage):
         mask = mask.image
     if isinstance(mask, Image.Image):
-        pixels = _upright(mask, "mask", alpha=False)
+        pixels = _mask_levels(mask)
     else:
         pixels = _as_uint8(mask, "mask")
     if pixels.ndim == 3 and pixels.shape[2] == 1:
@@ -62,24 +62,21 @@ def mask_pixels(mask: ImageInput, size: tuple[int, int]) -> NDArray[np.bool_]:
     return white
 
 
-def _of_array(pixels: Pixels) -> Picture:
+def _of_array(pixels: Pixels) -> SourceImage:
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or 0 in pixels.shape:
         raise DataError(f"the image array is {pixels.shape}; allowed: (H, W), (H, W, 3) or (H, W, 4)")
     alpha = pixels[..., 3] if pixels.shape[2] == 4 else None
-    return Picture(np.ascontiguousarray(pixels[..., :3]), alpha)
+    return SourceImage(np.ascontiguousarray(pixels[..., :3]), alpha)
 
 
-def _upright(image: Image.Image, what: str, alpha: bool) -> Pixels:
-    """(H, W, 3) or (H, W, 4) of an image; (H, W) without ``alpha``, where transparency counts as black."""
+def _mask_levels(image: Image.Image) -> Pixels:
+    """(H, W) of an image, where transparency counts as black."""
     if image.mode.startswith(("I", "F")):
-        raise DataError(f"the {what} has mode {image.mode}; convert it to 8 bits per sample first")
+        raise DataError(f"the mask has mode {image.mode}; convert it to 8 bits per sample first")
     image = ImageOps.exif_transpose(image)
-    transparent = "transparency" in image.info or image.getbands()[-1] in ("A", "a")
-    if alpha:
-        return np.asarray(image.convert("RGBA" if transparent else "RGB"), np.uint8)
-    if transparent:
+    if "transparency" in image.info or image.getbands()[-1] in ("A", "a"):
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer)
     return np.asarray(image.convert("L"), np.uint8)

@@ -15,7 +15,7 @@ from microforge.facade.images import ImageInput, mask_pixels, source_image
 from microforge.facade.publish import publish
 from microforge.facade.result import GeneratedImage
 from microforge_runtimes.images.resampling import FACTORS
-from microforge_runtimes.images.source_image import Work
+from microforge_runtimes.images.source_request import SourceRequest
 from microforge_runtimes.open_model import draw
 from microforge_runtimes.sampler import Step
 
@@ -88,7 +88,7 @@ class Model:
             raise SpecError("composite finds by itself what mask says; give one of them")
         source = source_image(image)
         region = None if mask is None else mask_pixels(mask, source.size)
-        request = Work("edit", source, region, composite=composite)
+        request = SourceRequest("edit", source, region, composite=composite)
         return self._run(request, prompt, seed, steps, size, callback)
 
     def inpaint(
@@ -107,7 +107,7 @@ class Model:
             callback: see the class.
         """
         source = source_image(image)
-        request = Work("inpaint", source, mask_pixels(mask, source.size))
+        request = SourceRequest("inpaint", source, mask_pixels(mask, source.size))
         return self._run(request, prompt, seed, steps, size, callback)
 
     def super_resolve(
@@ -127,7 +127,7 @@ class Model:
         """
         if factor not in FACTORS:
             raise SpecError(f"factor is {factor}; allowed: {', '.join(map(str, FACTORS))}")
-        request = Work("super-resolve", source_image(image), factor=factor)
+        request = SourceRequest("super-resolve", source_image(image), factor=factor)
         return self._run(request, prompt, seed, steps, size, callback)
 
     def push_to_hub(
@@ -168,7 +168,7 @@ class Model:
         return f"Model({str(self.path)!r}, tasks: {', '.join(self.tasks)})"
 
     def _run(
-        self, request: Work | None, prompt: str, seed: int, steps: int | None, size: Size | None,
+        self, request: SourceRequest | None, prompt: str, seed: int, steps: int | None, size: Size | None,
         callback: Callback | None,
     ) -> GeneratedImage:  # fmt: skip
         task = "generate" if request is None else request.task

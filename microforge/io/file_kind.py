@@ -75,6 +75,11 @@ def file_kind(head: bytes) -> str:
     return _text_kind(head)
 
 
+def with_article(kind: str) -> str:
+    """``kind`` with its indefinite article: "an empty file", "a HEIC image"."""
+    return f"{'an' if kind[0] in 'aeioAEIO' or kind.startswith(('unknown', 'MP4', 'SVG', 'XML', 'xz')) else 'a'} {kind}"
+
+
 def _iso_kind(head: bytes) -> str:
     brands = [head[8:12], *(head[at : at + 4] for at in range(16, min(len(head), 64), 4))]
     return next((kind for brand in brands for known, kind in _BRANDS if brand == known), "MP4 video")

@@ -108,7 +108,9 @@ def _api(token: str | None) -> Any:
         library = importlib.import_module("huggingface_hub")
     except ImportError:
         raise missing_extra("huggingface_hub", "hub") from None
-    endpoint = os.environ.get("HF_ENDPOINT")  # a mirror or a private hub; the library reads it only when imported
+    endpoint = os.environ.get(
+        "HF_ENDPOINT"
+    )  # a mirror or a private hub; the library reads it only when imported
     return library.HfApi(
         endpoint=endpoint, token=token, library_name="microforge", library_version=__version__
     )

@@ -19,7 +19,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from microforge.errors import DataError
 from microforge.io.color_profile import ColorProfile, ProfileError, convert_profile
-from microforge.io.file_kind import HEAD_BYTES, file_kind
+from microforge.io.file_kind import HEAD_BYTES, file_kind, with_article
 from microforge.io.png_chunks import bits_per_sample, has_profile, without_faulty_metadata
 
 #: Decoders that may run: the fewer, the smaller the surface for hostile files.
@@ -132,11 +132,7 @@ def convert_image(image: Image.Image) -> DecodedImage:
 def _check_kind(head: bytes) -> None:
     kind = file_kind(head)
     if kind not in _KINDS:
-        raise DataError(f"is {_article(kind)}; allowed: {', '.join(FORMATS)}")
-
-
-def _article(kind: str) -> str:
-    return f"{'an' if kind[0] in 'aeiouAEIO' or kind.startswith(('MP4', 'SVG', 'XML')) else 'a'} {kind}"
+        raise DataError(f"is {with_article(kind)}; allowed: {', '.join(FORMATS)}")
 
 
 def _decoded(data: bytes, cover: int | None, large_jpeg: str) -> DecodedImage:

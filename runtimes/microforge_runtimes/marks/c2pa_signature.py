@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from microforge.errors import DataError, OutputError, missing_extra
-from microforge.io.file_kind import HEAD_BYTES, file_kind
+from microforge.io.file_kind import HEAD_BYTES, file_kind, with_article
 from microforge.version import __version__
 from microforge_runtimes.marks.xmp import VOCABULARY, SourceType
 
 #: No thumbnails (32 KB each, and pictures of the parent), and no network.
-_SETTINGS = {
+_SETTINGS: dict[str, dict[str, Any]] = {
     "builder": {"thumbnail": {"enabled": False}},
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
 }
@@ -154,7 +154,7 @@ def can_be_parent(data: bytes) -> bool:
 def _media_type(data: bytes) -> str:
     kind = file_kind(data[:HEAD_BYTES])
     if kind not in _MEDIA_TYPES:
-        raise DataError(f"is a {kind}; C2PA manifests are for {', '.join(_MEDIA_TYPES)}")
+        raise DataError(f"is {with_article(kind)}; C2PA manifests are for {', '.join(_MEDIA_TYPES)}")
     return _MEDIA_TYPES[kind]
 
 

@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 from PIL import Image
 
 from microforge.errors import DataError
-from microforge.io.file_kind import HEAD_BYTES, file_kind
+from microforge.io.file_kind import HEAD_BYTES, file_kind, with_article
 from microforge.io.png_chunks import international_texts
 
 #: Terms of IPTC's vocabulary: made by a model alone, or from an image of someone's with a model's help.
@@ -101,7 +101,7 @@ def _packet(data: bytes) -> bytes | None:
         text = international_texts(data).get(PNG_KEYWORD)
         return None if text is None else text.encode("utf-8")
     if kind not in ("JPEG image", "WebP image"):
-        raise DataError(f"is no PNG, JPEG or WebP image, which can hold settings: it is a {kind}")
+        raise DataError(f"is no PNG, JPEG or WebP image, which can hold settings: it is {with_article(kind)}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -15,7 +15,7 @@ from PIL import Image
 from microforge.errors import DataError, OutputError
 from microforge_runtimes.marks.c2pa_signature import read_provenance, read_signer, sign_image
 from microforge_runtimes.marks.image_encoding import Format, encode_image
-from microforge_runtimes.marks.xmp import VOCABULARY, read_marks
+from microforge_runtimes.marks.xmp import VOCABULARY, SourceType, read_marks
 from tests.microforge.io.images import base_picture, encoded
 
 pytest.importorskip("c2pa", reason="needs the extra c2pa")
@@ -38,7 +38,7 @@ def _chain(folder: Path, kind: str = "ec") -> Chain:
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-    makers = {
+    makers: dict[str, Any] = {
         "ec": lambda: ec.generate_private_key(ec.SECP256R1()), "ed25519": ed25519.Ed25519PrivateKey.generate,
         "rsa": lambda: rsa.generate_private_key(65537, 2048),
     }  # fmt: skip
@@ -127,7 +127,7 @@ def test_an_edit_names_its_parent_and_keeps_the_parents_manifest(chain: Chain) -
     first = sign_image(
         encode_image(PIXELS, "PNG", "trainedAlgorithmicMedia"), signer, "trainedAlgorithmicMedia"
     )
-    kind = "compositeWithTrainedAlgorithmicMedia"
+    kind: SourceType = "compositeWithTrainedAlgorithmicMedia"
     for parent in (first, encoded(base_picture(), "JPEG"), encoded(base_picture(), "GIF")):
         signed = sign_image(encode_image(PIXELS[::-1], "JPEG", kind), signer, kind, parent)
         found = read_provenance(signed, chain.root)

@@ -58,7 +58,7 @@ def test_exiftool_reads_the_mark_and_the_settings(tmp_path: Path, format: Format
         pytest.skip("exiftool is not installed (Debian: libimage-exiftool-perl)")
     path = tmp_path / f"image.{format.lower()}"
     path.write_bytes(encode_image(PIXELS, format, "compositeWithTrainedAlgorithmicMedia", SETTINGS))
-    command = ["exiftool", "-j", "-n", "-G1", "-charset", "utf8", path]
+    command = ["exiftool", "-j", "-n", "-G1", "-charset", "utf8", str(path)]
     values = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)[0]
     assert values["XMP-iptcExt:DigitalSourceType"] == VOCABULARY + "compositeWithTrainedAlgorithmicMedia"
     assert values["XMP-dc:Description"].startswith('a <red> & "blue" circle — ✓ 日本')
@@ -107,7 +107,10 @@ def test_any_prompt_comes_back_exactly(prompt: str, seed: int, format: Format) -
 
 def test_read_marks_of_other_files_are_empty_or_one_line() -> None:
     assert read_marks(encoded(base_picture())) == Marks()
-    for data, message in ((b"", "it is a empty file"), (encoded(base_picture(), "GIF"), "it is a GIF image")):
+    for data, message in (
+        (b"", "it is an empty file"),
+        (encoded(base_picture(), "GIF"), "it is a GIF image"),
+    ):
         with pytest.raises(DataError, match=f"which can hold settings: {message}"):
             read_marks(data)
 
