@@ -1,7 +1,8 @@
-"""What a target offers so that its components can be made INT8 by measurement: the twin of ``targets``.
+"""The quantization interface that each target implements.
 
-A ``QuantizableComponent`` is one component on one target before its schemes are chosen. ``mf-export tune`` tries schemes on
-it, the quality gate finds what is at fault with it; a build only uses the target's ``QuantizedLower``.
+A ``QuantizableComponent`` is one component on one target before its schemes are chosen, and gives a candidate for
+any choice. ``mf-export tune`` measures candidates, and the quality gate finds with them which operator group is at
+fault. A build only uses the target's ``QuantizedLower``.
 """
 
 from __future__ import annotations
@@ -20,13 +21,18 @@ from microforge_export.recipes.int8_recipe import Int8Recipe, Scheme
 from microforge_export.targets.base import Artefacts
 from microforge_runtimes import Session
 
-#: Inputs of one component that were recorded while images were drawn (``calibrate``).
+#: Inputs of one component, recorded while samples were generated (``calibration``).
 RecordedInputs = Sequence[Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
 class CandidateSession:
-    """A component with some choice of schemes, loaded by the shipped runtime, and the bytes of its constants."""
+    """A component under some choice of schemes, loaded by the shipped runtime.
+
+    Attributes:
+        session: runs the component.
+        bytes: size of its constants.
+    """
 
     session: Session
     bytes: int
@@ -36,28 +42,32 @@ class QuantizableComponent(Protocol):
     """One component on one target, ready for any choice of schemes."""
 
     @property
-    def component(self) -> SourceComponent: ...
+    def component(self) -> SourceComponent:
+        """The component, in PyTorch."""
+        ...
 
     def groups(self) -> Mapping[str, tuple[Scheme, ...]]:
-        """Its operator groups in the order of the graph, each with the schemes it can have beside floating point."""
+        """The operator groups in the order of the graph, with the quantized schemes that each supports."""
         ...
 
     def candidate(
         self, schemes: Mapping[str, Scheme], threads: int | None = None
     ) -> AbstractContextManager[CandidateSession]:
-        """The component with ``schemes`` for the groups that are named and the rest in floating point; its
-        session closes and its files go with the block.
+        """Lower and load the component under ``schemes``.
+
+        The session is closed and its files are deleted at the end of the block.
 
         Args:
-            threads: of the engine; its own choice when None.
+            schemes: operator group -> scheme; groups that are not named stay in floating point.
+            threads: threads of the engine; None for its default.
         """
         ...
 
 
 class QuantizableFactory(Protocol):
-    """A component, its traced program and recorded inputs to a draft.
+    """Makes a ``QuantizableComponent`` from a component, its traced program and its recorded inputs.
 
-    ``folder`` keeps what is worth keeping between trials, such as calibrated ranges.
+    ``folder`` stores what candidates share, such as calibrated ranges.
     """
 
     def __call__(
@@ -66,10 +76,10 @@ class QuantizableFactory(Protocol):
 
 
 class QuantizedLower(Protocol):
-    """All components and their traced programs to artefacts, as ``recipe`` says; deterministic.
+    """Lowers all components as ``recipe`` says; deterministic.
 
-    ``inputs`` are the recorded ones by component key. Raises SpecError when the recipe names groups that the
-    model has not, GraphLintError when a result is not valid.
+    ``programs`` and ``inputs`` are the traced programs and the recorded inputs by component key. Raises SpecError
+    if the recipe names operator groups that the model does not have, and GraphLintError if a result is not valid.
     """
 
     def __call__(

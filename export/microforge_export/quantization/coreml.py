@@ -1,7 +1,7 @@
-"""Compressed weights for Core ML: a component to any scheme, and a whole bundle's packages by a recipe.
+"""Compressed weights for Core ML: one component by any scheme, and all packages of a bundle by a recipe.
 
-Core ML computes in half precision whatever its weights are stored as; a recipe chooses the storage component
-by component, so each has one operator group, ``weights``. Nothing here is timed: that takes an Apple device.
+Core ML computes in half precision however the weights are stored. A recipe chooses the storage per component, so
+each component has one operator group, ``weights``. Nothing is timed here, because that needs an Apple device.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from microforge_runtimes.engines.coreml import MilSession
 
 #: The only operator group of a component.
 GROUP = "weights"
-#: How a scheme stores weights; their computation stays in half precision.
+#: Storage of the weights by scheme; the computation stays in half precision.
 STORED: Mapping[Scheme, Weights] = {
     "fp16": "none",
     "linear8": "int8",
@@ -35,7 +35,7 @@ STORED: Mapping[Scheme, Weights] = {
 
 @dataclass(frozen=True)
 class CoreMLQuantizable:
-    """A component and its traced program. Trials run on the interpreter, which says nothing about speed."""
+    """A component and its traced program. Candidates run on the interpreter, which tells nothing about speed."""
 
     component: SourceComponent
     program: ExportedProgram
@@ -45,7 +45,7 @@ class CoreMLQuantizable:
     def make(
         cls, component: SourceComponent, program: ExportedProgram, inputs: RecordedInputs, folder: Path
     ) -> CoreMLQuantizable:
-        """See ``base.QuantizableFactory``; weights need no calibration, and nothing is kept between trials."""
+        """See ``base.QuantizableFactory``. Weights need no calibration, and candidates share nothing."""
         return cls(component, program)
 
     def groups(self) -> dict[str, tuple[Scheme, ...]]:
@@ -56,7 +56,7 @@ class CoreMLQuantizable:
     def candidate(
         self, schemes: Mapping[str, Scheme], threads: int | None = None
     ) -> Iterator[CandidateSession]:
-        """See ``base.QuantizableComponent``; ``threads`` has no meaning here."""
+        """See ``base.QuantizableComponent``; the interpreter ignores ``threads``."""
         weights = STORED[schemes.get(GROUP, "fp16")]
         model = lower(self.component, self.program, deployment=self.deployment, weights=weights)
         with tempfile.TemporaryDirectory() as folder:
@@ -75,22 +75,27 @@ def lower_all_int8(
     components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram], *, recipe: Int8Recipe,
     inputs: Mapping[str, RecordedInputs], deployment: Deployment | None = None,
 ) -> CoreMLArtefacts:  # fmt: skip
-    """See ``base.QuantizedLower``; ``inputs`` are not needed.
+    """See ``base.QuantizedLower``; ``inputs`` are ignored.
 
     Args:
-        deployment: iOS 18 for a bundle that edits, whose layouts share one package, and iOS 17 otherwise when None.
+        components: the components of a bundle.
+        programs: their traced programs, by component key.
+        recipe: the schemes.
+        inputs: ignored.
+        deployment: oldest system; None for iOS 18 if the bundle edits, since its two layouts of the denoiser
+            share one package, and else iOS 17.
 
     Raises:
-        SpecError: when the recipe names another group than ``weights`` or ``*``.
-        GraphLintError: when coremltools cannot lower a component; names it.
+        SpecError: if the recipe names another group than ``weights`` or ``*``.
+        GraphLintError: if coremltools cannot lower a component; names it.
     """
     edits = any(item.role == "denoiser_edit" for item in components)
     oldest: Deployment = deployment or ("ios18" if edits else "ios17")
     models = {}
     for item in components:
-        draft = CoreMLQuantizable(item, programs[item.key], oldest)
-        chosen = resolve(role_schemes(recipe, item.role), draft.groups(), "coreml")
+        quantizable = CoreMLQuantizable(item, programs[item.key], oldest)
+        schemes = resolve(role_schemes(recipe, item.role), quantizable.groups(), "coreml")
         models[item.key] = lower(
-            item, draft.program, precision="fp16", deployment=oldest, weights=STORED[chosen[GROUP]]
+            item, quantizable.program, precision="fp16", deployment=oldest, weights=STORED[schemes[GROUP]]
         )
     return CoreMLArtefacts(models, {item.key: item.role for item in components}, oldest)

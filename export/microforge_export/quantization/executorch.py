@@ -1,4 +1,4 @@
-"""INT8 for ExecuTorch: a component to any choice of schemes, and a whole bundle's programs by a recipe."""
+"""INT8 for ExecuTorch: quantizes one component by any schemes, and all programs of a bundle by a recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from microforge_export.components.component import SourceComponent
 from microforge_export.quantization.base import CandidateSession, RecordedInputs
-from microforge_export.quantization.executorch_quantizer import allowed_schemes, quantize
+from microforge_export.quantization.executorch_quantizer import quantize, supported_schemes
 from microforge_export.recipes.int8_recipe import Int8Recipe, Scheme, resolve, role_schemes
 from microforge_export.targets.executorch.lower import ExecutorchArtefacts, lower_all, refusing
 from microforge_runtimes.engines.executorch import ExecutorchSession
@@ -20,7 +20,7 @@ from microforge_runtimes.engines.executorch import ExecutorchSession
 
 @dataclass(frozen=True)
 class ExecutorchQuantizable:
-    """A component's traced program, and inputs to calibrate with. Every trial lowers it, which takes a while."""
+    """A component's traced program and its recorded inputs. Every candidate is lowered anew, which takes a while."""
 
     component: SourceComponent
     program: ExportedProgram
@@ -30,21 +30,24 @@ class ExecutorchQuantizable:
     def make(
         cls, component: SourceComponent, program: ExportedProgram, inputs: RecordedInputs, folder: Path
     ) -> ExecutorchQuantizable:
-        """See ``base.QuantizableFactory``; nothing is kept between trials."""
+        """See ``base.QuantizableFactory``; candidates share nothing."""
         return cls(component, program, inputs)
 
     def groups(self) -> dict[str, tuple[Scheme, ...]]:
-        """See ``base.QuantizableComponent``. Without recorded inputs nothing can be static."""
-        allowed = allowed_schemes(self.program)
+        """See ``base.QuantizableComponent``. Without recorded inputs no group supports ``static``."""
+        supported = supported_schemes(self.program)
         if self.inputs:
-            return allowed
-        return {group: tuple(item for item in items if item != "static") for group, items in allowed.items()}
+            return supported
+        return {
+            group: tuple(item for item in items if item != "static") for group, items in supported.items()
+        }
 
     def quantized(self, schemes: Mapping[str, Scheme]) -> ExportedProgram:
-        """A quantized copy; without any scheme but fp32, the program itself.
+        """A quantized copy of the program; the program itself if every scheme is fp32.
 
         Raises:
-            SpecError, GraphLintError: as ``lower_all_int8``.
+            SpecError: as ``lower_all_int8``.
+            GraphLintError: as ``lower_all_int8``.
         """
         if set(schemes.values()) <= {"fp32"}:
             return self.program
@@ -59,8 +62,8 @@ class ExecutorchQuantizable:
         key = self.component.key
         artefacts = lower_all([self.component], {key: self.quantized(schemes)})
         with tempfile.TemporaryDirectory() as folder:
-            made = artefacts.write(Path(folder))
-            path = Path(folder) / made.files[key].path
+            files = artefacts.write(Path(folder)).files
+            path = Path(folder) / files[key].path
             session = ExecutorchSession(path, key, self.component.entry(), threads)
             try:
                 yield CandidateSession(session, artefacts.weights[key])
@@ -72,15 +75,15 @@ def lower_all_int8(
     components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram], *, recipe: Int8Recipe,
     inputs: Mapping[str, RecordedInputs],
 ) -> ExecutorchArtefacts:  # fmt: skip
-    """See ``base.QuantizedLower``. Methods of one program go on sharing equal constants.
+    """See ``base.QuantizedLower``. Methods of one program still share equal constants.
 
     Raises:
-        SpecError: when the recipe names operator groups that the model has not, or schemes they cannot have.
-        GraphLintError: when ExecuTorch cannot lower a component; names it.
+        SpecError: if the recipe names unknown operator groups, or schemes that a group does not support.
+        GraphLintError: if ExecuTorch cannot lower a component; names it.
     """
     quantized = {}
     for item in components:
-        draft = ExecutorchQuantizable(item, programs[item.key], inputs.get(item.key, ()))
-        schemes = resolve(role_schemes(recipe, item.role), draft.groups(), "executorch")
-        quantized[item.key] = draft.quantized(schemes)
+        quantizable = ExecutorchQuantizable(item, programs[item.key], inputs.get(item.key, ()))
+        schemes = resolve(role_schemes(recipe, item.role), quantizable.groups(), "executorch")
+        quantized[item.key] = quantizable.quantized(schemes)
     return lower_all(components, quantized)

@@ -1,9 +1,9 @@
-"""A traced program to one with int8 weights for XNNPACK, group by group, as a recipe says.
+"""Quantizes a traced program to int8 weights for XNNPACK, one operator group at a time.
 
-``static`` and ``dynamic`` are PT2E, PyTorch's own quantization of exported graphs, with XNNPACK's quantizer:
-int8 weights per output channel, and int8 activations with calibrated ranges, or scaled at each run (by the
-engine: row by row). ``weight-only`` is for tables: rows of int8 with a scale each, multiplied after they are
-picked, so that the table itself never becomes floats and no kernel beyond the portable ones is needed.
+``static`` and ``dynamic`` are PT2E, PyTorch's quantization of exported graphs, with XNNPACK's quantizer. Weights
+are int8 per output channel. Activations are int8 with calibrated ranges, or scaled by the engine row by row in
+every evaluation. ``weight-only`` is for embedding tables: int8 rows with a scale each, multiplied after the look-up,
+so that the table is never converted to floats and only portable kernels are needed.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ _OPERATORS: Mapping[object, tuple[Kind, int]] = {
     aten.conv2d.default: ("conv", 1),
     aten.embedding.default: ("gather", 0),
 }
-#: Which schemes an operator can have. XNNPACK computes no layer with int8 weights in fp32, and a convolution
-#: with dynamic ranges lowers but does not run (ExecuTorch 1.5).
-ALLOWED: Mapping[Kind, tuple[Scheme, ...]] = {
+#: The schemes that each kind of operator supports. XNNPACK cannot compute a layer with int8 weights in fp32, and a
+#: convolution with dynamic ranges is lowered but does not run (ExecuTorch 1.5).
+SUPPORTED: Mapping[Kind, tuple[Scheme, ...]] = {
     "matmul": ("dynamic", "static"),
     "conv": ("static",),
     "gather": ("weight-only",),
 }
-#: The smallest scale. The quantizer's own, 2^-12, leaves a weight below 0.03 fewer than 127 levels.
-_SMALLEST = 2.0**-30
+#: Smallest scale. The default of the quantizer, 2^-12, leaves fewer than 127 levels to weights below 0.03.
+_SMALLEST_SCALE = 2.0**-30
 
 
-def allowed_schemes(program: ExportedProgram) -> dict[str, tuple[Scheme, ...]]:
-    """Operator group -> the schemes it can have beside fp32, in the order of the graph."""
-    return {group: ALLOWED[_kind(group)] for group in dict.fromkeys(_groups(program.module()).values())}
+def supported_schemes(program: ExportedProgram) -> dict[str, tuple[Scheme, ...]]:
+    """Operator group -> the quantized schemes that it supports, in the order of the graph."""
+    return {group: SUPPORTED[_kind(group)] for group in dict.fromkeys(_groups(program.module()).values())}
 
 
 def _groups(module: Any) -> dict[str, str]:
@@ -74,15 +74,16 @@ def quantize(
     schemes: Mapping[str, Scheme],
     inputs: RecordedInputs,
 ) -> ExportedProgram:
-    """A quantized copy of ``program``; ``executorch_ops.simplify`` and the lowering take it as they take that.
+    """Quantize a copy of ``program``, which can be simplified and lowered like the program itself.
 
     Args:
-        schemes: group -> scheme; groups that are not named stay in fp32.
+        component: the component, in PyTorch.
+        program: its traced program.
+        schemes: operator group -> scheme; groups that are not named stay in fp32.
         inputs: recorded inputs of the component; only needed for ``static``.
 
     Raises:
-        SpecError: for a group that the graph has not, a scheme that its operator cannot have, or ``static``
-            without recorded inputs.
+        SpecError: if a group is unknown, does not support its scheme, or is ``static`` without recorded inputs.
     """
     module: Any = program.module()  # its graph is a copy, its weights are not
     groups = _groups(module)
@@ -107,71 +108,71 @@ def _check(schemes: Mapping[str, Scheme], groups: Mapping[str, str], inputs: Rec
             raise SpecError(
                 f"the recipe names an operator group {group!r}; this model has: {', '.join(known)}"
             )
-        if scheme not in ALLOWED[_kind(group)]:
-            allowed = ", ".join(("fp32", *ALLOWED[_kind(group)]))
+        if scheme not in SUPPORTED[_kind(group)]:
+            allowed = ", ".join(("fp32", *SUPPORTED[_kind(group)]))
             raise SpecError(f"operator group {group!r} cannot be {scheme!r}; allowed: {allowed}")
     if "static" in schemes.values() and not inputs:
         raise SpecError("static quantization needs recorded inputs of the component, got none")
 
 
 def _kind(group: str) -> Kind:
-    return next(kind for kind in ALLOWED if kind == group.split()[0])
+    return next(kind for kind in SUPPORTED if kind == group.split()[0])
 
 
 def _calibrated(
     module: Any, component: SourceComponent, nodes: Mapping[str, frozenset[str]], inputs: RecordedInputs
 ) -> Any:
-    """``module`` after PT2E: observers, inputs through it, int8 constants."""
+    """``module`` after PT2E: insert observers, run the recorded inputs, convert constants to int8."""
     quantizers = [_quantizer(nodes[scheme], scheme == "dynamic") for scheme in ("static", "dynamic")]
     prepared = prepare_pt2e(module, ComposableQuantizer(quantizers))
     if not nodes["static"]:
-        prepared(*component.example())  # any input shows weights to their observers
+        prepared(*component.example())  # any input lets the observers see the weights
     for values in inputs if nodes["static"] else ():
         prepared(*(torch.from_numpy(np.ascontiguousarray(values[spec.name])) for spec in component.inputs))
     converted = convert_pt2e(prepared)
-    # Layers that read one tensor share its scaling. A chain of its own for each lets the partitioner take
-    # everything as one piece; without, it fails with "found dependency cycles".
+    # Layers that read the same tensor share its scaling, and the partitioner then fails with "found dependency
+    # cycles". With one chain per layer it takes the whole graph as one partition.
     DuplicateDynamicQuantChainPass()(converted)
     return converted
 
 
 def _quantizer(names: frozenset[str], dynamic: bool) -> XNNPACKQuantizer:
-    """XNNPACK's quantizer for the layers ``names`` alone."""
+    """XNNPACK's quantizer, restricted to the layers ``names``."""
     config = _config(dynamic)
-    chosen: Callable[[fx.Node], bool] = lambda node: node.op != "call_function" or node.name in names  # noqa: E731
-    quantizer = XNNPACKQuantizer().set_filter_function(chosen)
+    is_selected: Callable[[fx.Node], bool] = lambda node: node.op != "call_function" or node.name in names  # noqa: E731
+    quantizer = XNNPACKQuantizer().set_filter_function(is_selected)
     for operator in (aten.linear.default, aten.conv2d.default):
         quantizer.set_operator_type(operator, config)
     return quantizer
 
 
 def _config(dynamic: bool) -> QuantizationConfig:
-    """The quantizer's own configuration per channel, with a smaller smallest scale."""
-    usual = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
-    per_channel = PerChannelMinMaxObserver.with_args(eps=_SMALLEST)
-    weight = dataclasses.replace(usual.weight, observer_or_fake_quant_ctr=per_channel)
+    """The default configuration per channel, with ``_SMALLEST_SCALE``."""
+    default = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
+    per_channel = PerChannelMinMaxObserver.with_args(eps=_SMALLEST_SCALE)
+    weight = dataclasses.replace(default.weight, observer_or_fake_quant_ctr=per_channel)
     if dynamic:
-        return dataclasses.replace(usual, weight=weight)
-    histogram = HistogramObserver.with_args(eps=_SMALLEST)
-    activation = dataclasses.replace(usual.input_activation, observer_or_fake_quant_ctr=histogram)
+        return dataclasses.replace(default, weight=weight)
+    histogram = HistogramObserver.with_args(eps=_SMALLEST_SCALE)
+    activation = dataclasses.replace(default.input_activation, observer_or_fake_quant_ctr=histogram)
     return dataclasses.replace(
-        usual, weight=weight, input_activation=activation, output_activation=activation
+        default, weight=weight, input_activation=activation, output_activation=activation
     )
 
 
 def _quantize_tables(module: Any, names: frozenset[str]) -> None:
-    """Replace every look-up among ``names``, in place."""
-    made: dict[str, tuple[str, str]] = {}  # a table that several look-ups share is stored once
+    """Replace the look-ups ``names`` by look-ups in int8 tables, in place."""
+    tables: dict[str, tuple[str, str]] = {}  # a table that several look-ups share is stored once
     for node in [item for item in module.graph.nodes if item.name in names]:
         source, ids = node.args[0].target, node.args[1]
-        if source not in made:
-            made[source] = (f"_table{len(made)}_int8", f"_table{len(made)}_scale")
-            for name, value in zip(made[source], per_row(module.get_parameter(source)), strict=True):
+        if source not in tables:
+            tables[source] = (f"_table{len(tables)}_int8", f"_table{len(tables)}_scale")
+            for name, value in zip(tables[source], per_row(module.get_parameter(source)), strict=True):
                 module.register_buffer(name, value)
         with module.graph.inserting_before(node):
-            tables = [module.graph.get_attr(name) for name in made[source]]
+            constants = [module.graph.get_attr(name) for name in tables[source]]
             rows, scales = (
-                module.graph.call_function(aten.embedding.default, (table, ids)) for table in tables
+                module.graph.call_function(aten.embedding.default, (table, ids)) for table in constants
             )
             floats = module.graph.call_function(aten._to_copy.default, (rows,), {"dtype": torch.float32})
             node.replace_all_uses_with(module.graph.call_function(aten.mul.Tensor, (floats, scales)))
@@ -181,9 +182,9 @@ def _quantize_tables(module: Any, names: frozenset[str]) -> None:
 
 
 def per_row(table: Tensor) -> tuple[Tensor, Tensor]:
-    """``table`` (V, E) as int8 values (V, E) within -127 ... 127 and scales (V, 1); ``table = values * scales``.
+    """Quantize ``table`` (V, E) to int8 values (V, E) in -127 ... 127 and scales (V, 1): ``table = values * scales``.
 
-    A row of zeros gets the scale 1.
+    A row of zeros has the scale 1.
     """
     scales = row_scales(table)
     return levels(table, scales).to(torch.int8), scales
@@ -191,7 +192,7 @@ def per_row(table: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """PT2E warns about the torch functions that it uses itself."""
+    """Silence PT2E's warnings about the torch functions that it uses itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""INT8 for ONNX: a component's fp32 graph to any choice of schemes, and a whole bundle's graphs by a recipe."""
+"""INT8 for ONNX: quantizes the graph of one component by any schemes, and all graphs of a bundle by a recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from microforge_export.components.component import SourceComponent
 from microforge_export.components.operator_groups import operator_groups
 from microforge_export.quantization.base import CandidateSession, RecordedInputs
-from microforge_export.quantization.onnx_quantizer import ALLOWED, quantize
+from microforge_export.quantization.onnx_quantizer import SUPPORTED, quantize
 from microforge_export.recipes.int8_recipe import Int8Recipe, Scheme, resolve, role_schemes
 from microforge_export.targets.onnx import lower
 from microforge_export.targets.onnx.lower import OnnxArtefacts
@@ -24,34 +24,44 @@ from microforge_runtimes.engines.onnx import OnnxSession
 
 @dataclass(frozen=True)
 class OnnxQuantizable:
-    """A component's fp32 graph, the operator group of each of its nodes, and inputs to calibrate with."""
+    """A component's fp32 graph that can be quantized by any schemes.
+
+    Attributes:
+        component: the component, in PyTorch.
+        model: its graph in fp32.
+        nodes: node name -> operator group.
+        inputs: recorded inputs to calibrate static ranges on.
+        ranges: file that stores the calibrated ranges between candidates.
+    """
 
     component: SourceComponent
     model: onnx.ModelProto
     nodes: Mapping[str, str]
     inputs: RecordedInputs
-    ranges: Path  # calibrated ranges, kept between trials
+    ranges: Path
 
     @classmethod
     def make(
         cls, component: SourceComponent, program: ExportedProgram, inputs: RecordedInputs, folder: Path
     ) -> OnnxQuantizable:
         """See ``base.QuantizableFactory``."""
-        return draft(component, lower.lower(component, program), inputs, folder)
+        return quantizable(component, lower.lower(component, program), inputs, folder)
 
     def groups(self) -> dict[str, tuple[Scheme, ...]]:
-        """See ``base.QuantizableComponent``. Without recorded inputs nothing can be static."""
-        allowed = {group: ALLOWED[group.split()[0]] for group in dict.fromkeys(self.nodes.values())}
+        """See ``base.QuantizableComponent``. Without recorded inputs no group supports ``static``."""
+        supported = {group: SUPPORTED[group.split()[0]] for group in dict.fromkeys(self.nodes.values())}
         if self.inputs:
-            return allowed
-        return {group: tuple(item for item in items if item != "static") for group, items in allowed.items()}
+            return supported
+        return {
+            group: tuple(item for item in items if item != "static") for group, items in supported.items()
+        }
 
     def quantized(self, schemes: Mapping[str, Scheme]) -> ir.Model:
-        """An INT8 copy; without any scheme but fp32, the graph itself."""
-        chosen = {group: scheme for group, scheme in schemes.items() if scheme != "fp32"}
-        if not chosen:
+        """A quantized copy of the graph; a plain copy if every scheme is fp32."""
+        quantized = {group: scheme for group, scheme in schemes.items() if scheme != "fp32"}
+        if not quantized:
             return ir.from_proto(self.model)
-        return quantize(self.model, self.nodes, chosen, self.inputs, self.ranges)
+        return quantize(self.model, self.nodes, quantized, self.inputs, self.ranges)
 
     @contextmanager
     def candidate(
@@ -60,7 +70,7 @@ class OnnxQuantizable:
         """See ``base.QuantizableComponent``."""
         model = self.quantized(schemes)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "trial.onnx"
+            path = Path(folder) / "candidate.onnx"
             path.write_bytes(ir.to_proto(model).SerializeToString())
             session = OnnxSession(path, self.component.entry(), threads)
             try:
@@ -69,16 +79,16 @@ class OnnxQuantizable:
                 session.close()
 
 
-def draft(
+def quantizable(
     component: SourceComponent, graph: ir.Model, inputs: RecordedInputs, folder: Path
 ) -> OnnxQuantizable:
-    """A draft of a component that was lowered already; ``folder`` keeps its calibrated ranges."""
+    """A component whose graph is lowered already, ready to be quantized; ``folder`` stores its calibrated ranges."""
     model = ir.to_proto(graph)
     nodes = operator_groups(component, model.graph)
     return OnnxQuantizable(component, model, nodes, inputs, folder / f"{component.key}.ranges.json")
 
 
-def lower_all(
+def lower_all_int8(
     components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram], *, recipe: Int8Recipe,
     inputs: Mapping[str, RecordedInputs],
 ) -> OnnxArtefacts:  # fmt: skip
@@ -89,39 +99,44 @@ def lower_all(
 def quantize_artefacts(
     artefacts: OnnxArtefacts, components: Sequence[SourceComponent], recipe: Int8Recipe, inputs: Mapping[str, RecordedInputs]
 ) -> OnnxArtefacts:  # fmt: skip
-    """INT8 graphs under the keys of ``artefacts``; components that the recipe does not name stay as they are.
+    """Quantize the graphs of ``artefacts``; components that the recipe does not name are left as they are.
 
     Args:
-        inputs: recorded inputs that static ranges are calibrated on, by component key.
+        artefacts: graphs in fp32.
+        components: the components of these graphs.
+        recipe: the schemes.
+        inputs: recorded inputs to calibrate static ranges on, by component key.
 
     Raises:
-        SpecError: when the recipe names operator groups that the model has not.
-        GraphLintError: when a quantized graph is not valid ONNX.
+        SpecError: if the recipe names operator groups that the model does not have.
+        GraphLintError: if a quantized graph is not valid ONNX.
     """
     with tempfile.TemporaryDirectory() as folder:
-        made = {
-            item.key: _apply(item, artefacts.graphs[item.key], recipe, inputs.get(item.key, ()), Path(folder))
+        graphs = {
+            item.key: _quantized_graph(
+                item, artefacts.graphs[item.key], recipe, inputs.get(item.key, ()), Path(folder)
+            )
             for item in components
         }
-    return OnnxArtefacts(made)
+    return OnnxArtefacts(graphs)
 
 
-def _apply(
+def _quantized_graph(
     component: SourceComponent, graph: ir.Model, recipe: Int8Recipe, inputs: RecordedInputs, folder: Path
 ) -> ir.Model:
     schemes = role_schemes(recipe, component.role)
     if not schemes:
         return graph
-    sketch = draft(component, graph, inputs, folder)
-    chosen = resolve(schemes, sketch.groups(), "onnx")
-    if set(chosen.values()) == {"fp32"}:
+    prepared = quantizable(component, graph, inputs, folder)
+    resolved = resolve(schemes, prepared.groups(), "onnx")
+    if set(resolved.values()) == {"fp32"}:
         return graph
-    result = sketch.quantized(chosen)
+    result = prepared.quantized(resolved)
     result.graph.name = graph.graph.name
     return result
 
 
 def constant_bytes(model: ir.Model) -> int:
-    """Bytes of all constants of a graph."""
+    """Size of all constants of a graph."""
     constants = (value.const_value for value in model.graph.initializers.values())
     return sum(value.nbytes for value in constants if value is not None)

@@ -1,10 +1,10 @@
-"""An fp32 ONNX graph to one with int8 weights, group by group, as a recipe says.
+"""Quantizes an fp32 ONNX graph to int8 weights, one operator group at a time.
 
-``static`` (QDQ with calibrated ranges) and ``dynamic`` are ONNX Runtime's own quantizers; ``weight-only`` stores
-int8 and computes in fp32. Weights are symmetric per output channel, so equal weights of several graphs get
-equal bytes and are stored once; activations are uint8 (u8s8: what the int8 kernels of x86 and ARM take).
-Biases stay in fp32: int32 ones would depend on a graph's ranges and so on its size, and quantizing those of
-all operators produced two tensors of one name.
+``static`` (QDQ with calibrated ranges) and ``dynamic`` are the quantizers of ONNX Runtime; ``weight-only`` stores
+int8 and computes in fp32. Weights are symmetric per output channel, so equal weights of several graphs have equal
+bytes and are stored once. Activations are uint8 (u8s8), which the int8 kernels of x86 and ARM take. Biases stay in
+fp32: int32 biases would depend on the ranges of a graph, and so on its image size, and ONNX Runtime gives two of
+them the same name when it quantizes the biases of all operators.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from microforge_export.components.operator_groups import WEIGHT_INPUT
 from microforge_export.memory.liveness import FUSED
 from microforge_export.recipes.int8_recipe import Scheme
 
-#: Which schemes an operator can have: ONNX Runtime has dynamic kernels for matrices alone.
-ALLOWED: Mapping[str, tuple[Scheme, ...]] = {
+#: The schemes that each kind of operator supports. ONNX Runtime has dynamic kernels for matrices only.
+SUPPORTED: Mapping[str, tuple[Scheme, ...]] = {
     "conv": ("weight-only", "static"),
     "matmul": ("weight-only", "dynamic", "static"),
     "gather": ("weight-only",),
@@ -46,8 +46,8 @@ ALLOWED: Mapping[str, tuple[Scheme, ...]] = {
 
 
 @dataclass
-class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the library has no types
-    """Recorded inputs as ONNX Runtime's calibration wants them."""
+class _RecordedInputsReader(CalibrationDataReader):  # type: ignore[misc]  # the library has no types
+    """Recorded inputs in the form that ONNX Runtime's calibration reads."""
 
     inputs: Sequence[Mapping[str, Array]]
     position: int = 0
@@ -63,17 +63,18 @@ def quantize(
     model: onnx.ModelProto, groups: Mapping[str, str], schemes: Mapping[str, Scheme],
     inputs: Sequence[Mapping[str, Array]], ranges: Path | None = None,
 ) -> ir.Model:  # fmt: skip
-    """A quantized copy of ``model``.
+    """Quantize a copy of ``model``.
 
     Args:
-        groups: node name -> group, from ``operator_groups``.
-        schemes: group -> scheme; groups that are not named stay in fp32.
+        model: a graph in fp32.
+        groups: node name -> operator group, from ``operator_groups``.
+        schemes: operator group -> scheme; groups that are not named stay in fp32.
         inputs: recorded inputs of the component; only needed for ``static``.
-        ranges: file that keeps the calibrated ranges between calls for the same model and inputs.
+        ranges: file that stores the calibrated ranges between calls for the same model and inputs.
 
     Raises:
-        SpecError: for a group that the graph has not, or a scheme that its operator cannot have.
-        GraphLintError: when the result is not valid ONNX.
+        SpecError: if a group is unknown or does not support its scheme.
+        GraphLintError: if the result is not valid ONNX.
     """
     check_schemes(groups, schemes)
     nodes = {
@@ -87,17 +88,17 @@ def quantize(
             result = _static(result, nodes["static"], inputs, Path(folder), ranges)
         if nodes["dynamic"]:
             result = _dynamic(result, nodes["dynamic"], Path(folder))
-    # ONNX Runtime has no dynamic Gemm: it makes NAME_MatMul of each, in fp32. Its weights are stored as int8.
+    # ONNX Runtime has no dynamic Gemm and converts each to NAME_MatMul in fp32; its weights are stored as int8 here.
     gemms = {node.name for node in model.graph.node if node.op_type == "Gemm"}
-    wanted = gemms.intersection(nodes["dynamic"]).union(nodes["weight-only"])
-    found = {node.name for node in result.graph.node if node.name.removesuffix("_MatMul") in wanted}
-    if found:
-        _weights(result.graph, found)
-    return _finish(result)
+    weight_only = gemms.intersection(nodes["dynamic"]).union(nodes["weight-only"])
+    names = {node.name for node in result.graph.node if node.name.removesuffix("_MatMul") in weight_only}
+    if names:
+        _quantize_weights(result.graph, names)
+    return _checked(result)
 
 
 def check_schemes(groups: Mapping[str, str], schemes: Mapping[str, Scheme]) -> None:
-    """Refuse what a recipe cannot ask of a graph with these ``groups``.
+    """Refuse schemes that the operator groups of a graph do not support.
 
     Raises:
         SpecError: names the group and what is allowed.
@@ -108,7 +109,7 @@ def check_schemes(groups: Mapping[str, str], schemes: Mapping[str, Scheme]) -> N
             raise SpecError(
                 f"the recipe names an operator group {group!r}; this model has: {', '.join(known)}"
             )
-        allowed = ("fp32", *ALLOWED[group.split()[0]])
+        allowed = ("fp32", *SUPPORTED[group.split()[0]])
         if scheme not in allowed:
             raise SpecError(f"operator group {group!r} cannot be {scheme!r}; allowed: {', '.join(allowed)}")
 
@@ -122,7 +123,7 @@ def _static(
     quantize_static(
         model,
         target,
-        _Reader(inputs),
+        _RecordedInputsReader(inputs),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=list(FUSED),
         per_channel=True,
@@ -149,10 +150,10 @@ def _dynamic(model: onnx.ModelProto, nodes: list[str], folder: Path) -> onnx.Mod
     return onnx.load(target)
 
 
-def _weights(graph: onnx.GraphProto, names: set[str]) -> None:
-    """Store the weights of the nodes ``names`` as int8; a table's rows become floats after they are picked."""
+def _quantize_weights(graph: onnx.GraphProto, names: set[str]) -> None:
+    """Store the weights of the nodes ``names`` as int8; rows of a table become floats after the look-up."""
     constants = {item.name: item for item in graph.initializer}
-    made: dict[tuple[str, int], str] = {}  # a weight that several nodes share is stored once
+    stems: dict[tuple[str, int], str] = {}  # a weight that several nodes share is stored once
     nodes = []
     for node in graph.node:
         if node.name not in names:
@@ -161,8 +162,8 @@ def _weights(graph: onnx.GraphProto, names: set[str]) -> None:
         position = WEIGHT_INPUT[node.op_type]
         source = node.input[position]
         axis = _channel_axis(node)
-        first = (source, axis) not in made
-        stem = made.setdefault((source, axis), f"{source}_int8_{axis}")
+        first = (source, axis) not in stems
+        stem = stems.setdefault((source, axis), f"{source}_int8_{axis}")
         if first:
             values, scale = per_channel(numpy_helper.to_array(constants[source]), axis)
             graph.initializer.append(numpy_helper.from_array(values, stem))
@@ -183,7 +184,7 @@ def _weights(graph: onnx.GraphProto, names: set[str]) -> None:
 
 
 def _gather(node: onnx.NodeProto, stem: str) -> list[onnx.NodeProto]:
-    """Rows and their scales picked alike, then multiplied: the table itself never becomes floats."""
+    """Look up rows and their scales, then multiply: the table itself is never converted to floats."""
     rows, scales, floats = (f"{node.name}_{part}" for part in ("rows", "scales", "floats"))
     return [
         helper.make_node("Gather", [stem, node.input[1]], [rows], rows, axis=0),
@@ -194,7 +195,7 @@ def _gather(node: onnx.NodeProto, stem: str) -> list[onnx.NodeProto]:
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:
-    """The axis of the weight that runs over output channels (of a table: over rows)."""
+    """The axis of the weight that indexes output channels, or the rows of a table."""
     if node.op_type == "Gemm":
         transposed = any(item.name == "transB" and item.i for item in node.attribute)
         return 0 if transposed else 1
@@ -202,9 +203,9 @@ def _channel_axis(node: onnx.NodeProto) -> int:
 
 
 def per_channel(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric int8 values of ``weight``'s shape, and one scale per index of ``axis``; ``w = values * scale``.
+    """Quantize ``weight`` to symmetric int8 values and one scale per index of ``axis``: ``weight = values * scale``.
 
-    Values stay within -127 ... 127; a channel of zeros gets the scale 1.
+    Values are in -127 ... 127; a channel of zeros has the scale 1.
     """
     others = tuple(item for item in range(weight.ndim) if item != axis)
     scale = (np.abs(weight).max(axis=others) / np.float32(127.0)).astype(np.float32)
@@ -214,9 +215,9 @@ def per_channel(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8
     return values, scale
 
 
-def _finish(model: onnx.ModelProto) -> ir.Model:
-    """Unused constants dropped, types and shapes of the new tensors inferred, and the whole checked."""
-    for value in list(model.graph.value_info):  # stale ones would contradict the new graph
+def _checked(model: onnx.ModelProto) -> ir.Model:
+    """``model`` without unused constants, with inferred types and shapes, and checked."""
+    for value in list(model.graph.value_info):  # old ones would contradict the new graph
         model.graph.value_info.remove(value)
     try:
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
@@ -237,13 +238,13 @@ def _finish(model: onnx.ModelProto) -> ir.Model:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """ONNX Runtime's quantizers write advice to the root logger."""
-    silent: Callable[[logging.LogRecord], bool] = lambda _: False  # noqa: E731
+    """Silence the advice that ONNX Runtime's quantizers write to the root logger."""
+    drop: Callable[[logging.LogRecord], bool] = lambda _: False  # noqa: E731
     logger = logging.getLogger()
-    logger.addFilter(silent)
+    logger.addFilter(drop)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.removeFilter(silent)
+        logger.removeFilter(drop)

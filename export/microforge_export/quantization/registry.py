@@ -1,4 +1,4 @@
-"""Opens a target's quantization by its name."""
+"""Opens the quantization of a target by its name."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from microforge_export.quantization.base import QuantizableFactory, QuantizedLow
 
 
 def quantized_lowering(target: TargetName) -> QuantizedLower:
-    """How ``target`` is lowered by a recipe.
+    """The function that lowers components for ``target`` by an INT8 recipe.
 
     Raises:
-        SpecError: for a target that has no INT8 path in this version.
+        SpecError: if the target has no INT8 path in this version.
     """
     if target == "onnx":
         from microforge_export.quantization import onnx
 
-        return onnx.lower_all
+        return onnx.lower_all_int8
     if target == "executorch":
         with quiet("torch.utils._pytree"):  # torchao warns about its own use of torch
             from microforge_export.quantization import executorch
@@ -31,10 +31,10 @@ def quantized_lowering(target: TargetName) -> QuantizedLower:
 
 
 def quantizable_factory(target: TargetName) -> QuantizableFactory:
-    """How drafts of ``target`` are made.
+    """The factory of components whose candidates ``mf-export tune`` measures.
 
     Raises:
-        SpecError: for a target that cannot be tuned in this version.
+        SpecError: if the target cannot be tuned in this version.
     """
     if target == "onnx":
         from microforge_export.quantization import onnx

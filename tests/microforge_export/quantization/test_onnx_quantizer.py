@@ -17,7 +17,7 @@ from microforge_export.checks.parity import plan_drift, survival
 from microforge_export.components.component import SourceComponent, SourceModel, trace
 from microforge_export.quantization.calibration import Roll, torch_runner
 from microforge_export.quantization.onnx import OnnxQuantizable, constant_bytes
-from microforge_export.quantization.onnx_quantizer import ALLOWED, per_channel
+from microforge_export.quantization.onnx_quantizer import SUPPORTED, per_channel
 from microforge_export.quantization.quality import at_fault
 from microforge_export.quantization.quality_gate import draft_psnr
 from microforge_export.recipes.int8_recipe import Scheme
@@ -26,7 +26,7 @@ from microforge_export.targets.onnx.shared_weights import SharedWeights, write_g
 
 
 def everywhere(graph: OnnxQuantizable, scheme: Scheme) -> dict[str, Scheme]:
-    return {group: scheme for group in graph.groups() if scheme in ALLOWED[group.split()[0]]}
+    return {group: scheme for group in graph.groups() if scheme in SUPPORTED[group.split()[0]]}
 
 
 def test_roll_draws_what_the_library_draws(source_model: SourceModel, rolled: Roll) -> None:

@@ -1,8 +1,7 @@
-"""Core ML packages on disk: the same bytes for the same network, and several networks with one set of weights.
+"""Writes Core ML packages: with the same bytes for the same network, and several networks with shared weights.
 
-coremltools writes random identifiers, the date and the order of a hash table into a package. Here the
-identifiers follow from the names, the date is left out and maps are sorted, so that two builds of one
-checkpoint are equal and a bundle's hashes mean something.
+coremltools writes random identifiers, the date and maps in hash order into a package. Here identifiers are derived
+from paths, the date is left out and maps are sorted, so that two builds of one checkpoint are equal.
 """
 
 from __future__ import annotations
@@ -18,41 +17,49 @@ from typing import Any
 from microforge_export.targets.coreml.tools import ct, quiet
 
 SUFFIX = ".mlpackage"
-#: Namespace of the identifiers in a package's manifest; any fixed one will do.
+#: Namespace of the identifiers in the manifest of a package; any fixed value works.
 _NAMESPACE = uuid.UUID("6d664d4c-0000-5000-8000-000000000000")
 _MODEL, _WEIGHTS = "Data/com.apple.CoreML/model.mlmodel", "Data/com.apple.CoreML/weights/weight.bin"
 _DATE = "com.github.apple.coremltools.conversion_date"
 
 
 def save(model: Any, path: Path) -> tuple[Path, ...]:
-    """Write ``model`` to the new package ``path``; returns its files, the model first.
+    """Write ``model`` to the new package ``path``.
+
+    Returns:
+        The files of the package, the model first.
 
     Raises:
-        FileExistsError: when ``path`` exists.
-        ValueError: when its name does not end in ``.mlpackage``.
+        FileExistsError: if ``path`` exists.
+        ValueError: if its name does not end in ``.mlpackage``.
     """
     if path.suffix != SUFFIX:
         raise ValueError(f"{path} must end in {SUFFIX}")
     if os.path.lexists(path):
         raise FileExistsError(f"{path} already exists")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".coreml") as folder:
-        draft = Path(folder) / path.name
+        scratch = Path(folder) / path.name
         with quiet():
-            ct.utils.save_spec(model.get_spec(), str(draft), weights_dir=model.weights_dir)
-        _normalize(draft)
-        draft.rename(path)
+            ct.utils.save_spec(model.get_spec(), str(scratch), weights_dir=model.weights_dir)
+        _normalize(scratch)
+        scratch.rename(path)
     files = (path / relative for relative in (_MODEL, "Manifest.json", _WEIGHTS))
     return tuple(file for file in files if file.is_file())  # a network without weights has no weight file
 
 
 def merge(packages: Mapping[str, Path], out: Path) -> tuple[Path, ...]:
-    """One package (iOS 18) with a function per entry of ``packages``; equal weights are stored once.
+    """Merge packages into one (iOS 18) with a function per entry of ``packages``; equal weights are stored once.
 
     Args:
-        packages: function name -> package with one function. The first one is the default.
+        packages: function name -> package with one function. The first one is the default function.
+        out: the new package.
+
+    Returns:
+        The files of the package, the model first.
 
     Raises:
-        FileExistsError, ValueError: as ``save``; ValueError also for no packages.
+        FileExistsError: as ``save``.
+        ValueError: as ``save``, or if there are no packages.
     """
     if not packages:
         raise ValueError("merge needs at least one package")
@@ -67,7 +74,7 @@ def merge(packages: Mapping[str, Path], out: Path) -> tuple[Path, ...]:
 
 
 def _normalize(package: Path) -> None:
-    """Remove what differs between two builds of the same network; make the files readable for everybody."""
+    """Remove everything that differs between two builds of a network, and make the files readable for all users."""
     model_path = package / _MODEL
     spec = ct.utils.load_spec(str(model_path))
     spec.description.metadata.userDefined.pop(_DATE, None)

@@ -1,7 +1,7 @@
-"""coremltools, imported quietly, and the lowerings that it lacks or that half precision needs.
+"""coremltools, imported without its messages, and the lowerings that it lacks or that half precision needs.
 
-coremltools announces every optional package that it does not find and draws progress bars: nothing of that
-belongs on the terminal of a build.
+coremltools reports every optional package that is missing, and shows progress bars. Neither belongs on the terminal
+of a build.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from microforge.io.quiet import quiet as hushed
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep coremltools' remarks and progress bars off the terminal; errors are exceptions and pass."""
+    """Silence the messages and progress bars of coremltools. Errors are exceptions and pass."""
     with hushed("coremltools", "torch.utils._pytree"), contextlib.redirect_stderr(io.StringIO()):
         yield
 
@@ -35,10 +35,10 @@ __all__ = ["ct", "quiet"]
 
 
 def rms_norm(context: Any, node: Any) -> None:
-    """``x / sqrt(mean(x^2) + eps) * weight`` (arXiv 1910.07467), to be computed as a float32 island.
+    """``x / sqrt(mean(x^2) + eps) * weight`` (arXiv 1910.07467), computed in fp32 by the keep-list.
 
-    coremltools' own lowering divides by the largest magnitude first, which keeps squares in half precision
-    but gives NaN where a vector is all zeros, as when a gate closes.
+    The lowering of coremltools divides by the largest magnitude first, which keeps squares in fp16 but gives NaN for
+    a vector of zeros.
     """
     x, shape, weight, epsilon = _get_inputs(context, node, expected=4)
     axes = list(range(-len(shape.val), 0))
@@ -48,5 +48,5 @@ def rms_norm(context: Any, node: Any) -> None:
     context.add(result if weight is None else mb.mul(x=result, y=weight), node.name)
 
 
-register_torch_op(noop, torch_alias=["alias"], override=True)  # coremltools 9.0 knows alias_copy only
+register_torch_op(noop, torch_alias=["alias"], override=True)  # coremltools 9.0 has alias_copy only
 register_torch_op(rms_norm, override=True)

@@ -1,10 +1,10 @@
-"""Decompositions that turn a traced graph into operators that XNNPACK's partitioner takes, in one piece.
+"""Decomposes a traced graph into operators that XNNPACK's partitioner takes as one partition.
 
-The partitioner leaves an operator outside its delegate when it has no kernel for that form: reductions over
-anything but the last two of four axes, norms, ``expand``, ``select``, ``unsqueeze``, alias copies, and
-matmuls whose batch axes broadcast. Each such operator cuts the delegate in two. Here a reduction becomes a
-product with a constant of equal weights, which every engine runs fast, and the others become views, slices
-and products with ones. ``simplify`` applies them and folds what depends on constants only.
+The partitioner leaves an operator outside its delegate if it has no kernel for its form: reductions over other axes
+than the last two of four, norms, ``expand``, ``select``, ``unsqueeze``, alias copies, and matmuls with broadcast batch
+axes. Each such operator splits the delegate in two. Here a reduction becomes a product with a constant of equal
+weights, which every engine runs fast, and the others become views, slices and products with ones. ``simplify``
+applies the decompositions and folds constants.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from torch.export import ExportedProgram
 
 aten = torch.ops.aten
 _quantized = torch.ops.quantized_decomposed
-#: Folding these would turn a quantized program's int8 weights into floats again.
-_KEPT = {_quantized.dequantize_per_channel.default, _quantized.dequantize_per_tensor.default}
+#: Folding these would convert the int8 weights of a quantized program to floats.
+_NOT_FOLDED = {_quantized.dequantize_per_channel.default, _quantized.dequantize_per_tensor.default}
 _WITH_SCALAR = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor})
 
 
 def simplify(program: ExportedProgram) -> ExportedProgram:
-    """A new program that computes the same with the operators described above; ``program`` stays as it is."""
+    """A copy of ``program`` with the same result and the operators described above."""
     decomposed = program.run_decompositions(DECOMPOSITIONS)
-    # Folding removes constants from the program's dictionaries, and these are still those of ``program``.
-    own = ExportedProgram(
+    # Folding removes constants from the dictionaries of a program, which are still shared with ``program``.
+    copy = ExportedProgram(
         root=decomposed.graph_module,
         graph=decomposed.graph,
         graph_signature=decomposed.graph_signature,
@@ -40,13 +40,13 @@ def simplify(program: ExportedProgram) -> ExportedProgram:
         example_inputs=decomposed.example_inputs,
         constants=dict(decomposed.constants),
     )
-    folded: ExportedProgram = constant_prop_pass(own, custom_skip_targets=_KEPT)
+    folded: ExportedProgram = constant_prop_pass(copy, custom_skip_targets=_NOT_FOLDED)
     for node in folded.graph.nodes:
-        # Everything else is about where a node came from. The debug handles of the file would be numbered by
-        # it, and part of it is where graphs lay in memory: two builds would differ.
+        # All other metadata describes the origin of a node, including memory addresses, and numbers the debug
+        # handles of the file, so that two builds would differ.
         node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
         if node.target in _WITH_SCALAR and node.meta["val"].is_floating_point():
-            # An integer would become an int64 tensor and a conversion, which XNNPACK refuses.
+            # An integer would become an int64 tensor and a conversion, which XNNPACK does not support.
             node.args = tuple(float(item) if type(item) is int else item for item in node.args)
     folded.graph_module.recompile()
     return folded
@@ -61,11 +61,11 @@ def _shaped(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _reduced(x: Tensor, dim: int, weight: float) -> Tensor:
-    """``weight`` times the sum over axis ``dim``, which stays with length 1."""
+    """``weight`` times the sum over axis ``dim``, which is kept with length 1."""
     dim %= x.dim()
     shape = list(x.shape)
     count, out = shape[dim], [*shape[:dim], 1, *shape[dim + 1 :]]
-    if x.dim() == 4 and dim == 1:  # channels of an image: a 1x1 convolution keeps its neighbours' layout
+    if x.dim() == 4 and dim == 1:  # channels of an image: a 1x1 convolution keeps the layout
         return torch.conv2d(x, _weights(x, weight, 1, count, 1, 1))
     if dim == x.dim() - 1:
         rows = _shaped(x, (1, math.prod(shape[:dim]), count))
@@ -139,11 +139,11 @@ def _unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
 
 
 def _expand(x: Tensor, size: Sequence[int], *, implicit: bool = False) -> Tensor:
-    have = [1] * (len(size) - x.dim()) + list(x.shape)
-    want = [given if side == -1 else side for given, side in zip(have, size, strict=True)]
-    factors = [side if given == 1 else 1 for given, side in zip(have, want, strict=True)]
-    x = _shaped(x, have)
-    return x if have == want else x * _weights(x, 1.0, *factors)
+    shape = [1] * (len(size) - x.dim()) + list(x.shape)
+    result = [old if side == -1 else side for old, side in zip(shape, size, strict=True)]
+    factors = [side if old == 1 else 1 for old, side in zip(shape, result, strict=True)]
+    x = _shaped(x, shape)
+    return x if shape == result else x * _weights(x, 1.0, *factors)
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:

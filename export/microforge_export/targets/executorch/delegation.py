@@ -1,4 +1,4 @@
-"""What a lowered ExecuTorch program leaves to its delegates and what it runs itself, and why."""
+"""Counts which operators of a lowered ExecuTorch program run in delegates, and why the others do not."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from torch.export import ExportedProgram
 
 from microforge.bundle.targets import Coverage
 
-#: The partitioner gives its reasons to the loggers below this one.
+#: The partitioner logs its reasons to the children of this logger.
 _PARTITIONER = "executorch.backends.xnnpack.partition.config"
-#: Why it has no configuration for these at all.
+#: Operators for which the partitioner has no configuration, and why.
 _NO_KERNEL = {
     "aten.embedding.default": "XNNPACK has no table look-up by int64 ids; the portable kernel runs it",
 }
@@ -27,7 +27,7 @@ _NO_KERNEL = {
 
 @contextmanager
 def rejections() -> Iterator[Mapping[str, str]]:
-    """Operator -> why the XNNPACK partitioner refused it, filled while the block lowers programs."""
+    """Yield a mapping from operator to the reason of the XNNPACK partitioner, filled while the block lowers programs."""
     reasons: dict[str, str] = {}
 
     class Collector(logging.Handler):
@@ -38,7 +38,7 @@ def rejections() -> Iterator[Mapping[str, str]]:
     logger, collector = logging.getLogger(_PARTITIONER), Collector()
     level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.DEBUG)
-    logger.propagate = False  # the terminal is for what users can act on
+    logger.propagate = False  # these messages are not for the terminal
     logger.addHandler(collector)
     try:
         yield reasons
@@ -49,13 +49,13 @@ def rejections() -> Iterator[Mapping[str, str]]:
 
 
 def operator_name(node: fx.Node) -> str:
-    """``aten.add.Tensor`` for an operator of the ATen or the edge dialect."""
+    """The name of an operator of the ATen or edge dialect, for example ``aten.add.Tensor``."""
     target: Any = node.target
     return str(getattr(target, "_op", target))
 
 
 def operators(graph: fx.Graph) -> list[str]:
-    """The operators of a graph, without its own bookkeeping (delegate calls and picking of results)."""
+    """The operators of a graph, without delegate calls and the selection of their results."""
     return [
         operator_name(node)
         for node in graph.nodes
@@ -70,7 +70,7 @@ def delegate_graphs(program: ExportedProgram) -> list[fx.Graph]:
 
 
 def coverage(program: ExportedProgram, reasons: Mapping[str, str]) -> Coverage:
-    """Counts of a lowered program, and why each operator outside its delegates is there."""
+    """Operator counts of a lowered program, and the reason for each operator outside its delegates."""
     inside = [name for graph in delegate_graphs(program) for name in operators(graph)]
     outside = operators(program.graph)
     unknown = "XNNPACK has no such operator; the portable kernel runs it"
@@ -83,17 +83,17 @@ def coverage(program: ExportedProgram, reasons: Mapping[str, str]) -> Coverage:
 
 
 def operator_counts(program: ExportedProgram) -> Counter[str]:
-    """How often each operator occurs, inside and outside delegates."""
+    """The number of each operator, inside and outside delegates."""
     return Counter(operators(program.graph)) + sum(
         (Counter(operators(graph)) for graph in delegate_graphs(program)), Counter()
     )
 
 
 def live_bytes(graph: fx.Graph) -> int:
-    """Most bytes of intermediate results alive at one time when ``graph`` runs in its order.
+    """Peak bytes of live intermediate results when ``graph`` runs in its order.
 
-    A prediction of the workspace that a delegate plans while it loads: nothing is computed in place and
-    views are copies. Inputs and constants are not counted.
+    This predicts the workspace that a delegate plans while it loads: nothing is computed in place, and views are
+    copies. Inputs and constants are not counted.
     """
     last = {source: node for node in graph.nodes for source in node.all_input_nodes}
     dying: dict[fx.Node, list[fx.Node]] = {}

@@ -1,8 +1,8 @@
-"""What ONNX Runtime's own tools say of a graph on phone accelerators: static analysis, nothing runs there.
+"""Support of a graph by phone accelerators, as ONNX Runtime's own tools report it. Nothing runs on a device.
 
-``onnxruntime.tools.mobile_helpers.usability_checker`` compares operators with the lists of NNAPI and Core ML
-that ship with ONNX Runtime; ``get_qnn_qdq_config`` says which nodes its QNN quantizer would take. Only running
-a graph on a device shows what its driver takes.
+``onnxruntime.tools.mobile_helpers.usability_checker`` compares operators with the lists of NNAPI and Core ML that
+ship with ONNX Runtime, and ``get_qnn_qdq_config`` tells which nodes the QNN quantizer would take. Only a run on a
+device shows what its driver supports.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _CHECKS: Mapping[str, Callable[[onnx.ModelProto], Any]] = {
 
 
 def usability(model: onnx.ModelProto) -> dict[str, Usability]:
-    """Accelerator -> what the tools say of ``model``, which must carry the shapes of its tensors."""
+    """The report on every accelerator, by its name; ``model`` must have the shapes of its tensors."""
     with _quiet():
-        found = {name: _usability(check(model)) for name, check in _CHECKS.items()}
-        return {**found, "qnn": _qnn(model)}
+        reports = {name: _usability(check(model)) for name, check in _CHECKS.items()}
+        return {**reports, "qnn": _qnn(model)}
 
 
 def _usability(info: Any) -> Usability:
@@ -45,28 +45,28 @@ def _usability(info: Any) -> Usability:
 
 
 def _qnn(model: onnx.ModelProto) -> Usability:
-    """Nodes that are in QDQ form already, or that QNN's own configuration would quantize."""
+    """Nodes that are in QDQ form, or that the configuration of QNN would quantize."""
     nodes = [node for node in model.graph.node if node.op_type not in ("QuantizeLinear", "DequantizeLinear")]
     config = get_qnn_qdq_config(
         model, None, weight_type=QuantType.QInt8, weight_symmetric=True, per_channel=True
     )
-    taken = set(config.op_types_to_quantize) - {"QuantizeLinear", "DequantizeLinear"}
+    supported = set(config.op_types_to_quantize) - {"QuantizeLinear", "DequantizeLinear"}
     return Usability(
         nodes=len(nodes),
-        supported=sum(node.op_type in taken for node in nodes),
+        supported=sum(node.op_type in supported for node in nodes),
         partitions=0,
         verdict="unknown",
-        unsupported=tuple(sorted({node.op_type for node in nodes} - taken)),
+        unsupported=tuple(sorted({node.op_type for node in nodes} - supported)),
     )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The tools write every decision to the root logger."""
+    """Silence the tools, which write every decision to the root logger."""
     logger = logging.getLogger()
-    silent: Callable[[logging.LogRecord], bool] = lambda _: False  # noqa: E731
-    logger.addFilter(silent)
+    drop: Callable[[logging.LogRecord], bool] = lambda _: False  # noqa: E731
+    logger.addFilter(drop)
     try:
         yield
     finally:
-        logger.removeFilter(silent)
+        logger.removeFilter(drop)

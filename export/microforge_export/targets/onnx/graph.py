@@ -1,4 +1,4 @@
-"""Small pieces of an ONNX graph in memory that its rewrites share: who reads a value, and new constants."""
+"""Queries and constants of an ONNX graph in memory that its rewrites share."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 
 def users(value: ir.Value) -> list[ir.Node]:
-    """The nodes that read ``value``, once for every time."""
+    """The nodes that read ``value``, once per use."""
     return [use.node for use in value.uses()]
 
 
 def sole_user(value: ir.Value, operator: str) -> ir.Node | None:
-    """The only reader of ``value``, when it is an ``operator``; None for a value that leaves the graph."""
-    found = users(value)
-    alone = len(found) == 1 and found[0].op_type == operator and not value.is_graph_output()
-    return found[0] if alone else None
+    """The only reader of ``value``, if it is an ``operator``; None otherwise, and for outputs of the graph."""
+    nodes = users(value)
+    sole = len(nodes) == 1 and nodes[0].op_type == operator and not value.is_graph_output()
+    return nodes[0] if sole else None
 
 
 def initializer(graph: ir.Graph, name: str, value: NDArray[np.generic]) -> ir.Value:
-    """The constant of the graph with this name, made from ``value`` where there is none."""
+    """The constant with this name; it is created from ``value`` if there is none."""
     if name not in graph.initializers:
         tensor = ir.tensor(value, name=name)
         kind = ir.TensorType(tensor.dtype)
@@ -33,5 +33,5 @@ def initializer(graph: ir.Graph, name: str, value: NDArray[np.generic]) -> ir.Va
 
 
 def constant(graph: ir.Graph, numbers: Sequence[int]) -> ir.Value:
-    """An int64 initializer with these numbers, one for all of its users."""
+    """An int64 constant with these numbers, shared by all of its users."""
     return initializer(graph, f"numbers.{'.'.join(map(str, numbers))}", np.array(numbers, np.int64))

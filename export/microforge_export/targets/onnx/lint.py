@@ -1,4 +1,4 @@
-"""What a graph for phones must not hold, and which operators it does hold."""
+"""Refuses graphs that engines on phones cannot run, or run badly; counts operators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx_ir as ir
 from microforge.errors import GraphLintError
 from microforge_export.targets.base import HALF_MAX, MAX_RANK, most_frequent_first
 
-#: Operators whose work or output shape depends on values: interpreters of phones run them badly or not at all.
+#: Operators whose work or output shape depends on values: engines on phones run them badly or not at all.
 REFUSED = frozenset({"Loop", "Scan", "If", "NonZero", "NonMaxSuppression", "Unique", "Compress"})
 TYPES = frozenset({
     ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT8,
@@ -21,7 +21,7 @@ TYPES = frozenset({
 
 def lint(component: str, model: ir.Model) -> None:
     """Refuse control flow, value-dependent shapes, dynamic dimensions, float64, more than five axes, and constants
-    that half precision cannot hold.
+    beyond the range of half precision.
 
     Raises:
         GraphLintError: names the component and every node at fault, at most five of them.
@@ -69,5 +69,5 @@ def _holds_graph(attribute: ir.Attr) -> bool:
 
 
 def operator_counts(models: Iterable[ir.Model]) -> dict[str, int]:
-    """How often each operator occurs in all ``models`` together, the most frequent first."""
+    """The number of each operator in all ``models`` together, the most frequent first."""
     return most_frequent_first(Counter(node.op_type for model in models for node in model.graph.all_nodes()))

@@ -1,8 +1,8 @@
-"""ExportedProgram -> ONNX graph with static shapes, in a form whose weights several graphs can share.
+"""Lowers an ExportedProgram to an ONNX graph with static shapes, whose weights several graphs can share.
 
-The exporter's graph is folded completely: whatever depends on constants only becomes a constant, transposed
-weights included, so that graphs of two image sizes hold the same bytes for the same weight. Everything that
-varies between two runs (paths, stack traces) is removed. ``microforge_export.targets.onnx.shared_weights`` writes the result.
+The graph of torch's exporter is folded completely: everything that depends on constants only becomes a constant,
+transposed weights included, so that the graphs of two image sizes have the same bytes for the same weight.
+Everything that varies between two runs (paths, stack traces) is removed. ``shared_weights`` writes the result.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from microforge_export.targets.onnx.shared_weights import (
 )
 
 WEIGHTS = "onnx/weights.bin"
-#: Gelu is an operator since 20, and no later one gives these graphs anything.
+#: Opset 20 is the first with Gelu as an operator; later ones have nothing that these graphs use.
 OPSET = 20
-_op: Any = opset20  # its own types do not admit what its functions return
+_op: Any = opset20  # its type annotations do not match what its functions return
 _NO_LIMIT = 1 << 62
 
 
@@ -49,7 +49,11 @@ class OnnxArtefacts:
     graphs: Mapping[str, ir.Model]
 
     def lint(self) -> None:
-        """Refuse graphs that phones cannot run well; see ``microforge_export.targets.onnx.lint``."""
+        """Refuse graphs that engines on phones run badly; see ``lint``.
+
+        Raises:
+            GraphLintError: names the component and the nodes at fault.
+        """
         for key, graph in self.graphs.items():
             lint(key, graph)
 
@@ -57,10 +61,10 @@ class OnnxArtefacts:
         """Write ``onnx/KEY.onnx`` and the shared weights into the bundle ``folder``.
 
         Raises:
-            GraphLintError: when a written file is not valid ONNX.
+            GraphLintError: if a written file is not valid ONNX.
         """
         operators = operator_counts(self.graphs.values())
-        usable = {key: usability(_with_shapes(graph)) for key, graph in self.graphs.items()}
+        support = {key: usability(_with_shapes(graph)) for key, graph in self.graphs.items()}
         (folder / WEIGHTS).parent.mkdir()
         files = {key: f"onnx/{key}.onnx" for key in self.graphs}
         with SharedWeights(folder / WEIGHTS) as weights:
@@ -76,7 +80,7 @@ class OnnxArtefacts:
             operators=operators,
             shared_files=(file_entry(folder, WEIGHTS),),
             shared_sha256={key: shared_digest(folder / relative) for key, relative in files.items()},
-            usability=usable,
+            usability=support,
         )
 
 
@@ -92,15 +96,15 @@ def lower_all(
 
 
 def lower(component: SourceComponent, program: ExportedProgram) -> ir.Model:
-    """The component as one ONNX graph whose inputs and outputs carry the declared names, in as few operators as may be."""
+    """The component as one ONNX graph after operator fusion; inputs and outputs have the declared names."""
     model = merge_layers(exported(component, program), component)
     return fold(fewer_operators(model))
 
 
 def exported(component: SourceComponent, program: ExportedProgram) -> ir.Model:
-    """The exporter's own graph, folded; ``lower`` without its rewrites."""
-    with quiet("torch.onnx"):  # its remarks: torchvision is absent, tree specs
-        found = torch.onnx.export(
+    """The folded graph of torch's exporter, before any rewrite."""
+    with quiet("torch.onnx"):  # it warns that torchvision is absent
+        result = torch.onnx.export(
             program,
             dynamo=True,
             opset_version=OPSET,
@@ -110,14 +114,14 @@ def exported(component: SourceComponent, program: ExportedProgram) -> ir.Model:
             verbose=False,
             custom_translation_table=_TRANSLATIONS,
         )
-        assert found is not None
-        model = fold(found.model)
+        assert result is not None
+        model = fold(result.model)
     model.graph.name = component.role
     return model
 
 
 def fold(model: ir.Model) -> ir.Model:
-    """``model``, changed in place: constants folded, common subexpressions merged, annotations removed."""
+    """Fold constants, merge common subexpressions and remove annotations, in place; returns ``model``."""
     try:
         optimizer.optimize_ir(
             model,
@@ -152,7 +156,7 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _depends_on_constants_only(node: ir.Node) -> bool | None:
-    """True also for a weight that several nodes use: the optimizer alone folds its transpose only when one does."""
+    """True for a node of constants only. The optimizer alone would not fold the transpose of a shared weight."""
     inputs = [value for value in node.inputs if value is not None]
     return (
         True
@@ -169,7 +173,7 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def _pixel_unshuffle(image: Any, downscale_factor: int) -> Any:
-    """Space to depth with five axes; the exporter's own has six, which several phone engines refuse."""
+    """Space to depth with five axes; that of the exporter has six, which several engines refuse."""
     batch, channels, height, width = (int(side) for side in image.shape)
     rows, columns = height // downscale_factor, width // downscale_factor
     cells = [batch * channels, rows, downscale_factor, columns, downscale_factor]

@@ -1,10 +1,10 @@
-"""Layers that read the same tensor become one wide product: ``x W1``, ``x W2`` -> ``x [W1 W2]``, then a split.
+"""Merges layers that read the same tensor into one wide product: ``x W1``, ``x W2`` -> ``x [W1 W2]`` and a split.
 
-Queries, keys and values of an attention, the two halves of a gate, the keys and values that every block makes of the
-text: narrow products of few tokens cost more to start than to compute, and in INT8 each would quantize its input
-again. The numbers stay the same, each column has its own sum and its own scale.
+Examples are the queries, keys and values of an attention, the two halves of a gate, and the keys and values that
+every block computes from the text. A narrow product of few tokens takes longer to start than to compute, and in INT8
+each would quantize its input again. Results are unchanged, because every column has its own sum and its own scale.
 
-Only layers of one operator group are merged, so that a recipe means the same with and without.
+Only layers of the same operator group are merged, so that a recipe has the same meaning with and without merging.
 """
 
 from __future__ import annotations
@@ -25,42 +25,48 @@ from microforge_export.components.operator_groups import (
 )
 from microforge_export.targets.onnx.graph import constant, initializer, sole_user
 
-#: What a Gemm's attributes are where it does not give them.
-_GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+#: Default attributes of Gemm.
+_GEMM_DEFAULTS = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """``y = x W + b`` as the exporter writes it: one Gemm (W of (N, K)), or MatMul (W of (K, N)) and Add."""
+    """``y = x W + b`` in the exporter's form: one Gemm with W (N, K), or MatMul with W (K, N) and Add.
 
-    path: str  # of the parameter
+    Attributes:
+        path: name of the parameter W.
+        product: the Gemm or MatMul node.
+        last: the node whose output is y.
+    """
+
+    path: str
     product: ir.Node
-    last: ir.Node  # gives y
+    last: ir.Node
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
 
 
 def merge_layers(model: ir.Model, component: SourceComponent) -> ir.Model:
-    """``model``, changed in place: layers with the same input and group as one, in the order of their parameters' names.
+    """Merge layers with the same input and operator group, in place; returns ``model``.
 
-    That order does not depend on the image size, so graphs of several sizes go on to share weights.
+    Columns are ordered by the names of their parameters, which do not depend on the image size, so graphs of several
+    sizes still share weights.
     """
     paths = parameter_names(component)
-    found: dict[tuple[int, str, str], list[_Layer]] = {}
+    by_input: dict[tuple[int, str, str], list[_Layer]] = {}
     for node in model.graph:
         layer = _layer(node, paths)
         if layer is not None:
-            source = node.inputs[0]
-            kind = group_of(node.op_type, layer.path)
-            found.setdefault((id(source), node.op_type, kind), []).append(layer)
-    for layers in found.values():
+            group = group_of(node.op_type, layer.path)
+            by_input.setdefault((id(node.inputs[0]), node.op_type, group), []).append(layer)
+    for layers in by_input.values():
         if len(layers) > 1:
             _merge(model.graph, layers)
     return model
 
 
 def _layer(node: ir.Node, paths: Mapping[bytes, str]) -> _Layer | None:
-    """``node`` as the product of a layer, when it is one."""
+    """The layer whose product is ``node``; None if there is none."""
     if node.op_type not in ("Gemm", "MatMul") or node.inputs[1] is None:
         return None
     weight = _constant(node.inputs[1])
@@ -69,8 +75,8 @@ def _layer(node: ir.Node, paths: Mapping[bytes, str]) -> _Layer | None:
         return None
     if node.op_type == "Gemm":
         bias = _constant(node.inputs[2]) if len(node.inputs) == 3 and node.inputs[2] is not None else None
-        given = {name: attribute.value for name, attribute in node.attributes.items()}
-        if bias is None or {**_GEMM, **given} != {**_GEMM, "transB": 1}:
+        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        if bias is None or {**_GEMM_DEFAULTS, **attributes} != {**_GEMM_DEFAULTS, "transB": 1}:
             return None
         return _Layer(path, node, node, weight, bias)
     plus = sole_user(node.outputs[0], "Add")
@@ -85,15 +91,15 @@ def _constant(value: ir.Value) -> NDArray[np.float32] | None:
     return tensor.numpy() if tensor is not None and tensor.dtype == ir.DataType.FLOAT else None
 
 
-def _merge(graph: ir.Graph, found: Sequence[_Layer]) -> None:
-    """``found``: at least two layers, in the graph's order."""
-    first, layers = found[0], sorted(found, key=lambda layer: layer.path)
+def _merge(graph: ir.Graph, in_order: Sequence[_Layer]) -> None:
+    """Merge ``in_order``: at least two layers, in the order of the graph."""
+    first, layers = in_order[0], sorted(in_order, key=lambda layer: layer.path)
     widths = [len(layer.bias) for layer in layers]
     name = merged_name([layer.path for layer in layers])
     columns = 0 if first.product.op_type == "Gemm" else 1
     weight = initializer(graph, f"{name}.weight", np.concatenate([layer.weight for layer in layers], columns))
     bias = initializer(graph, f"{name}.bias", np.concatenate([layer.bias for layer in layers]))
-    nodes = _wide(first, weight, bias, name)
+    nodes = _wide_product(first, weight, bias, name)
     wide, shape = nodes[-1].outputs[0], first.last.outputs[0].shape
     assert shape is not None
     wide.shape, wide.dtype = ir.Shape([*shape[:-1], sum(widths)]), ir.DataType.FLOAT
@@ -105,15 +111,15 @@ def _merge(graph: ir.Graph, found: Sequence[_Layer]) -> None:
         name=f"{name}.split",
     )
     graph.insert_before(first.product, [*nodes, split])
-    old = [layer.last.outputs[0] for layer in layers]
-    for before, after in zip(old, split.outputs, strict=True):
+    outputs = [layer.last.outputs[0] for layer in layers]
+    for before, after in zip(outputs, split.outputs, strict=True):
         after.name, after.shape, after.type = before.name, before.shape, before.type
-    ir.convenience.replace_all_uses_with(old, split.outputs, replace_graph_outputs=True)
+    ir.convenience.replace_all_uses_with(outputs, split.outputs, replace_graph_outputs=True)
     for layer in layers:
         graph.remove(list(dict.fromkeys((layer.last, layer.product))), safe=True)
 
 
-def _wide(first: _Layer, weight: ir.Value, bias: ir.Value, name: str) -> list[ir.Node]:
+def _wide_product(first: _Layer, weight: ir.Value, bias: ir.Value, name: str) -> list[ir.Node]:
     source = first.product.inputs[0]
     if first.product.op_type == "Gemm":
         return [ir.node("Gemm", [source, weight, bias], {"transB": 1}, name=name)]

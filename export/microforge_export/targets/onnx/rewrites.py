@@ -1,7 +1,8 @@
-"""Rewrites of an fp32 ONNX graph into fewer operators that compute the same.
+"""Rewrites an fp32 ONNX graph into fewer operators with the same result.
 
-At a few hundred tokens an operator costs more to start than to run, so each one that is left out counts. Every rule is
-standard ONNX in and out, for static shapes and batch 1; where its pattern is not found it changes nothing.
+With a few hundred tokens an operator takes longer to start than to run, so every operator less makes a graph
+faster. Every rule maps standard ONNX to standard ONNX, for static shapes and batch 1. A node that does not match the
+pattern of a rule is left unchanged. To add a rule, write it as a function here and list it in ``fewer_operators``.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import onnx_ir as ir
 
 from microforge_export.targets.onnx.graph import constant, sole_user, users
 
-#: Operators that broadcast a vector like a tensor with ones in front of it.
+#: Operators that broadcast a vector like a tensor with leading axes of length 1.
 _ELEMENTWISE = ("Add", "Mul", "Sub", "Div")
 
 
 def fewer_operators(model: ir.Model) -> ir.Model:
-    """``model``, changed in place by every rule of this module."""
+    """Apply every rule of this module to ``model``, in place; returns ``model``."""
     graph = model.graph
     rules = (
         vectors_by_split, modulated_norm, root_mean_square, bias_without_reshape, broadcast_without_unsqueeze,
@@ -26,22 +27,22 @@ def fewer_operators(model: ir.Model) -> ir.Model:
     )  # fmt: skip
     for rule in rules:
         for node in list(graph):
-            if node.graph is not None:  # no earlier match took it
+            if node.graph is not None:  # an earlier match may have removed it
                 rule(graph, node)
     return model
 
 
 def vectors_by_split(graph: ir.Graph, node: ir.Node) -> None:
-    """Rows of (1, n, D) taken one by one as (1, 1, D), by an unsqueeze and n gathers -> one split into (D,)."""
+    """Unsqueeze and n gathers that take rows (1, 1, D) of (1, n, D) -> one split into vectors (D,)."""
     if node.op_type != "Unsqueeze":
         return
     rows, gathers = _input(node, 0), users(node.outputs[0])
     shape = _shape(rows)
     if len(shape) != 3 or shape[0] != 1 or _numbers(_input(node, 1)) != (2,):
         return
-    picked = [_numbers(user.inputs[1]) for user in gathers if _is(user, "Gather", axis=1)]
-    simple = all(later.op_type in _ELEMENTWISE for user in gathers for later in users(user.outputs[0]))
-    if len(picked) != len(gathers) or any(len(at) != 1 for at in picked) or not simple or not gathers:
+    indices = [_numbers(user.inputs[1]) for user in gathers if _is(user, "Gather", axis=1)]
+    elementwise = all(later.op_type in _ELEMENTWISE for user in gathers for later in users(user.outputs[0]))
+    if len(indices) != len(gathers) or any(len(at) != 1 for at in indices) or not elementwise or not gathers:
         return
     count, width = shape[1:]
     flat = _node("Reshape", [rows, constant(graph, (-1,))], (count * width,))
@@ -51,16 +52,16 @@ def vectors_by_split(graph: ir.Graph, node: ir.Node) -> None:
     for output in split.outputs:
         output.shape, output.dtype = ir.Shape([width]), ir.DataType.FLOAT
     graph.insert_before(node, [flat, split])
-    for user, (at,) in zip(gathers, picked, strict=True):
-        _replace(graph, user.outputs[0], split.outputs[at], [user])
-        for later in users(split.outputs[at]):
+    for user, (index,) in zip(gathers, indices, strict=True):
+        _replace(graph, user.outputs[0], split.outputs[index], [user])
+        for later in users(split.outputs[index]):
             if _shape(later.outputs[0]) == (1, 1, width):
                 later.outputs[0].shape = ir.Shape([width])
     graph.remove(node, safe=True)
 
 
 def modulated_norm(graph: ir.Graph, node: ir.Node) -> None:
-    """``norm(x) * gain + shift`` with computed (D,) vectors -> one layer norm that has them as scale and bias."""
+    """``norm(x) * gain + shift`` with computed vectors (D,) -> one layer norm with them as scale and bias."""
     if node.op_type != "LayerNormalization" or len(node.inputs) != 2 or not _all_ones(_input(node, 1)):
         return
     times = sole_user(node.outputs[0], "Mul")
@@ -86,7 +87,7 @@ def modulated_norm(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def root_mean_square(graph: ir.Graph, node: ir.Node) -> None:
-    """``x * (1 / sqrt(m))`` -> ``x / sqrt(m)`` over the last axis: what ONNX Runtime knows as an RMS norm."""
+    """``x * (1 / sqrt(m))`` -> ``x / sqrt(m)`` over the last axis, which ONNX Runtime recognises as an RMS norm."""
     if node.op_type != "Reciprocal":
         return
     root, times = _input(node, 0).producer(), sole_user(node.outputs[0], "Mul")
@@ -100,7 +101,7 @@ def root_mean_square(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def bias_without_reshape(graph: ir.Graph, node: ir.Node) -> None:
-    """(h, N, M) reshaped to (1, h, N, M) to add a (1, 1, 1, M) and reshaped back -> added as it is."""
+    """(h, N, M) reshaped to (1, h, N, M), plus (1, 1, 1, M), reshaped back -> plus (M,) without reshapes."""
     if node.op_type != "Add":
         return
     before, bias = _input(node, 0).producer(), _input(node, 1)
@@ -124,7 +125,7 @@ def bias_without_reshape(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def broadcast_without_unsqueeze(graph: ir.Graph, node: ir.Node) -> None:
-    """(1, N, M) made (1, 1, N, M) for an operator that broadcasts it anyway -> as it is."""
+    """(1, N, M) unsqueezed to (1, 1, N, M) for an operator that broadcasts it anyway -> without unsqueeze."""
     if (
         node.op_type != "Unsqueeze"
         or _numbers(_input(node, 1)) != (1,)
@@ -139,7 +140,7 @@ def broadcast_without_unsqueeze(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def heads_without_batch(graph: ir.Graph, node: ir.Node) -> None:
-    """A transpose of (1, a, b, c) between reshapes -> of (a, b, c), with one reshape less."""
+    """A transpose of (1, a, b, c) between reshapes -> a transpose of (a, b, c) and one reshape less."""
     if node.op_type != "Transpose" or len(_shape(node.outputs[0])) != 4:
         return
     perm = tuple(node.attributes["perm"].as_ints())
@@ -147,20 +148,20 @@ def heads_without_batch(graph: ir.Graph, node: ir.Node) -> None:
     if perm[0] != 0 or _shape(node.outputs[0])[0] != 1 or before is None or before.op_type != "Reshape":
         return
     inner, shorter = _shape(_input(node, 0))[1:], tuple(axis - 1 for axis in perm[1:])
-    turned = tuple(inner[axis] for axis in shorter)
+    transposed = tuple(inner[axis] for axis in shorter)
     opens = _shape(_input(before, 0)) == inner
-    closes = after is not None and _shape(after.outputs[0]) == turned
+    closes = after is not None and _shape(after.outputs[0]) == transposed
     if not (opens or closes) or after is None or len(users(before.outputs[0])) != 1:
         return
     first = [] if opens else [_node("Reshape", [_input(before, 0), constant(graph, inner)], inner)]
     source = first[0].outputs[0] if first else _input(before, 0)
-    turn = ir.node("Transpose", [source], {"perm": shorter}, name=node.name)
-    turn.outputs[0].shape, turn.outputs[0].dtype = ir.Shape(turned), ir.DataType.FLOAT
-    graph.insert_before(node, [*first, turn])
+    transpose = ir.node("Transpose", [source], {"perm": shorter}, name=node.name)
+    transpose.outputs[0].shape, transpose.outputs[0].dtype = ir.Shape(transposed), ir.DataType.FLOAT
+    graph.insert_before(node, [*first, transpose])
     if closes:
-        _replace(graph, after.outputs[0], turn.outputs[0], [after, node, before])
+        _replace(graph, after.outputs[0], transpose.outputs[0], [after, node, before])
     else:
-        after.replace_input_with(0, turn.outputs[0])
+        after.replace_input_with(0, transpose.outputs[0])
         graph.remove([node, before], safe=True)
 
 
@@ -171,7 +172,7 @@ def _node(operator: str, inputs: Sequence[ir.Value], shape: Sequence[int]) -> ir
 
 
 def _as_vector(graph: ir.Graph, value: ir.Value, before: ir.Node) -> ir.Value:
-    """``value`` in one axis, by a reshape in front of ``before`` where it has more."""
+    """``value`` with one axis; if it has more, by a reshape that is inserted before the node ``before``."""
     if len(_shape(value)) == 1:
         return value
     flat = _node("Reshape", [value, constant(graph, (-1,))], (_size(value),))
@@ -180,7 +181,7 @@ def _as_vector(graph: ir.Graph, value: ir.Value, before: ir.Node) -> ir.Value:
 
 
 def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value, gone: Sequence[ir.Node]) -> None:
-    """``new`` in the place of ``old``; ``gone`` are the nodes that nobody needs then, the last first."""
+    """Replace ``old`` by ``new`` and remove the nodes ``gone`` that are then unused, the last one first."""
     if new.shape is None:
         new.shape, new.type = old.shape, old.type
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
@@ -189,7 +190,7 @@ def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value, gone: Sequence[ir.No
 
 
 def _input(node: ir.Node, position: int) -> ir.Value:
-    """An input that the operator cannot do without."""
+    """A required input of the operator."""
     value = node.inputs[position]
     assert value is not None
     return value
@@ -202,7 +203,7 @@ def _is(node: ir.Node, operator: str, **attributes: int) -> bool:
 
 
 def _shape(value: ir.Value | None) -> tuple[int, ...]:
-    """The shape; empty where it is unknown or not static."""
+    """The shape; empty if it is unknown or not static."""
     return () if value is None or value.shape is None or not value.shape.is_static() else value.shape.numpy()
 
 
@@ -211,7 +212,7 @@ def _size(value: ir.Value) -> int:
 
 
 def _numbers(value: ir.Value | None) -> tuple[int, ...]:
-    """The content of a small integer constant; empty for anything else."""
+    """The values of an int64 constant; empty for anything else."""
     tensor = None if value is None else value.const_value
     if tensor is None or tensor.dtype != ir.DataType.INT64:
         return ()

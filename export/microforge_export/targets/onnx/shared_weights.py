@@ -1,7 +1,7 @@
-"""One weight file for many ONNX graphs: equal tensors are stored once, whatever graph they belong to.
+"""One weight file for many ONNX graphs, in which equal tensors are stored once.
 
-Tensors of at least ``INLINE_BELOW`` bytes go to the shared file as ONNX external data, at offsets that are
-multiples of ``ALIGNMENT``; smaller ones stay in the graph. The order of ``add`` decides the bytes, so two
+Tensors of at least ``INLINE_BELOW`` bytes are written to the shared file as ONNX external data, at offsets that are
+multiples of ``ALIGNMENT``; smaller ones stay in the graph. The order of calls of ``add`` determines the bytes, so two
 builds of the same graphs write the same files.
 """
 
@@ -22,7 +22,7 @@ INLINE_BELOW = 1024
 
 @dataclass(frozen=True)
 class Extent:
-    """Where a tensor's bytes lie in the shared file."""
+    """The position of a tensor in the shared file, in bytes."""
 
     offset: int
     length: int
@@ -30,7 +30,7 @@ class Extent:
 
 @dataclass
 class SharedWeights:
-    """The shared file while it is written; use it as a context manager."""
+    """The shared file while it is being written; use it as a context manager."""
 
     path: Path
     stream: BinaryIO | None = None
@@ -47,7 +47,7 @@ class SharedWeights:
             self.stream.close()
 
     def add(self, data: bytes) -> Extent:
-        """Store ``data`` unless it is there already."""
+        """Store ``data`` unless it is stored already; returns its position."""
         digest = hashlib.sha256(data).digest()
         if digest not in self.extents:
             assert self.stream is not None, "not open"
@@ -59,10 +59,13 @@ class SharedWeights:
 
 
 def write_graph(model: ir.Model, path: Path, weights: SharedWeights) -> None:
-    """Write ``model`` to ``path``, beside the shared file, which takes its large constants.
+    """Write ``model`` to ``path`` and its large constants to the shared file in the same folder.
 
-    ONNX Runtime and onnx.checker accept external data only under a relative path inside the graph's folder:
-    both files lie in one folder, and the graph names the other by its bare name.
+    ONNX Runtime and onnx.checker accept external data only under a relative path inside the folder of the graph, so
+    the graph refers to the shared file by its name.
+
+    Raises:
+        ValueError: if the two files are not in one folder.
     """
     if path.parent != weights.path.parent:
         raise ValueError(f"{path} must lie in the folder of {weights.path}")
@@ -82,18 +85,19 @@ def write_graph(model: ir.Model, path: Path, weights: SharedWeights) -> None:
 
 
 def check_graph(path: Path) -> None:
-    """onnx.checker with strict shape inference.
+    """Check a file with onnx.checker and strict shape inference.
 
     Raises:
-        onnx.checker.ValidationError, onnx.shape_inference.InferenceError: when the file is not valid ONNX.
+        onnx.checker.ValidationError: if the file is not valid ONNX.
+        onnx.shape_inference.InferenceError: if its shapes contradict one another.
     """
     onnx.checker.check_model(str(path), full_check=True)
 
 
 def shared_digest(path: Path) -> str:
-    """SHA-256, in hex, of what the graph in ``path`` takes from files beside it, in the graph's order.
+    """SHA-256, in hex, of all bytes that the graph in ``path`` reads from files beside it, in its order.
 
-    It tells which of the graphs that share a damaged file are hurt. Bytes that a file lacks are left out.
+    It tells which of the graphs that share a damaged file are affected. Missing bytes are left out.
     """
     digest = hashlib.sha256()
     for tensor in onnx.load(path, load_external_data=False).graph.initializer:
