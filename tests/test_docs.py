@@ -21,11 +21,7 @@ from microforge.version import __version__
 ROOT = Path(__file__).parents[1]
 CARD = "microforge/pretrained/README.md"
 #: Pages whose owners have not finished renaming.
-_UNFINISHED = {
-    f"docs/{name}.md"
-    for name in ("benchmarks", "bundle", "coreml", "data", "devices", "distillation", "editing", "evaluation", "glossary",
-                 "quantization", "text_encoders", "training")
-}  # fmt: skip
+_UNFINISHED = {f"docs/{name}.md" for name in ("bundle", "data", "distillation", "glossary", "training")}
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for pattern in ("*.md", "docs/**/*.md", CARD)
@@ -39,7 +35,7 @@ FOREIGN = {".", "adb", "apt", "cp", "pkg", "proot-distro", "python3", "termux-se
 #: Modules that are run with ``python -m`` and have options of their own.
 MODULES = (
     "microforge.evaluation.train_classifier", "microforge_benchmarks.evaluate.students",
-    "microforge_benchmarks.pictures.showcase",
+    "microforge_benchmarks.pictures.showcase", "microforge_benchmarks.studies.arm64.cli",
 )  # fmt: skip
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
