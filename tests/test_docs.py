@@ -32,6 +32,15 @@ PAGES = sorted(
 EXECUTED = ("README.md", "docs/api/index.md", "docs/spec.md")
 #: Words of a shell that say nothing about MicroForge.
 FOREIGN = {".", "adb", "apt", "cp", "pkg", "proot-distro", "python3", "termux-setup-storage"}
+#: Options of all commands, launchers and pip.
+FOREIGN_OPTIONS = {
+    "--help",
+    "--strict",
+    "--no-deps",
+    "--mixed_precision",
+    "--nproc_per_node",
+    "--num_processes",
+}
 #: Modules that are run with ``python -m`` and have options of their own.
 MODULES = (
     "microforge.evaluation.train_classifier", "microforge_benchmarks.evaluate.students",
@@ -224,13 +233,7 @@ def test_options_in_pages_exist() -> None:
     lines = (["mf-train"], ["mf-export"], ["mf-generate"], ["mf-eval"], ["mf-bench"], ["mf-bench", "compare"],
              ["mf-bench", "scaling"], ["mf-bench", "against"])  # fmt: skip
     known = set().union(*(_options(_command(list(line))[0]) for line in lines))
-    known |= {
-        "--help",
-        "--strict",
-        "--mixed_precision",
-        "--nproc_per_node",
-        "--num_processes",
-    }  # of other programs
+    known |= FOREIGN_OPTIONS
     known |= {
         name
         for module in MODULES
