@@ -1,9 +1,9 @@
 """Checkpoint folders: ``config.json``, ``model.safetensors``, ``tokenizer.json``; never pickle.
 
 The tensors are named ``vae.*``, ``backbone.*``, ``planner.*`` and ``text_encoder.*``. A run that has
-only trained its VAE holds only ``vae.*``; ``stages`` in config.json says what was trained. ``base`` in
-config.json names another checkpoint, by its path from this one, that holds the modules (and the tokenizer)
-which this one leaves out: a student beside its teacher repeats nothing.
+only trained its VAE writes only ``vae.*``; ``stages`` in config.json lists what was trained. ``base`` in
+config.json is the relative path of another checkpoint, from which modules (and the tokenizer) are read that
+this one lacks: a student stores only the modules in which it differs from its teacher.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FORMAT_1_KEYS: Mapping[str, Mapping[str, str]] = {
     "backbone": {"source_in_place": "aligned_source"},
     "sampler": {"guidance_folded": "guidance_distilled", "unchanged": "preserve_distances"},
 }
-#: What ships: the teacher, from which training goes on, and beside it the student, which draws.
+#: The checkpoints of the package: the teacher, which further training starts from, and the 4-step student.
 SHIPPED_TEACHER = Path(__file__).parent / "pretrained"
 SHIPPED_STUDENT = SHIPPED_TEACHER / "student"
 
@@ -49,14 +49,14 @@ class Checkpoint:
     sha256: str
 
     def module_tensors(self, module: str) -> dict[str, Tensor]:
-        """Tensors of ``vae``, ``backbone``, ``planner``, ``text_encoder`` or a part of one, without the prefix."""
+        """The tensors of ``vae``, ``backbone``, ``planner``, ``text_encoder`` or a part of one, without the prefix."""
         prefix = module + "."
         return {
             name[len(prefix) :]: tensor for name, tensor in self.tensors.items() if name.startswith(prefix)
         }
 
     def load_into(self, name: str, module: nn.Module) -> None:
-        """Fill ``module`` with this checkpoint's ``name`` weights.
+        """Load the weights called ``name`` into ``module``.
 
         Raises:
             CheckpointError: when weights are missing, unexpected or of another shape.
@@ -73,46 +73,54 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: str | Path) -> Checkpoint:
-    """Read and check a checkpoint folder, and its base where it has one.
+    """Read and check a checkpoint folder, together with its base if it has one.
 
     Raises:
         CheckpointError: for a missing folder or file, a bad config.json, or a truncated weight file.
     """
-    found, base = _read_own(Path(folder))
-    return found if base is None else _over(_read_base(Path(folder), base), found)
+    checkpoint, base = _read_folder(Path(folder))
+    return checkpoint if base is None else _with_base(checkpoint, _read_base(Path(folder), base))
 
 
-def _read_own(folder: Path) -> tuple[Checkpoint, object]:
-    """What ``folder`` itself holds, and the ``base`` of its config.json as it stands there."""
+def _read_folder(folder: Path) -> tuple[Checkpoint, object]:
+    """The content of ``folder`` without its base, and the ``base`` of its config.json, unchecked."""
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             what = "no such checkpoint folder" if not folder.is_dir() else f"the checkpoint has no {name}"
             raise CheckpointError(f"{folder}: {what}; a checkpoint is a folder with {CONFIG} and {WEIGHTS}")
-    try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{folder / CONFIG} is not JSON: {error}") from None
-    if not isinstance(config, dict) or config.get("format") not in (1, FORMAT):
-        raise CheckpointError(f"{folder / CONFIG} is not a MicroForge checkpoint of format 1 or {FORMAT}")
-    model = _upgraded(config.get("model")) if config["format"] == 1 else config.get("model")
-    try:
-        spec = from_dict(ModelSpec, model, "config.json model")
-    except SpecError as error:
-        raise CheckpointError(f"{folder}: {error}") from None
+    config = _read_config(folder / CONFIG)
     stages = config.get("stages", [])
     if not isinstance(stages, list) or not all(isinstance(stage, str) for stage in stages):
         raise CheckpointError(f"{folder / CONFIG}: stages must be a list of names")
-    if "edit" in stages:  # the stage teaches all of them, and leaves the configuration as it was
-        spec = replace(spec, tasks=TASKS)
     tokenizer = folder / TOKENIZER
-    found = Checkpoint(
-        spec=spec,
+    checkpoint = Checkpoint(
+        spec=_spec(folder, config, stages),
         tensors=_read_weights(folder / WEIGHTS),
         stages=tuple(stages),
         tokenizer=tokenizer if tokenizer.is_file() else None,
         sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
     )
-    return found, config.get("base")
+    return checkpoint, config.get("base")
+
+
+def _read_config(path: Path) -> dict[str, object]:
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict) or config.get("format") not in (1, FORMAT):
+        raise CheckpointError(f"{path} is not a MicroForge checkpoint of format 1 or {FORMAT}")
+    return config
+
+
+def _spec(folder: Path, config: Mapping[str, object], stages: list[str]) -> ModelSpec:
+    model = _upgraded(config.get("model")) if config["format"] == 1 else config.get("model")
+    try:
+        spec = from_dict(ModelSpec, model, "config.json model")
+    except SpecError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    # The edit stage teaches all tasks and does not change the configuration.
+    return replace(spec, tasks=TASKS) if "edit" in stages else spec
 
 
 def _upgraded(model: object) -> object:
@@ -127,27 +135,34 @@ def _upgraded(model: object) -> object:
 
 
 def _read_base(folder: Path, base: object) -> Checkpoint:
-    """The checkpoint that ``folder`` leaves modules to, which must be whole in itself."""
+    """The base of the checkpoint ``folder``; a base may not have a base itself."""
     if not isinstance(base, str) or not base:
-        raise CheckpointError(f"{folder / CONFIG}: base must be the path of a checkpoint, from this one")
-    place = Path(os.path.normpath(folder / base))  # not through ``folder``, which may not be there yet
+        raise CheckpointError(f"{folder / CONFIG}: base must be the relative path of a checkpoint")
+    path = Path(os.path.normpath(folder / base))  # by name, since ``folder`` may not exist yet
     try:
-        found, nested = _read_own(place)
+        checkpoint, nested = _read_folder(path)
     except CheckpointError as error:
         raise CheckpointError(f"{folder} needs its base: {error}") from None
     if nested is not None:
-        raise CheckpointError(f"{folder}: its base {base} has a base of its own; name the whole one")
-    return found
+        raise CheckpointError(f"{folder}: its base {base} has a base itself; name that one")
+    return checkpoint
 
 
-def _over(base: Checkpoint, own: Checkpoint) -> Checkpoint:
-    """``own``, with the modules and the tokenizer that it leaves out from ``base``."""
-    mine = {name.split(".")[0] for name in own.tensors}
-    kept = {name: tensor for name, tensor in base.tensors.items() if name.split(".")[0] not in mine}
-    digest = hashlib.sha256((base.sha256 + own.sha256).encode()).hexdigest()
+def _with_base(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
+    """``checkpoint`` with the modules and the tokenizer that it lacks taken from ``base``."""
+    digest = hashlib.sha256((base.sha256 + checkpoint.sha256).encode()).hexdigest()
     return replace(
-        own, tensors={**kept, **own.tensors}, tokenizer=own.tokenizer or base.tokenizer, sha256=digest
+        checkpoint,
+        tensors={**_lacking(base.tensors, checkpoint.tensors), **checkpoint.tensors},
+        tokenizer=checkpoint.tokenizer or base.tokenizer,
+        sha256=digest,
     )
+
+
+def _lacking(base: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of ``base`` whose modules ``tensors`` lacks."""
+    modules = {name.split(".")[0] for name in tensors}
+    return {name: tensor for name, tensor in base.items() if name.split(".")[0] not in modules}
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -169,10 +184,16 @@ def write_checkpoint(
     dtype: torch.dtype = torch.float32,
     base: str | None = None,
 ) -> None:
-    """Write a checkpoint folder atomically; an older checkpoint at the same place is replaced, what else lies there stays.
+    """Write a checkpoint folder atomically; an older checkpoint there is replaced, other files stay.
 
     Args:
-        base: path, from ``folder``, of a checkpoint; the modules and the tokenizer that are the same there are left out.
+        folder: to write.
+        spec: the configuration.
+        modules: vae, backbone, planner and text_encoder, or some of them.
+        tokenizer: of the text encoder; None for a checkpoint without one.
+        stages: what was trained, oldest first.
+        dtype: of the stored floating-point weights.
+        base: path, from ``folder``, of a checkpoint; modules and a tokenizer that are equal there are left out.
 
     Raises:
         CheckpointError: when ``base`` is no checkpoint.
@@ -185,21 +206,21 @@ def write_checkpoint(
         for key, value in module.state_dict().items()
     }
     config = {"format": FORMAT, "stages": list(stages), "model": to_dict(spec)}
-    shared: bytes | None = None  # the base's tokenizer
+    base_tokenizer: bytes | None = None
     if base is not None:
         config["base"] = base
-        whole = _read_base(Path(folder), base)
-        tensors = _unlike(tensors, whole.tensors)
-        shared = whole.tokenizer.read_bytes() if whole.tokenizer else None
+        base_checkpoint = _read_base(Path(folder), base)
+        tensors = _differing(tensors, base_checkpoint.tensors)
+        base_tokenizer = base_checkpoint.tokenizer.read_bytes() if base_checkpoint.tokenizer else None
     with atomic_folder(folder, force=True, marker=CONFIG) as target:
         (target / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
         save_file(tensors, target / WEIGHTS)
-        (target / WEIGHTS).chmod(0o644)  # safetensors makes it readable by its owner alone
+        (target / WEIGHTS).chmod(0o644)  # safetensors writes files that only their owner can read
         if tokenizer is not None:
             tokenizer.save(target / TOKENIZER)
-            if (target / TOKENIZER).read_bytes() == shared:
+            if (target / TOKENIZER).read_bytes() == base_tokenizer:
                 (target / TOKENIZER).unlink()
-        _keep_others(Path(folder), target)
+        _copy_other_files(Path(folder), target)
 
 
 def copy_whole(folder: str | Path, target: str | Path) -> None:
@@ -213,9 +234,7 @@ def copy_whole(folder: str | Path, target: str | Path) -> None:
     config = json.loads((folder / CONFIG).read_text("utf-8"))
     tensors = load_file(folder / WEIGHTS)
     if (base := config.pop("base", None)) is not None:
-        modules = {name.split(".")[0] for name in tensors}
-        inherited = load_file(folder / base / WEIGHTS)
-        tensors |= {name: value for name, value in inherited.items() if name.split(".")[0] not in modules}
+        tensors |= _lacking(load_file(folder / base / WEIGHTS), tensors)
     with atomic_folder(target, marker=CONFIG) as out:
         (out / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
         save_file(tensors, out / WEIGHTS)
@@ -224,8 +243,8 @@ def copy_whole(folder: str | Path, target: str | Path) -> None:
             shutil.copyfile(checkpoint.tokenizer, out / TOKENIZER)
 
 
-def _keep_others(folder: Path, target: Path) -> None:
-    """Copy what is no checkpoint's own, a model card or a student's folder, from ``folder`` to what takes its place."""
+def _copy_other_files(folder: Path, target: Path) -> None:
+    """Copy files that do not belong to the checkpoint, such as a model card, from ``folder`` to its replacement."""
     for entry in folder.iterdir() if folder.is_dir() else ():
         if entry.name in (CONFIG, WEIGHTS, TOKENIZER):
             continue
@@ -235,11 +254,11 @@ def _keep_others(folder: Path, target: Path) -> None:
             shutil.copy2(entry, target / entry.name, follow_symlinks=False)
 
 
-def _unlike(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``tensors`` of the modules that are not wholly the same in ``base``."""
-    differs = {
+def _differing(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of all modules that have at least one tensor that is not equal in ``base``."""
+    modules = {
         name.split(".")[0]
         for name, tensor in tensors.items()
         if name not in base or not torch.equal(base[name].to(tensor.dtype), tensor)
     }
-    return {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in differs}
+    return {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in modules}

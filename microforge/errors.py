@@ -1,4 +1,4 @@
-"""Every error a user can cause or meet, by name.
+"""All errors that MicroForge raises on purpose.
 
 User mistakes subclass ValueError: a command line turns them into one line on stderr and exit code 2.
 Failed checks subclass RuntimeError: exit code 1.
@@ -6,15 +6,15 @@ Failed checks subclass RuntimeError: exit code 1.
 
 
 class MicroForgeError(Exception):
-    """Base of every error below; catch it to handle anything MicroForge reports on purpose."""
+    """Base of all errors below."""
 
 
 class SpecError(MicroForgeError, ValueError):
-    """A configuration or a size that the model cannot have; the message lists what is allowed."""
+    """A configuration, a size or an option that is not allowed; the message lists what is."""
 
 
 class CheckpointError(MicroForgeError, ValueError):
-    """A checkpoint folder that is missing, incomplete, truncated or of another model."""
+    """A checkpoint that is missing, incomplete, truncated or of another model."""
 
 
 class DataError(MicroForgeError, ValueError):
@@ -26,7 +26,7 @@ class PromptError(MicroForgeError, ValueError):
 
 
 class BundleError(MicroForgeError, ValueError):
-    """A bundle whose manifest, paths or hashes are not what they must be."""
+    """A bundle that is missing, damaged or unsafe, or lacks the task, size or target that was asked for."""
 
 
 class SignatureError(MicroForgeError, ValueError):
@@ -42,15 +42,15 @@ class HubError(MicroForgeError, ValueError):
 
 
 class OutputError(MicroForgeError, ValueError):
-    """A result that cannot be written where it was asked for."""
+    """An output that cannot be written."""
 
 
 class OutputExistsError(OutputError):
-    """Something is already where the result should go, and ``--force`` was not given."""
+    """The output exists already, and ``force`` was not given."""
 
 
 class MissingExtraError(MicroForgeError, ValueError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra that installs it."""
 
 
 class ParityError(MicroForgeError, RuntimeError):
@@ -62,7 +62,7 @@ class GraphLintError(MicroForgeError, RuntimeError):
 
 
 class DivergenceError(MicroForgeError, RuntimeError):
-    """Training produced NaN or a loss that left its range; the last good checkpoint is named."""
+    """Training diverged (NaN, or a loss out of range); the message names the last good checkpoint."""
 
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:

@@ -1,8 +1,8 @@
 """Portable Gaussian noise: the same numbers in Python, Kotlin, Swift and JavaScript (SPEC section 10).
 
-Philox-4x32-10 (Salmon et al. 2011) turns (seed, block index) into four 32-bit words; Box-Muller in double
-precision turns these into four normals. Element i of a tensor, counted in C, H, W order, is normal i % 4 of
-block i // 4. ``tests/fixtures/noise.json`` holds vectors that every language replays.
+Philox-4x32-10 (Salmon et al. 2011) maps (seed, block index) to four 32-bit words; Box-Muller in double
+precision maps these to four normal numbers. Element i of a tensor, counted in C, H, W order, is number i % 4 of
+block i // 4. ``tests/fixtures/noise.json`` holds golden vectors that every language replays.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ROUNDS = 10
 
 
 def check_seed(seed: int) -> int:
-    """``seed`` when it fits in 64 unsigned bits.
+    """Check that ``seed`` fits in 64 unsigned bits, and return it.
 
     Raises:
         SpecError: otherwise.
@@ -37,7 +37,7 @@ def check_seed(seed: int) -> int:
 
 
 def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
-    """Ten Philox rounds on every row of ``counter`` (n, 4) under two 32-bit ``key`` words: (n, 4) words."""
+    """Random words (n, 4) of ten Philox rounds on the rows of ``counter`` (n, 4) under two 32-bit ``key`` words."""
     c0, c1, c2, c3 = counter.astype(np.uint64).T
     k0, k1 = np.uint64(key[0]), np.uint64(key[1])
     for _ in range(_ROUNDS):
@@ -53,7 +53,7 @@ def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.
 
 
 def raw_words(seed: int, first_block: int, blocks: int) -> NDArray[np.uint32]:
-    """The (blocks, 4) words of ``blocks`` consecutive blocks: key and counter are (low, high) 32-bit halves."""
+    """The words (blocks, 4) of consecutive blocks; key and counter are split into (low, high) 32-bit halves."""
     check_seed(seed)
     index = np.arange(first_block, first_block + blocks, dtype=np.uint64)
     counter = np.zeros((blocks, 4), dtype=np.uint32)
@@ -63,12 +63,12 @@ def raw_words(seed: int, first_block: int, blocks: int) -> NDArray[np.uint32]:
 
 
 def standard_normal(seed: int, shape: tuple[int, ...], offset: int = 0) -> NDArray[np.float32]:
-    """Normals of mean 0 and variance 1, float32, in the order of ``shape``'s elements.
+    """Standard normal noise of ``shape``, float32.
 
     Args:
         seed: 0 to 2**64 - 1.
         shape: of the result, for example (1, C, h, w).
-        offset: index of the first element in the seed's endless sequence.
+        offset: index of the first element in the seed's sequence.
 
     Raises:
         SpecError: for a seed, a side or an offset that is out of range.

@@ -1,10 +1,10 @@
-"""What a MicroForge model is, as plain numbers: no torch, safe to read on a device.
+"""The configuration of a model as plain numbers; no torch, safe to read on a device.
 
 ``PRESETS`` holds the four sizes of SPEC section 2. A ``ModelSpec`` converts to and from the
 ``config.json`` of a checkpoint and the ``model`` entry of a bundle manifest.
 
-Glossary used in every language: B batch, L text tokens, N latent tokens, K plan tokens, D width,
-C latent channels, E text width, H W image height and width in pixels.
+Letters of shapes are those of ``docs/glossary.md``: B batch, L text tokens, N latent tokens, K plan tokens,
+D width, C latent channels, E text width, H W image height and width in pixels.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from microforge.errors import SpecError
 
 SpecT = TypeVar("SpecT")
 
-#: Words that start a prompt to name its task; their token ids are reserved in every tokenizer.
+#: The tasks; each has a reserved token that starts a prompt.
 TASKS = ("generate", "edit", "inpaint", "super-resolve")
 
 
 @dataclass(frozen=True)
 class VAESpec:
-    """Deep-compression autoencoder (DC-AE, arXiv 2410.10733): ``stem_factor * 2**3`` times smaller per side."""
+    """Deep-compression autoencoder (DC-AE, arXiv 2410.10733), which divides both sides by ``stem_factor * 2**3``."""
 
     channels: tuple[int, int, int, int]
     latent_channels: int
@@ -50,21 +50,23 @@ class VAESpec:
 
     @property
     def downsample(self) -> int:
-        """Pixels per latent cell and side: 32 with the default stem."""
+        """The downsampling factor of both sides: 32 with the default stem."""
         return self.stem_factor * 8
 
     @property
     def mean(self) -> tuple[float, ...]:
+        """Mean of raw latents per channel; zeros when it was not measured."""
         return self.latent_mean or (0.0,) * self.latent_channels
 
     @property
     def std(self) -> tuple[float, ...]:
+        """Standard deviation of raw latents per channel; ones when it was not measured."""
         return self.latent_std or (1.0,) * self.latent_channels
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Bidirectional-SSM + conv denoiser (SPEC section 3)."""
+    """Denoiser backbone: bidirectional SSM with convolutions, and one shared attention block (SPEC section 3)."""
 
     depth: int
     dim: int
@@ -83,7 +85,7 @@ class BackboneSpec:
     use_ssm: bool = True  # False: full attention as the mixer (ablation A2)
     use_shared_attention: bool = True  # ablation A3
     use_conv: bool = True  # ablation A4
-    aligned_source: bool = False  # every token also sees what the source has in its place (decision 0004)
+    aligned_source: bool = False  # position-aligned source features (decision 0004)
 
     def __post_init__(self) -> None:
         if self.dim % self.head_dim:
@@ -119,14 +121,14 @@ class TextEncoderSpec:
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """How images are drawn: the literal grid from 1 to 0 and the guidance scale (1 = off)."""
+    """How images are sampled: the times from 1 to 0 and the guidance scales (1 = off)."""
 
     timesteps: tuple[float, ...] = tuple(1.0 - i / 32 for i in range(33))
     text_guidance: float = 3.5
     image_guidance: float = 1.5
     guidance_distilled: bool = False  # True after step distillation: one evaluation per step
-    #: Of an edit: latent cells nearer to the source's than the first, in its standard deviations, are the source's own,
-    #: those beyond the second as drawn (``kept_cells``); None: all as drawn.
+    #: Edit: below the first distance (in standard deviations) a latent is copied from the source, above the second it is
+    #: kept as sampled, between them the two are blended (``latent_blending``); None: every latent is kept as sampled.
     preserve_distances: tuple[float, float] | None = (0.5, 0.9)
 
     def __post_init__(self) -> None:
@@ -146,7 +148,7 @@ class SamplerSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model: its modules, its sampler, the image size it was trained at and the tasks it knows."""
+    """One model: its modules, its sampler, the image size it was trained at and the tasks it was trained in."""
 
     name: str
     vae: VAESpec
@@ -166,6 +168,7 @@ class ModelSpec:
 
     @property
     def latent_channels(self) -> int:
+        """C, the channels of a latent."""
         return self.vae.latent_channels
 
 
@@ -211,14 +214,14 @@ def check_size(height: int, width: int, multiple: int = 32) -> tuple[int, int]:
     """
     if height > 0 and width > 0 and height % multiple == 0 and width % multiple == 0:
         return height, width
-    near = tuple(max(multiple, round(side / multiple) * multiple) for side in (height, width))
+    nearest = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in (height, width))
     raise SpecError(
-        f"size {height}x{width} is not a multiple of {multiple} on both sides; nearest allowed: {near[0]}x{near[1]}"
+        f"size {height}x{width} is not a multiple of {multiple} on both sides; nearest allowed: {nearest}"
     )
 
 
 def parse_size(text: str, multiple: int = 32) -> tuple[int, int]:
-    """``"256"`` or ``"256x384"`` (height x width, as every shape here) to ``(height, width)``.
+    """Parse ``"256"`` or ``"256x384"`` (height x width) to ``(height, width)``.
 
     Raises:
         SpecError: when it is neither, or not a multiple of ``multiple``.
@@ -230,7 +233,7 @@ def parse_size(text: str, multiple: int = 32) -> tuple[int, int]:
 
 
 def to_dict(spec: object) -> dict[str, Any]:
-    """A spec as JSON values (tuples become lists); ``from_dict`` reads it back."""
+    """The JSON values of a spec (tuples become lists); ``from_dict`` is the inverse."""
     if not is_dataclass(spec) or isinstance(spec, type):
         raise TypeError(f"not a spec: {spec!r}")
     return typing.cast(dict[str, Any], _listed(dataclasses.asdict(spec)))
@@ -246,7 +249,7 @@ def from_dict(kind: type[SpecT], values: object, where: str = "config") -> SpecT
     """Build the spec ``kind`` from JSON values.
 
     Raises:
-        SpecError: for an unknown, missing or wrongly typed key; names it by its path.
+        SpecError: for an unknown, missing or wrongly typed key; the message names it by its path.
     """
     if not isinstance(values, dict):
         raise SpecError(f"{where} must be a table of settings, got {type(values).__name__}")

@@ -1,9 +1,9 @@
-"""Prompts to token ids: byte-level BPE stored as a standard ``tokenizer.json``. No torch here.
+"""The tokenizer of prompts: byte-level BPE in a standard ``tokenizer.json``. No torch.
 
 The layout of every encoded prompt is ``<bos> <task> tokens... <eos> <pad>...``. Ids 0 to 15 are reserved.
-They stand in the vocabulary but no merge leads to them and none is an "added token", so text that spells
+They are in the vocabulary, but no merge leads to them and none is an "added token", so text that spells
 ``<eos>`` in a prompt is encoded as ordinary characters. The normaliser (NFC, lower case, strip) is part of
-the file, so every runtime that reads it sees the same text.
+the file, so every runtime that reads it encodes the same text alike.
 
 Letters: L tokens of an encoded prompt, padding included.
 """
@@ -36,7 +36,7 @@ _FRAME = 3
 
 @dataclass(frozen=True)
 class TokenIds:
-    """``ids`` int64 (L,), ``mask`` float32 (L,) with 1 on every token but padding, ``truncated`` if text was cut."""
+    """An encoded prompt: ``ids`` int64 (L,), ``mask`` float32 (L,) that is 0 on padding, ``truncated`` if text was cut off."""
 
     ids: NDArray[np.int64]
     mask: NDArray[np.float32]
@@ -44,10 +44,10 @@ class TokenIds:
 
 
 class PromptTokenizer:
-    """Encodes prompts for the text encoder; ``vocab_size`` is its embedding's row count."""
+    """Encodes prompts for the text encoder."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Wraps ``tokenizer``.
+        """Wrap a tokenizer of the library ``tokenizers``.
 
         Raises:
             CheckpointError: when the reserved tokens are not at their ids, or text could produce one.
@@ -56,12 +56,10 @@ class PromptTokenizer:
         for index, token in enumerate(RESERVED):
             if vocabulary.get(token) != index:
                 raise CheckpointError(
-                    f"tokenizer has {token} at id {vocabulary.get(token)}; it must be {index}"
+                    f"the tokenizer has {token} at id {vocabulary.get(token)}; it must be {index}"
                 )
         if tokenizer.get_added_tokens_decoder():
-            raise CheckpointError(
-                "tokenizer has added tokens, which prompt text could spell; they must be none"
-            )
+            raise CheckpointError("the tokenizer has added tokens, which a prompt could spell; remove them")
         self._tokenizer = tokenizer
 
     @classmethod
@@ -82,7 +80,7 @@ class PromptTokenizer:
         return cls(tokenizer)
 
     def save(self, path: str | Path) -> None:
-        """Write the ``tokenizer.json``, folders included."""
+        """Write the ``tokenizer.json``; missing folders are made."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(self.to_json(), encoding="utf-8")
 
@@ -92,10 +90,11 @@ class PromptTokenizer:
 
     @property
     def vocab_size(self) -> int:
+        """Entries of the vocabulary, the rows of the text encoder's embedding."""
         return self._tokenizer.get_vocab_size()
 
     def encode(self, text: str, task: str = "generate", max_length: int = 64) -> TokenIds:
-        """Encode one prompt; text beyond ``max_length - 3`` tokens is cut and the end token kept.
+        """Encode one prompt; text beyond ``max_length - 3`` tokens is cut off, the end token stays.
 
         Raises:
             PromptError: for an empty or blank prompt.
@@ -109,7 +108,7 @@ class PromptTokenizer:
         return _framed(tokens, task, max_length)
 
     def encode_empty(self, task: str = "generate", max_length: int = 64) -> TokenIds:
-        """The empty prompt that guidance contrasts with: begin, task and end tokens only.
+        """Encode the empty prompt, which guidance contrasts with: begin, task and end tokens only.
 
         Raises:
             SpecError: for an unknown task, or a ``max_length`` below 3.
@@ -119,25 +118,26 @@ class PromptTokenizer:
         return _framed([], task, max_length)
 
     def tokens(self, text: str) -> list[int]:
-        """The ids of ``text`` alone; never a reserved one. Half a surrogate pair becomes a question mark."""
+        """The ids of ``text`` without reserved tokens; half a surrogate pair becomes a question mark."""
         clean = text.encode("utf-8", "replace").decode("utf-8")
         return list(self._tokenizer.encode(clean, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The normalised text of ``ids``, reserved tokens left out."""
+        """The normalised text of ``ids`` without reserved tokens."""
         plain = [index for index in map(int, ids) if index >= len(RESERVED)]
         return self._tokenizer.decode(plain, skip_special_tokens=False).removeprefix(" ")
 
 
 def _framed(tokens: list[int], task: str, max_length: int) -> TokenIds:
+    """``tokens`` between the reserved ones, padded to ``max_length``."""
     if task not in TASK_IDS:
         raise SpecError(f"unknown task {task!r}; allowed: {', '.join(TASK_IDS)}")
-    kept = tokens[: max_length - _FRAME]
-    row = [BOS, TASK_IDS[task], *kept, EOS]
+    text = tokens[: max_length - _FRAME]
+    row = [BOS, TASK_IDS[task], *text, EOS]
     ids = np.full(max_length, PAD, dtype=np.int64)
     ids[: len(row)] = row
     mask = (np.arange(max_length) < len(row)).astype(np.float32)
-    return TokenIds(ids, mask, truncated=len(kept) < len(tokens))
+    return TokenIds(ids, mask, truncated=len(text) < len(tokens))
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:

@@ -87,7 +87,9 @@ def tokenizer(
     if json:
         print_json({"tokenizer": str(out.absolute()), "tokens_per_caption": lengths})
     else:
-        console.print("tokens per caption: " + ", ".join(f"{name} {length}" for name, length in lengths.items()))
+        console.print(
+            "tokens per caption: " + ", ".join(f"{name} {length}" for name, length in lengths.items())
+        )
         print(out)
 
 

@@ -28,6 +28,8 @@ class Backend(Protocol):
     tasks: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]  # (height, width); of a checkpoint the trained one, others work too
     steps: int  # sampling steps by default
+    target: str  # the engine: onnx, executorch, coreml, or torch for a checkpoint
+    threads: int | None
 
     def generator(self, size: Size | None, request: SourceRequest | None) -> Drawer:
         """The generator of one size; the size that suits the source image of ``request`` best when None."""
@@ -42,9 +44,9 @@ class BundleBackend:
     def __init__(self, path: Path, engine: str | None, threads: int | None, keep_loaded: bool) -> None:
         self.path, self._bundle = path, load_bundle(path)
         manifest = self._bundle.manifest
-        self._engine = engine or ("onnx" if "onnx" in manifest.targets else next(iter(manifest.targets)))
-        self._bundle.target(self._engine)
-        self._threads, self._keep_loaded = threads, keep_loaded
+        self.target = engine or ("onnx" if "onnx" in manifest.targets else next(iter(manifest.targets)))
+        self._bundle.target(self.target)
+        self.threads, self._keep_loaded = threads, keep_loaded
         self.tasks: tuple[str, ...] = tuple(manifest.tasks)
         self.sizes = tuple((entry.height, entry.width) for entry in manifest.sizes)
         self.steps = manifest.sampler.steps
@@ -61,7 +63,7 @@ class BundleBackend:
 
     def _open(self, bundle: Bundle, size: tuple[int, int] | None) -> Generator:
         kind = Editor if set(self.tasks) - {"generate"} else Generator
-        return kind(bundle, self._engine, size, self._threads, self._keep_loaded)
+        return kind(bundle, self.target, size, self.threads, self._keep_loaded)
 
     def close(self) -> None:
         """Free all networks."""
@@ -73,7 +75,7 @@ class CheckpointBackend:
     """Runs a checkpoint in PyTorch, in float32."""
 
     def __init__(self, path: Path, threads: int | None, device: str | None) -> None:
-        self.path, self._threads, self._device = path, threads, device
+        self.path, self.target, self.threads, self._device = path, "torch", threads, device
         self._pipeline: MicroForgePipeline | None = None
         self._editors: dict[tuple[int, int], CheckpointEditor] = {}
         spec = self._load().spec
@@ -96,7 +98,7 @@ class CheckpointBackend:
         """As ``Backend``; the trained size unless another is asked for."""
         pixels = self.sizes[0] if size is None else as_size(size, self._multiple)
         if pixels not in self._editors:
-            self._editors[pixels] = CheckpointEditor(self.path, pixels, self._threads, self._load())
+            self._editors[pixels] = CheckpointEditor(self.path, pixels, self.threads, self._load())
         return self._editors[pixels]
 
     def close(self) -> None:

@@ -14,8 +14,10 @@ from microforge.facade.backends import Backend, Size
 from microforge.facade.images import ImageInput, mask_pixels, source_image
 from microforge.facade.publish import publish
 from microforge.facade.result import GeneratedImage
+from microforge_runtimes.generator import Result
 from microforge_runtimes.images.resampling import FACTORS
 from microforge_runtimes.images.source_request import SourceRequest
+from microforge_runtimes.marks.settings import Settings
 from microforge_runtimes.open_model import draw
 from microforge_runtimes.sampler import Step
 
@@ -87,7 +89,7 @@ class Model:
         if composite and mask is not None:
             raise SpecError("composite finds by itself what mask says; give one of them")
         source = source_image(image)
-        region = None if mask is None else mask_pixels(mask, source.size)
+        region = None if mask is None else mask_pixels(mask, source)
         request = SourceRequest("edit", source, region, composite=composite)
         return self._run(request, prompt, seed, steps, size, callback)
 
@@ -107,7 +109,7 @@ class Model:
             callback: see the class.
         """
         source = source_image(image)
-        request = SourceRequest("inpaint", source, mask_pixels(mask, source.size))
+        request = SourceRequest("inpaint", source, mask_pixels(mask, source))
         return self._run(request, prompt, seed, steps, size, callback)
 
     def super_resolve(
@@ -184,6 +186,25 @@ class Model:
         if result.truncated:
             limit = generator.max_length
             warnings.warn(f"the prompt is longer than {limit} tokens; its end is ignored", stacklevel=3)
+        profile = None if request is None else request.source.profile
+        settings = self._settings(task, request, result)
         return GeneratedImage(
-            pixels, result.prompt, seed, result.steps, task, result.bundle_id, seconds, result.truncated
-        )  # fmt: skip
+            pixels, settings, seconds, result.truncated, None if profile is None else profile.icc
+        )
+
+    def _settings(self, task: str, request: SourceRequest | None, result: Result) -> Settings:
+        """What it takes to generate the image again; of images only their hashes."""
+        return Settings(
+            task=task,
+            prompt=result.prompt or None,
+            seed=result.seed,
+            steps=result.steps,
+            height=result.height,
+            width=result.width,
+            bundle=result.bundle_id,
+            target=self._backend.target,
+            threads=self._backend.threads,
+            factor=request.factor if request is not None and task == "super-resolve" else None,
+            composite=request is not None and request.composite,
+            source_sha256=None if request is None else request.source.digest(),
+        )

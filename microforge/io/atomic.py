@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all, and never replace what a user made. No torch."""
+"""Atomic outputs: a file or folder appears whole or not at all, and replaces nothing unless told to. No torch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from microforge.errors import OutputError, OutputExistsError
 
 
 def check_output(path: str | Path, force: bool = False) -> None:
-    """Ask before the work starts whether ``path`` could be written at its end; writes nothing.
+    """Check before the work starts that ``path`` can be written at its end; writes nothing.
 
     Raises:
-        OutputExistsError: when something is there and ``force`` is off.
-        OutputError: when its folder could not be made or written to.
+        OutputExistsError: when ``path`` exists and ``force`` is off.
+        OutputError: when its folder cannot be made or written to.
     """
     path = Path(path)
-    if _present(path) and not force:
-        raise OutputExistsError(f"{path} already exists; choose another name or pass --force")
+    if _exists(path) and not force:
+        raise OutputExistsError(
+            f"{path} already exists; choose another name or pass --force (force=True in Python)"
+        )
     folder = path.absolute().parent
     while not os.path.lexists(folder):
         folder = folder.parent
@@ -32,7 +34,7 @@ def check_output(path: str | Path, force: bool = False) -> None:
         raise OutputError(f"cannot write {path}: no permission to write in {folder}")
 
 
-def _present(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -47,7 +49,8 @@ def atomic_bytes(path: str | Path, data: bytes, force: bool = False) -> None:
     """Write a file whole or not at all; missing folders above it are made.
 
     Raises:
-        OutputExistsError, OutputError: as ``check_output``; also when ``path`` is a folder or the disk fails.
+        OutputExistsError: as ``check_output``.
+        OutputError: as ``check_output``; also when ``path`` is a folder or the disk fails.
     """
     with atomic_file(path, force) as stream:
         stream.write(data)
@@ -55,10 +58,11 @@ def atomic_bytes(path: str | Path, data: bytes, force: bool = False) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path, force: bool = False) -> Iterator[BinaryIO]:
-    """A stream to write, which becomes the file ``path`` when the block ends without an error.
+    """Open a stream that becomes the file ``path`` when the block ends without an error.
 
     Raises:
-        OutputExistsError, OutputError: as ``atomic_bytes``.
+        OutputExistsError: as ``atomic_bytes``.
+        OutputError: as ``atomic_bytes``.
     """
     path = Path(path)
     check_output(path, force)
@@ -82,13 +86,14 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path, force: bool = False, *, marker: str) -> Iterator[Path]:
-    """An empty folder to fill, which takes the place of ``path`` when the block ends without an error.
+    """Open an empty folder that becomes ``path`` when the block ends without an error.
 
-    The old folder stays until the new one is complete, and is replaced only with ``force`` and when it is
-    empty or holds ``marker``: a mistyped ``--out`` never removes somebody's other folder.
+    An old folder stays until the new one is complete. It is replaced only with ``force``, and only if it is
+    empty or holds the file ``marker``, so that a mistyped path never removes an unrelated folder.
 
     Raises:
-        OutputExistsError, OutputError: as ``check_output``; also when ``path`` must not be replaced.
+        OutputExistsError: as ``check_output``.
+        OutputError: as ``check_output``; also when ``path`` must not be replaced.
     """
     path = Path(path)
     check_output(path, force)

@@ -1,4 +1,4 @@
-"""What every command line shares: messages on stderr, one line per error, exit codes 0, 1 and 2. No torch.
+"""Shared behaviour of all commands: messages on stderr, one line per error, exit codes 0, 1 and 2. No torch.
 
 A command module defines ``app = command_app(HELP)`` and ``def main() -> None: run(app)``. Inside a command
 raise a ``MicroForgeError``: user mistakes (ValueError) exit with 2, failed checks (RuntimeError) with 1.
@@ -20,24 +20,26 @@ DONE, FELL_SHORT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def command_app(summary: str) -> typer.Typer:
-    """An app in the house style; ``summary`` is the first line of its help."""
+    """A typer application with the shared settings; ``summary`` is the first line of its help."""
     return typer.Typer(help=summary, add_completion=False, pretty_exceptions_enable=False)
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
-    """Run ``app`` on ``arguments`` (the process's own by default) and exit; never prints a traceback for
-    something that a user can cause."""
+    """Run ``app`` on ``arguments`` (by default those of the process) and exit.
+
+    A user mistake is one line on stderr; only a bug shows a traceback.
+    """
     sys.exit(exit_code(app, arguments))
 
 
 def exit_code(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
-    """As ``run``, but returns the exit code."""
+    """Run ``app`` as ``run`` does and return the exit code."""
     command = typer.main.get_command(app)
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        result = command.main(args=words, standalone_mode=False)
+        result = command.main(args=list(arguments), standalone_mode=False)
         sys.stdout.flush()
-        if result == INTERRUPTED:  # newer typer turns Ctrl-C into this code itself
+        if result == INTERRUPTED:  # recent versions of typer return this code on Ctrl-C
             say_error("interrupted")
         return result if isinstance(result, int) else DONE
     except MicroForgeError as error:
@@ -57,7 +59,7 @@ def exit_code(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
 
 
 def _usage_error(error: Exception) -> int | None:
-    """Exit code of a mistake in the command's words, after saying it in one line; None for anything else."""
+    """Exit code of a wrong option or argument, which is reported in one line; None for any other error."""
     message = getattr(error, "format_message", None)
     if message is None:
         return None
@@ -70,18 +72,20 @@ def _usage_error(error: Exception) -> int | None:
 
 
 def say(message: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     print(" ".join(message.split()), file=sys.stderr, flush=True)
 
 
 def say_error(message: str) -> None:
+    """Print one line that starts with ``error:`` on stderr."""
     say(f"error: {message}")
 
 
 def say_warning(message: str) -> None:
+    """Print one line that starts with ``warning:`` on stderr."""
     say(f"warning: {message}")
 
 
 def print_json(values: Mapping[str, Any]) -> None:
-    """The result of ``--json``: one object on the last line of stdout."""
+    """Print the result of ``--json``: one object on the last line of stdout."""
     print(json.dumps(values, ensure_ascii=True), flush=True)

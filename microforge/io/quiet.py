@@ -1,4 +1,4 @@
-"""Keeps the remarks that libraries make about themselves off the terminal, which is for what users can act on."""
+"""Silences third-party warnings."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
-    """Hold back warnings, and of ``loggers`` all but errors, while the block runs; exceptions pass."""
-    found = [logging.getLogger(name) for name in loggers]
-    levels = [logger.level for logger in found]
+    """Silence Python warnings, and all but errors of the named ``loggers``, inside the block; exceptions pass."""
+    silenced = [logging.getLogger(name) for name in loggers]
+    levels = [logger.level for logger in silenced]
     try:
-        for logger in found:
+        for logger in silenced:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(found, levels, strict=True):
+        for logger, level in zip(silenced, levels, strict=True):
             logger.setLevel(level)
