@@ -41,7 +41,7 @@ def test_a_copy_that_moved_away_from_its_base_says_what_it_needs(teacher: Path, 
         read_checkpoint(tmp_path / "alone")
 
 
-@pytest.mark.parametrize(("base", "message"), [(3, "must be the path"), (".", "has a base of its own")])
+@pytest.mark.parametrize(("base", "message"), [(3, "must be the relative path"), (".", "has a base itself")])
 def test_a_base_that_cannot_be_one_is_refused(teacher: Path, base: object, message: str) -> None:
     path = teacher / "student" / CONFIG
     config = json.loads(path.read_text("utf-8"))
