@@ -6,9 +6,12 @@ hashes of pixels (``SourceImage.digest``), never the images.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from microforge.errors import DataError
@@ -31,7 +34,7 @@ class Settings(BaseModel):
 
     version: Literal[1] = 1
     task: Word
-    prompt: str | None
+    prompt: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)]
     steps: Count
     height: Count
@@ -54,6 +57,12 @@ class Settings(BaseModel):
     def size(self) -> str:
         """As ``--size`` takes it: "256x384" (height x width)."""
         return f"{self.height}x{self.width}"
+
+
+def mask_digest(mask: NDArray[np.bool_]) -> str:
+    """SHA-256 of a mask (h, w)."""
+    head = f"{mask.shape[0]}x{mask.shape[1]}".encode()
+    return hashlib.sha256(head + np.packbits(mask).tobytes()).hexdigest()
 
 
 def parse_settings(text: str) -> Settings:

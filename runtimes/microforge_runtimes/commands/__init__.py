@@ -1,0 +1,1 @@
+"""The command ``mf-generate``, part by part."""

@@ -1,0 +1,179 @@
+"""``mf-generate``: checks everything that can be checked, then generates image by image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from microforge.errors import BundleError, SpecError
+from microforge.io.console import print_json, say_warning
+from microforge_runtimes.commands import options
+
+if TYPE_CHECKING:
+    from microforge.bundle.manifest import Task
+    from microforge_runtimes.commands.batch import Batch
+    from microforge_runtimes.commands.output import ImageWriter
+    from microforge_runtimes.images.source_request import SourceRequest
+    from microforge_runtimes.marks.settings import Settings
+    from microforge_runtimes.open_model import Drawer
+
+
+def generate(
+    model: options.Model,
+    out: options.Out,
+    prompt: options.Prompts = None,
+    seed: options.Seed = None,
+    count: options.Count = 1,
+    size: options.Size = None,
+    steps: options.Steps = None,
+    task: options.Task = None,
+    source: options.Source = None,
+    mask: options.Mask = None,
+    factor: options.Factor = None,
+    composite: options.Composite = False,
+    target: options.Target = None,
+    threads: options.Threads = None,
+    like: options.Like = None,
+    private: options.Private = False,
+    c2pa_certificate: options.Certificate = None,
+    c2pa_key: options.Key = None,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Generate images from a prompt, or edit, fill and enlarge an image.
+
+    Images carry their settings, from which --like generates them again, and a mark that says that they were generated.
+    """
+    from microforge_runtimes.commands.batch import check_paths, clean_prompt, plan_batch
+    from microforge_runtimes.commands.output import make_writer
+    from microforge_runtimes.commands.replay import check_files, check_pixels, read_settings
+    from microforge_runtimes.images.source_request import check_options, read_request
+    from microforge_runtimes.marks.image_encoding import image_format
+    from microforge_runtimes.open_model import known_tasks
+
+    earlier = None if like is None else read_settings(like)
+    settings = _Sampling(task, size, steps, target, threads, factor, composite).filled(earlier)
+    prompts: list[str | None] = [clean_prompt(text) for text in prompt or ()]
+    prompts = prompts or [None if earlier is None else earlier.prompt]
+    _hint_at_quotes(prompts)
+    if earlier is not None:
+        check_files(earlier, source, mask)
+    chosen = _task(settings.task, source, mask, known_tasks(model))
+    check_options(chosen, source, mask, settings.factor, settings.composite, prompts[0])
+    image_format(out)
+    first_seed = seed if seed is not None else earlier.seed if earlier is not None else 0
+    batch = plan_batch(prompts, first_seed, count, out)
+    check_paths(batch, force)
+    request = None
+    if source is not None:
+        request = read_request(chosen, source, mask, settings.factor, settings.composite)
+        for remark in request.source.remarks:
+            say_warning(remark)
+        if earlier is not None:
+            check_pixels(earlier, request.source, request.mask)
+    writer = make_writer(out, request, source, private, force, c2pa_certificate, c2pa_key)
+    values = _run(model, replace(settings, task=chosen), batch, request, writer, earlier)
+    if json:
+        print_json(
+            values[0]
+            if batch.sheet is None
+            else {"images": values, "contact_sheet": str(batch.sheet.absolute())}
+        )
+        return
+    for item in batch.items:
+        print(item.path.absolute())
+    if batch.sheet is not None:
+        print(batch.sheet.absolute())
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """How every image of the call is sampled; None is the model's own choice."""
+
+    task: str | None
+    size: str | None
+    steps: int | None
+    target: str | None
+    threads: int | None
+    factor: int | None
+    composite: bool
+
+    def filled(self, earlier: Settings | None) -> _Sampling:
+        """What is None here as it was in ``earlier``."""
+        if earlier is None:
+            return self
+        target = None if earlier.target == "torch" else earlier.target
+        same_task = self.task in (None, earlier.task)
+        return _Sampling(
+            self.task or earlier.task,
+            self.size or earlier.size,
+            self.steps or earlier.steps,
+            self.target or target,
+            self.threads or earlier.threads,
+            self.factor or (earlier.factor if same_task else None),
+            self.composite or (earlier.composite and same_task),
+        )
+
+
+def _hint_at_quotes(prompts: list[str | None]) -> None:
+    if len(prompts) > 2 and not any(" " in (text or "") for text in prompts):
+        say_warning(f"{len(prompts)} prompts of one word each; put a prompt of several words in quotes")
+
+
+def _task(task: str | None, source: Path | None, mask: Path | None, tasks: tuple[str, ...] | None) -> Task:
+    """The task that the options name or imply; refuses one that the bundle, whose ``tasks`` these are, lacks."""
+    from microforge.spec import TASKS
+
+    wanted = task or ("inpaint" if mask else "edit" if source else "generate")
+    if wanted not in (TASKS if tasks is None else (*TASKS, *tasks)):
+        raise SpecError(f"--task is {wanted!r}; allowed: {', '.join(TASKS)}")
+    if tasks is not None and wanted not in tasks:
+        raise BundleError(f"this bundle cannot {wanted}; its tasks: {', '.join(tasks)}")
+    return wanted  # type: ignore[return-value]
+
+
+def _run(
+    model: Path, settings: _Sampling, batch: Batch, request: SourceRequest | None, writer: ImageWriter,
+    earlier: Settings | None,
+) -> list[dict[str, object]]:  # fmt: skip
+    """Generate and write all images, then their contact sheet; the values of each image for ``--json``."""
+    from microforge_runtimes.commands.output import settings_of, summary
+    from microforge_runtimes.commands.progress import GenerationProgress
+    from microforge_runtimes.commands.replay import check_model
+    from microforge_runtimes.generator import Generator
+    from microforge_runtimes.images.contact_sheet import contact_sheet
+    from microforge_runtimes.open_model import Choice, check, draw, is_checkpoint, open_drawer
+
+    engine = "torch" if is_checkpoint(model) else settings.target or "onnx"
+    choice = Choice(settings.task, settings.size, settings.target, settings.threads)  # type: ignore[arg-type]
+    values, sheet = [], []
+    with open_drawer(model, choice, request) as drawer, GenerationProgress(len(batch.items)) as progress:
+        if len(batch.items) > 1 and isinstance(drawer, Generator):
+            drawer.keep_loaded = True
+        if earlier is not None:
+            check_model(earlier, model, _id(drawer))
+        for prompt in dict.fromkeys(item.prompt for item in batch.items):
+            if check(drawer, request, prompt, batch.items[0].seed, settings.steps).truncated:
+                say_warning(
+                    f"the prompt is longer than {drawer.max_length} tokens; the rest of it is ignored"
+                )
+        for item in batch.items:
+            result, pixels = draw(drawer, request, item.prompt, item.seed, settings.steps, progress.step)
+            writer.write(
+                item.path, pixels, settings_of(result, request, item.prompt, engine, settings.threads)
+            )
+            values.append(summary(result, pixels, item.path, engine))
+            if batch.sheet is not None:
+                sheet.append((pixels, f"{item.seed}: {item.prompt or settings.task}"))
+            progress.image_done()
+    if batch.sheet is not None:
+        images, labels = zip(*sheet, strict=True)
+        writer.write(batch.sheet, contact_sheet(images, labels), None)
+    return values
+
+
+def _id(drawer: Drawer) -> str:
+    from microforge_runtimes.generator import Generator
+
+    return drawer.bundle.id if isinstance(drawer, Generator) else drawer.id
