@@ -1,6 +1,6 @@
-"""Tensors of an ONNX graph with static shapes: their sides and bytes. Needs the package onnx.
+"""Shapes and bytes of the tensors of an ONNX graph with static shapes. Needs the package onnx.
 
-Both what a graph costs (benchmarks) and what it holds in memory (``mf-export fit``) are counted from these.
+The cost of a graph (benchmarks) and its memory (``mf-export fit``) are computed from these.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ try:
 except ImportError:
     raise missing_extra("onnx", "bench") from None
 
-#: Operators whose result is their first input's memory under another shape: they move and hold nothing.
+#: Operators whose result shares the memory of their first input: they move and allocate nothing.
 RENAMES = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 
 
@@ -29,29 +29,29 @@ class Tensor:
 
 
 def read_graph(path: Path) -> onnx.ModelProto:
-    """The graph in ``path`` without its external weights, whose shapes it knows."""
+    """The graph in ``path``, without reading its external weights."""
     return onnx.load(path, load_external_data=False)
 
 
 def tensors(model: onnx.ModelProto) -> dict[str, Tensor]:
-    """Every tensor of ``model`` that is not a weight, by name.
+    """All tensors of ``model`` except weights, by name.
 
     Raises:
         GraphLintError: when a shape is not static.
     """
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    found = {}
+    shapes = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = value.type.tensor_type
         sides = tuple(side.dim_value if side.HasField("dim_value") else -1 for side in kind.shape.dim)
         if min(sides, default=0) < 0:
             raise GraphLintError(f"tensor {value.name!r} has no static shape; export with fixed sizes")
-        found[value.name] = _tensor(sides, kind.elem_type)
-    return found
+        shapes[value.name] = _tensor(sides, kind.elem_type)
+    return shapes
 
 
 def weights(model: onnx.ModelProto) -> dict[str, Tensor]:
-    """The graph's weights by name, wherever they are stored."""
+    """The graph's weights by name, external ones included."""
     return {item.name: _tensor(tuple(item.dims), item.data_type) for item in model.graph.initializer}
 
 

@@ -1,4 +1,4 @@
-"""Towers of transformers, small and random: the same states as the library's own, and a pipeline that takes them."""
+"""External text encoders, small and random: hidden states equal to those of transformers, and a pipeline that takes them."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ SHAPE: dict[str, Any] = {
 def byte_tokenizer() -> Tokenizer:
     """A token for every byte, between ``<bos>`` and ``<eos>``; ``<eos>`` also pads, as in CLIP."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
-    made.add_special_tokens(["<bos>", "<eos>"])
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.post_processor = processors.TemplateProcessing(
+    generator = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
+    generator.add_special_tokens(["<bos>", "<eos>"])
+    generator.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    generator.decoder = decoders.ByteLevel()
+    generator.post_processor = processors.TemplateProcessing(
         single="<bos> $A <eos>", special_tokens=[("<bos>", BOS), ("<eos>", EOS)]
     )
-    return made
+    return generator
 
 
 @pytest.fixture
 def tokenizer() -> HuggingFaceTokenizer:
-    made = byte_tokenizer()
-    made.enable_padding(pad_id=EOS, pad_token="<eos>", length=LENGTH)
-    return HuggingFaceTokenizer(made)
+    generator = byte_tokenizer()
+    generator.enable_padding(pad_id=EOS, pad_token="<eos>", length=LENGTH)
+    return HuggingFaceTokenizer(generator)
 
 
 @pytest.fixture
@@ -64,21 +64,23 @@ def model_of(library: Any, kind: str) -> Any:
 
 
 def test_tokens_have_one_length_with_special_tokens_first_and_last(tokenizer: HuggingFaceTokenizer) -> None:
-    found = tokenizer.encode("red")
-    assert found.ids.shape == (LENGTH,) and found.ids.dtype == np.int64 and found.mask.dtype == np.float32
-    assert found.ids[0] == BOS and list(found.ids[4:]) == [EOS] * (LENGTH - 4)
-    assert found.mask.sum() == 5 and not found.truncated and tokenizer.decode(found.ids) == "red"
+    encoded = tokenizer.encode("red")
+    assert (
+        encoded.ids.shape == (LENGTH,) and encoded.ids.dtype == np.int64 and encoded.mask.dtype == np.float32
+    )
+    assert encoded.ids[0] == BOS and list(encoded.ids[4:]) == [EOS] * (LENGTH - 4)
+    assert encoded.mask.sum() == 5 and not encoded.truncated and tokenizer.decode(encoded.ids) == "red"
 
 
 def test_text_that_does_not_fit_is_cut_before_the_end_token(tokenizer: HuggingFaceTokenizer) -> None:
-    found = tokenizer.encode("a red circle and a star", max_length=8)
-    assert found.truncated and found.ids.shape == (8,) and found.ids[-1] == EOS and found.mask.all()
-    assert tokenizer.decode(found.ids) == "a red "
+    encoded = tokenizer.encode("a red circle and a star", max_length=8)
+    assert encoded.truncated and encoded.ids.shape == (8,) and encoded.ids[-1] == EOS and encoded.mask.all()
+    assert tokenizer.decode(encoded.ids) == "a red "
 
 
 def test_a_prompt_cannot_spell_a_special_token(tokenizer: HuggingFaceTokenizer) -> None:
-    found = tokenizer.encode("a<eos>b")
-    assert list(found.ids).index(EOS) == 8 and tokenizer.decode(found.ids) == "a<eos>b"
+    encoded = tokenizer.encode("a<eos>b")
+    assert list(encoded.ids).index(EOS) == 8 and tokenizer.decode(encoded.ids) == "a<eos>b"
 
 
 def test_an_empty_prompt_is_refused_and_its_own_encoding_is_not(tokenizer: HuggingFaceTokenizer) -> None:
@@ -127,16 +129,16 @@ def test_a_model_of_another_class_is_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_tower_gives_the_models_own_states(library: Any, kind: str) -> None:
+def test_the_encoder_gives_the_models_hidden_states(library: Any, kind: str) -> None:
     model = model_of(library, kind)
-    tower = HuggingFaceTextEncoder(model, LENGTH)
+    encoder = HuggingFaceTextEncoder(model, LENGTH)
     ids, mask = torch.randint(5, 250, (2, LENGTH)), torch.ones(2, LENGTH)
     mask[0, 9:], ids[0, 8:], ids[1, -1] = 0, EOS, EOS
     with torch.no_grad():
-        text, pooled = tower.encode(ids, mask)
+        text, pooled = encoder.encode(ids, mask)
         expected = model(input_ids=ids, attention_mask=mask.long())
     states = expected.last_hidden_state
-    assert text.shape == (2, LENGTH, tower.embed_dim) and pooled.shape == (2, tower.embed_dim)
+    assert text.shape == (2, LENGTH, encoder.embed_dim) and pooled.shape == (2, encoder.embed_dim)
     assert torch.allclose(text * mask[..., None], states * mask[..., None], atol=1e-5)
     mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     assert torch.allclose(pooled, expected.pooler_output if kind == "clip" else mean, atol=1e-5)
@@ -144,13 +146,13 @@ def test_tower_gives_the_models_own_states(library: Any, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_tower_ignores_padding(library: Any, kind: str) -> None:
-    tower = HuggingFaceTextEncoder(model_of(library, kind), LENGTH)
+def test_the_encoder_ignores_padding(library: Any, kind: str) -> None:
+    encoder = HuggingFaceTextEncoder(model_of(library, kind), LENGTH)
     ids, mask = torch.randint(5, 250, (1, 6)), torch.ones(1, 6)
     with torch.no_grad():
-        text, pooled = tower.encode(ids, mask)
+        text, pooled = encoder.encode(ids, mask)
         padded = torch.cat([ids, torch.full((1, 10), 99)], 1), torch.cat([mask, torch.zeros(1, 10)], 1)
-        again, pooled_again = tower.encode(*padded)
+        again, pooled_again = encoder.encode(*padded)
     assert torch.allclose(again[:, :6], text, atol=1e-5) and torch.allclose(pooled_again, pooled, atol=1e-5)
 
 
@@ -163,7 +165,7 @@ def test_length_is_limited_by_the_model(library: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_whole_clip_is_read_for_its_text_tower(library: Any, tmp_path: Path) -> None:
+def test_of_a_whole_clip_the_text_encoder_is_loaded(library: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     vision = {
         "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -171,10 +173,11 @@ def test_a_whole_clip_is_read_for_its_text_tower(library: Any, tmp_path: Path) -
     }  # fmt: skip
     whole = library.CLIPModel(library.CLIPConfig(text_config=SHAPE, vision_config=vision, projection_dim=8))
     whole.save_pretrained(tmp_path)
-    tower = HuggingFaceTextEncoder.from_pretrained(tmp_path, LENGTH)
-    assert tower.family.name == "clip" and tower.embed_dim == SHAPE["hidden_size"]
-    own = whole.text_model.embeddings.token_embedding.weight
-    assert torch.equal(tower.model.get_parameter("text_model.embeddings.token_embedding.weight"), own)
+    encoder = HuggingFaceTextEncoder.from_pretrained(tmp_path, LENGTH)
+    assert encoder.family.name == "clip" and encoder.embed_dim == SHAPE["hidden_size"]
+    expected = whole.text_model.embeddings.token_embedding.weight
+    (weight,) = (value for name, value in encoder.model.named_parameters() if "token_embedding" in name)
+    assert torch.equal(weight, expected)
 
 
 @pytest.mark.slow
@@ -213,32 +216,34 @@ def test_weights_as_pickle_are_refused(library: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["red", "a red circle left of a blue square"])
-def test_tower_tokens_are_transformers_own(library: Any, tmp_path: Path, prompt: str) -> None:
-    own = library.PreTrainedTokenizerFast(
+def test_tokens_are_those_of_transformers(library: Any, tmp_path: Path, prompt: str) -> None:
+    reference = library.PreTrainedTokenizerFast(
         tokenizer_object=byte_tokenizer(), bos_token="<bos>", eos_token="<eos>", pad_token="<eos>", padding_side="left"
     )  # fmt: skip
-    own.save_pretrained(tmp_path)
-    found = HuggingFaceTokenizer.from_pretrained(tmp_path, LENGTH).encode(prompt)
-    expected = own(prompt, max_length=LENGTH, padding="max_length", padding_side="right", truncation=True)
-    assert list(found.ids) == expected["input_ids"] and list(found.mask) == expected["attention_mask"]
+    reference.save_pretrained(tmp_path)
+    encoded = HuggingFaceTokenizer.from_pretrained(tmp_path, LENGTH).encode(prompt)
+    expected = reference(
+        prompt, max_length=LENGTH, padding="max_length", padding_side="right", truncation=True
+    )
+    assert list(encoded.ids) == expected["input_ids"] and list(encoded.mask) == expected["attention_mask"]
 
 
 @pytest.mark.slow
-def test_pipeline_draws_with_a_clip_tower_and_the_prompt_matters(
+def test_the_pipeline_generates_with_a_clip_text_encoder_and_the_prompt_matters(
     library: Any, pipeline: MicroForgePipeline, tokenizer: HuggingFaceTokenizer
 ) -> None:
-    tower = HuggingFaceTextEncoder(model_of(library, "clip"), LENGTH)
-    spec = replace(pipeline.spec, text_encoder=tower.spec)
+    encoder = HuggingFaceTextEncoder(model_of(library, "clip"), LENGTH)
+    spec = replace(pipeline.spec, text_encoder=encoder.spec)
     torch.manual_seed(0)
-    made = MicroForgePipeline(
-        MicroForgeVAE(spec.vae), build_backbone(spec), tower, build_planner(spec), tokenizer, spec
+    generator = MicroForgePipeline(
+        MicroForgeVAE(spec.vae), build_backbone(spec), encoder, build_planner(spec), tokenizer, spec
     )
-    for parameter in (*made.denoiser.parameters(), *made.vae.parameters()):
+    for parameter in (*generator.denoiser.parameters(), *generator.vae.parameters()):
         if not bool(parameter.any()):
             nn.init.normal_(parameter, std=0.1)
-    red, blue = made.text2img("a red circle", seed=1), made.text2img("two blue", seed=1)
+    red, blue = generator.text2img("a red circle", seed=1), generator.text2img("two blue", seed=1)
     assert red.shape == (1, 3, *spec.native_size) and bool(torch.isfinite(red).all())
-    assert torch.equal(red, made.text2img("a red circle", seed=1))
+    assert torch.equal(red, generator.text2img("a red circle", seed=1))
     assert not torch.allclose(red, blue, atol=1e-3), "the prompt changes the image"
-    edits = [made.edit(red, words, seed=1) for words in ("bluer", "redder")]
+    edits = [generator.edit(red, words, seed=1) for words in ("bluer", "redder")]
     assert edits[0].shape == red.shape and not torch.allclose(edits[0], edits[1], atol=1e-4)
