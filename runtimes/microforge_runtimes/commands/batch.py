@@ -11,7 +11,9 @@ from microforge.io.atomic import check_output
 from microforge.noise import check_seed
 
 #: More images than this in one call would be a mistake in the command.
-MAX_IMAGES = 10_000
+MAX_IMAGES = 1000
+#: Longer rows of a contact sheet are broken.
+MAX_COLUMNS = 16
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """All images of a call, prompt by prompt, and their contact sheet; None for a single image."""
+    """All images of a call, prompt by prompt, and their contact sheet; None for a single image.
+
+    ``columns`` of the sheet: a row per prompt where there are several; None leaves the shape to the sheet.
+    """
 
     items: tuple[Item, ...]
-    sheet: Path | None
+    sheet: Path | None = None
+    columns: int | None = None
 
 
 def plan_batch(prompts: Sequence[str | None], seed: int, count: int, out: Path) -> Batch:
@@ -46,13 +52,14 @@ def plan_batch(prompts: Sequence[str | None], seed: int, count: int, out: Path) 
     if seed + count > 2**64:
         raise SpecError(f"the seeds are {seed} to {seed + count - 1}; allowed: 0 to {2**64 - 1}")
     if total == 1:
-        return Batch((Item(prompts[0], seed, out),), None)
+        return Batch((Item(prompts[0], seed, out),))
     pairs = [(prompt, seed + index) for prompt in prompts for index in range(count)]
     items = (
         Item(prompt, own_seed, _beside(out, f"{number:04d}"))
         for number, (prompt, own_seed) in enumerate(pairs, 1)
     )
-    return Batch(tuple(items), _beside(out, "sheet"))
+    rows_of_prompts = len(prompts) > 1 and 1 < count <= MAX_COLUMNS
+    return Batch(tuple(items), _beside(out, "sheet"), count if rows_of_prompts else None)
 
 
 def check_paths(batch: Batch, force: bool) -> None:

@@ -142,7 +142,7 @@ def _run(
     from microforge_runtimes.commands.progress import GenerationProgress
     from microforge_runtimes.commands.replay import check_model
     from microforge_runtimes.generator import Generator
-    from microforge_runtimes.images.contact_sheet import contact_sheet
+    from microforge_runtimes.images.contact_sheet import contact_sheet, thumbnail
     from microforge_runtimes.open_model import Choice, check, draw, is_checkpoint, open_drawer
 
     engine = "torch" if is_checkpoint(model) else settings.target or "onnx"
@@ -165,11 +165,11 @@ def _run(
             )
             values.append(summary(result, pixels, item.path, engine))
             if batch.sheet is not None:
-                sheet.append((pixels, f"{item.seed}: {item.prompt or settings.task}"))
+                sheet.append((thumbnail(pixels), f"{item.seed}: {item.prompt or settings.task}"))
             progress.image_done()
     if batch.sheet is not None:
         images, labels = zip(*sheet, strict=True)
-        writer.write(batch.sheet, contact_sheet(images, labels), None)
+        writer.write(batch.sheet, contact_sheet(images, labels, batch.columns), None)
     return values
 
 

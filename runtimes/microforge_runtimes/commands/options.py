@@ -43,7 +43,7 @@ Count = Annotated[
         _SAMPLE,
         "Images per prompt, with consecutive seeds; a contact sheet shows them together.",
         min=1,
-        max=10_000,
+        max=1000,
         metavar="N",
     ),
 ]

@@ -14,6 +14,13 @@ THUMBNAIL, MAX_SIDE = 256, 6000
 _GAP, _LINE, _MIN_THUMBNAIL = 8, 18, 16
 
 
+def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``pixels`` (h, w, 3) or (h, w, 4), no larger than a sheet shows them: what has to be kept until it is made."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return np.asarray(image, np.uint8)
+
+
 def contact_sheet(
     images: Sequence[NDArray[np.uint8]], labels: Sequence[str], columns: int | None = None
 ) -> NDArray[np.uint8]:
