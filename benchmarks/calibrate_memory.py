@@ -1,10 +1,10 @@
-"""Predicted beside measured peaks of bundles: ``python benchmarks/calibrate_memory.py BUNDLE... [--out FILE]``.
+"""Comparison of predicted with measured peaks of memory: ``python benchmarks/calibrate_memory.py BUNDLE... [--out FILE]``.
 
-The constants of ``microforge_export.memory.fit.OVERHEADS`` come from this table: change them until every ratio lies
-within the limit, and say in docs/devices.md what was measured. A script beside the package, since the packages
-of benchmarks and export do not import one another. Exit 1 when a prediction is further off than ``--within``.
+The constants in ``microforge_export.memory.fit.OVERHEADS`` are fitted to this table: change them until every ratio is
+within the limit, and update docs/devices.md. This is a script outside of the packages, because the packages of
+benchmarks and export do not import one another. Exit code 1 when a prediction is off by more than ``--within``.
 
-For executorch only what the model adds is compared: its binding for Python loads torch, which a phone does not.
+For executorch only the memory of the model is compared: its Python binding loads torch, which a phone does not.
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ from microforge.bundle.files import Bundle, load_bundle
 from microforge.bundle.measurements import Loading
 from microforge.io.atomic import atomic_bytes, check_output
 from microforge.io.console import DONE, FELL_SHORT, command_app, run, say_error
-from microforge_benchmarks.measure.latency import Died, Settings, measure_memory
+from microforge_benchmarks.measure.latency import MeasurementFailure, MeasurementSettings, measure_memory
 from microforge_export.memory.fit import MODES, OVERHEADS, peaks, predict
 
 MB = 1_000_000
-app = command_app("Predicted beside measured memory.")
+app = command_app("Compare predicted with measured memory.")
+
+
+#: Memory of a process with ONNX Runtime and the tokenizer, but no network: replaces ExecuTorch's, which has torch.
+ENGINE_LOADED = 77 * MB
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Bytes of a whole process at its worst, by the prediction and by the kernel."""
+class MemoryComparison:
+    """Peak memory in bytes of a process: predicted, and measured by the kernel."""
 
     model: str
     target: str
@@ -47,56 +51,55 @@ class Comparison:
         return self.predicted / self.measured
 
 
-def compare(bundle: Bundle, target: str, size: tuple[int, int], threads: int) -> Iterator[Comparison]:
-    """Both loading modes of one engine and size; a measurement that dies is said and left out."""
-    process = OVERHEADS[target].process
-    predicted = peaks(predict(bundle, target, size), process)
+def compare_memory(
+    bundle: Bundle, target: str, size: tuple[int, int], threads: int
+) -> Iterator[MemoryComparison]:
+    """Compare both loading modes of one engine and size; a failed measurement is reported and left out."""
+    predicted = peaks(predict(bundle, target, size), OVERHEADS[target].process)
     for loading in MODES:
-        found = measure_memory(bundle, Settings(target, size, threads, runs=1, loading=loading))
-        if isinstance(found, Died) or found.peak_rss is None or found.base is None:
-            say_error(
-                f"{bundle.path}: {found.reason if isinstance(found, Died) else 'no memory is told here'}"
-            )
+        settings = MeasurementSettings(target, size, threads, runs=1, loading=loading)
+        result = measure_memory(bundle, settings)
+        if isinstance(result, MeasurementFailure):
+            say_error(f"{bundle.path}: {result.reason}")
             continue
-        measured = found.peak_rss
+        if result.peak_rss is None or result.base is None:
+            say_error(f"{bundle.path}: the kernel does not report memory")
+            continue
+        measured = result.peak_rss
         if target == "executorch":
-            measured = measured - found.base + ENGINE_LOADED
-        yield Comparison(
+            measured = measured - result.base + ENGINE_LOADED
+        yield MemoryComparison(
             str(bundle.manifest.model.get("name")), target, bundle.target(target).precision, str(bundle.size(size)), loading,
             max(predicted[loading].values()), measured,
         )  # fmt: skip
 
 
-#: Of a process with ONNX Runtime and the tokenizer but no network: stands for ExecuTorch's without torch.
-ENGINE_LOADED = 77 * MB
-
-
 @app.command(epilog="Example: python benchmarks/calibrate_memory.py nano.mfb tiny.mfb --within 0.1")
 def calibrate(
-    bundles: Annotated[list[Path], typer.Argument(help="Folders made by mf-export build.", metavar="BUNDLE...")],
+    bundles: Annotated[list[Path], typer.Argument(help="Bundles made by mf-export build.", metavar="BUNDLE...")],
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the engine.")] = 1,
-    within: Annotated[float, typer.Option(min=0, help="Allowed error, as a fraction.")] = 0.1,
-    out: Annotated[Path | None, typer.Option(help="JSON to write.")] = None,
+    within: Annotated[float, typer.Option(min=0, help="Largest allowed error, as a fraction.")] = 0.1,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> int:  # fmt: skip
-    """Measure every size and engine of the bundles in fresh processes, beside the prediction."""
+    """Measure every size and engine of the bundles in new processes, and compare with the prediction."""
     if out is not None:
         check_output(out, force)
-    found: list[Comparison] = []
+    comparisons: list[MemoryComparison] = []
     for path in bundles:
         bundle = load_bundle(path)
         for target in (name for name in bundle.manifest.targets if name in OVERHEADS):
             for entry in bundle.manifest.sizes:
-                found += compare(bundle, target, (entry.height, entry.width), threads)
+                comparisons += compare_memory(bundle, target, (entry.height, entry.width), threads)
     table = Table("model", "target", "precision", "size", "loading", "predicted MB", "measured MB", "ratio")
-    for item in found:
+    for item in comparisons:
         counts = (f"{item.predicted / MB:.1f}", f"{item.measured / MB:.1f}", f"{item.ratio:.3f}")
         table.add_row(item.model, item.target, item.precision, item.size, item.loading, *counts)
     Console().print(table)
     if out is not None:
-        text = json.dumps([{**asdict(item), "ratio": round(item.ratio, 4)} for item in found], indent=1)
+        text = json.dumps([{**asdict(item), "ratio": round(item.ratio, 4)} for item in comparisons], indent=1)
         atomic_bytes(out, f"{text}\n".encode(), force)
-    return DONE if found and all(abs(item.ratio - 1) <= within for item in found) else FELL_SHORT
+    return DONE if comparisons and all(abs(item.ratio - 1) <= within for item in comparisons) else FELL_SHORT
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from microforge.bundle.measurements import read_rows
 from microforge.io.console import exit_code
 from microforge_benchmarks.bench_cli import app, compare_app
 from microforge_benchmarks.measure import memory
-from microforge_benchmarks.report.html import verdict
+from microforge_benchmarks.report.html import headline
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -56,11 +56,11 @@ def test_the_report_is_one_page_with_its_plots_and_nothing_from_elsewhere(report
 def test_compare_reads_what_bench_wrote(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = str(report / "rows.json")
     assert exit_code(compare_app, [rows, rows, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
-    assert len(found) == 2 and found[0]["drift"]["images"] == 8
+    values = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert len(values) == 2 and values[0]["drift"]["images"] == 8
     assert exit_code(compare_app, [rows]) == 0
     assert "warm image s" in capsys.readouterr().out
-    assert found[0]["environment"]["device"] == "desk"
+    assert values[0]["environment"]["device"] == "desk"
 
 
 def test_a_phone_without_onnx_and_matplotlib_gets_its_rows_and_a_page(
@@ -72,7 +72,7 @@ def test_a_phone_without_onnx_and_matplotlib_gets_its_rows_and_a_page(
         monkeypatch.setitem(sys.modules, name, None)
     fresh = importlib.import_module("microforge_benchmarks.bench_cli")
     rows = list(read_rows(report / "rows.json"))
-    fresh._write(tmp_path, rows, None, [])
+    fresh._write_report(tmp_path, rows, None, [])
     assert read_rows(tmp_path / "rows.json") == tuple(rows)
     assert "microforge[bench]" in capsys.readouterr().err
     assert "<img" not in (tmp_path / "report.html").read_text("utf-8")
@@ -101,7 +101,7 @@ def test_bad_words_are_refused_before_anything_is_measured(
 def test_a_run_that_dies_under_its_limit_is_reported_and_exits_with_1(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "mechanism", lambda: "rlimit-data")
+    monkeypatch.setattr(memory, "limit_mechanism", lambda: "rlimit-data")
     out = tmp_path / "out"
     assert exit_code(app, [str(bundle), "--out", str(out), "--memory-limit", "64MiB"]) == 1
     (row,) = read_rows(out / "rows.json")
@@ -109,9 +109,9 @@ def test_a_run_that_dies_under_its_limit_is_reported_and_exits_with_1(
     assert "It failed: died under" in (out / "report.html").read_text("utf-8")
 
 
-def test_the_first_line_of_a_page_is_of_its_first_row_and_names_a_quicker_one() -> None:
+def test_the_headline_is_about_the_first_row_and_names_a_faster_one() -> None:
     one, two = read_rows(Path(__file__).parents[2] / "benchmarks" / "results" / "tiny-int8.json")
     assert one.latency.warm_image and two.latency.warm_image
     slow, quick = (f"{row.latency.warm_image.median:.3f}" for row in (one, two) if row.latency.warm_image)
-    assert f"takes {slow} s when warm ({quick} s with onnx, threads: 2)" in verdict([one, two], None).text
-    assert f"takes {quick} s when warm;" in verdict([two, one], None).text
+    assert f"takes {slow} s when warm ({quick} s with onnx, threads: 2)" in headline([one, two], None).text
+    assert f"takes {quick} s when warm;" in headline([two, one], None).text

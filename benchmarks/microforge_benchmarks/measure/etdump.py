@@ -1,7 +1,7 @@
-"""Where the time goes inside an ExecuTorch program: its own event trace (ETDump), by node.
+"""Time of each node of an ExecuTorch program, from its event trace (ETDump).
 
-The trace of ExecuTorch's Python binding holds what the portable kernels take and, by XNNPACK's own profiler, every
-operator inside a delegate. Read by ``executorch.devtools.Inspector``; both come with the extra ``executorch``.
+The trace of ExecuTorch's Python binding holds the portable kernels and, from XNNPACK's profiler, every operator inside a
+delegate. ``executorch.devtools.Inspector`` reads it; both come with the extra ``executorch``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from microforge.io.quiet import quiet
 from microforge_benchmarks.measure.node import Node
 from microforge_runtimes.engines.executorch import engine
 
-#: Events that hold others, which are counted by themselves.
+#: Events that contain other events, which are counted on their own.
 _OUTER = frozenset({"Method::execute", "DELEGATE_CALL", "OPERATOR_CALL"})
 _BLOCK = "Execute"
 _NUMBER = re.compile(r" #\d+$")
@@ -31,18 +31,18 @@ _NUMBER = re.compile(r" #\d+$")
 def executorch_nodes(
     path: Path, key: str, component: Component, threads: int | None, runs: int
 ) -> list[Node]:
-    """The nodes of the method ``key``.
+    """Profile the nodes of the method ``key``.
 
     Raises:
-        MissingExtraError: without executorch.
+        MissingExtraError: when executorch is not installed.
     """
-    found = engine()
+    libraries = engine()
     try:
         with quiet("torch.utils._pytree"):
             inspector = importlib.import_module("executorch.devtools").Inspector
     except ImportError:
         raise missing_extra("executorch", "executorch") from None
-    torch, binding = found.torch, found.binding
+    torch, binding = libraries.torch, libraries.binding
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         if threads is not None:
             binding._unsafe_reset_threadpool(threads)
@@ -50,12 +50,12 @@ def executorch_nodes(
         inputs = tuple(
             torch.full(spec.shape, 0.5).to(getattr(torch, spec.dtype)) for spec in component.inputs
         )
-        for _ in range(runs + 1):  # the first one is not counted
+        for _ in range(runs + 1):  # the first one is ignored
             module.run_method(key, inputs)
         trace = Path(folder) / "trace.etdp"
         module.write_etdump_result_to_file(str(trace), None)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # no tensors were recorded, says it
+            warnings.simplefilter("ignore")  # it warns that no tensors were recorded
             blocks = inspector(etdump_path=str(trace)).event_blocks
         return nodes(
             (str(event.name), list(event.perf_data.raw))
@@ -67,6 +67,6 @@ def executorch_nodes(
 
 
 def nodes(events: Iterable[tuple[str, Sequence[float]]]) -> list[Node]:
-    """Events (name, milliseconds of each evaluation) as nodes: ``Add (ND) #3`` is of the kind ``Add (ND)``."""
+    """Convert events (name, milliseconds of each evaluation) to nodes; ``Add (ND) #3`` has the kind ``Add (ND)``."""
     kinds = ((_NUMBER.sub("", name), [value / 1e3 for value in values]) for name, values in events)
     return [(kind, values) for kind, values in kinds if kind not in _OUTER]

@@ -1,8 +1,8 @@
 """Operations and bytes of an ONNX graph, counted from its static shapes.
 
-Operations: two for each multiply-add of a matrix product or convolution; the rest of a network is counted in
-bytes only, since that is what bounds it. Bytes: every node reads its inputs and writes its outputs once,
-weights included; nodes that only rename move nothing. Engines that fuse nodes move less: this is an upper bound.
+Operations: two for each multiply-add of a matrix product or convolution. Other operators are counted in bytes only,
+because memory bounds them. Bytes: every node reads its inputs, including weights, and writes its outputs once; nodes that
+only reshape move nothing. Engines that fuse nodes move less, so this is an upper bound.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from microforge.onnx_shapes import RENAMES, Tensor
 
 
 @dataclass(frozen=True)
-class Cost:
-    """``products``: operations in matrix products and convolutions; ``weights`` and ``moved`` in bytes."""
+class GraphCost:
+    """Operations in matrix products and convolutions (``products``), and bytes of weights and of all traffic."""
 
     products: int
     weights: int
     moved: int
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.products + other.products, self.weights + other.weights, self.moved + other.moved)
+    def __add__(self, other: GraphCost) -> GraphCost:
+        return GraphCost(
+            self.products + other.products, self.weights + other.weights, self.moved + other.moved
+        )
 
-    def times(self, count: int) -> Cost:
-        """The cost of ``count`` evaluations; the weights are there once."""
-        return Cost(self.products * count, self.weights, self.moved * count)
+    def times(self, count: int) -> GraphCost:
+        """Cost of ``count`` evaluations, which share the weights."""
+        return GraphCost(self.products * count, self.weights, self.moved * count)
 
 
-def graph_cost(model: onnx.ModelProto) -> Cost:
-    """The cost of one evaluation of ``model``, whose shapes are all static."""
+def graph_cost(model: onnx.ModelProto) -> GraphCost:
+    """Cost of one evaluation of ``model``, which has static shapes."""
     constants = onnx_shapes.weights(model)
     tensors = {**onnx_shapes.tensors(model), **constants}
     weights = sum(item.bytes for item in constants.values())
@@ -45,16 +47,16 @@ def graph_cost(model: onnx.ModelProto) -> Cost:
         if node.op_type not in RENAMES:
             names = (*node.input, *node.output)
             moved += sum(tensors[name].bytes for name in names if name in tensors)
-    return Cost(products, weights, moved)
+    return GraphCost(products, weights, moved)
 
 
-def read_cost(path: Path) -> Cost:
-    """As ``graph_cost``, of a file; its external weights are not read."""
+def read_cost(path: Path) -> GraphCost:
+    """Cost of the graph in a file (see ``graph_cost``); external weights are not read."""
     return graph_cost(onnx_shapes.read_graph(path))
 
 
 def _products(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> int:
-    """Two operations for each multiply-add: every output element is a sum over the inner length."""
+    """Operations of a node: two for each multiply-add, which sum over the inner length for every output element."""
     if node.op_type in ("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm"):
         left = tensors[node.input[0]].shape
         transposed = any(item.name == "transA" and item.i for item in node.attribute)

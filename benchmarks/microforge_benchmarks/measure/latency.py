@@ -1,4 +1,4 @@
-"""A row from measurements in fresh processes: nothing that one measurement loads is there for the next."""
+"""Measurement of a bundle in new processes, one per kind of measurement, so that none profits from another."""
 
 from __future__ import annotations
 
@@ -28,17 +28,16 @@ from microforge.bundle.measurements import (
 )
 from microforge.errors import BundleError
 from microforge_benchmarks.measure import memory
-from microforge_benchmarks.measure.worker import Job, Kind, Measured
+from microforge_benchmarks.measure.worker import Kind, MeasurementJob, Measurements
 
 _ENGINES = {"onnx": "onnxruntime", "executorch": "executorch", "coreml": "coremltools"}
-#: numpy multiplies no matrices here, but its BLAS reserves a buffer for every thread that it might use, which
-#: counts under RLIMIT_DATA.
+#: numpy's BLAS is not used, but it reserves a buffer per thread, which counts under RLIMIT_DATA.
 _VARIABLES = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to measure; ``limit`` in bytes, ``timeout`` in seconds for each measurement."""
+class MeasurementSettings:
+    """MeasurementSettings of a measurement; ``limit`` is in bytes, ``timeout`` in seconds for each process."""
 
     target: str = "onnx"
     size: tuple[int, int] | None = None
@@ -51,95 +50,97 @@ class Settings:
     timeout: float = 900.0
 
 
-#: Engines with a profiler of their own.
+#: Engines that have a profiler.
 PROFILED = ("onnx", "executorch")
 
 
 @dataclass(frozen=True)
-class Died:
-    """A measurement that ended without a result, and the last thing it said."""
+class MeasurementFailure:
+    """A measurement that ended without a result, and the last line of its output."""
 
     reason: str
-    late: bool = False
+    timed_out: bool = False
 
 
-def measure(bundle: Bundle, settings: Settings) -> Row:
-    """Measure everything once, each in a process of its own.
+def measure(bundle: Bundle, settings: MeasurementSettings) -> Row:
+    """Measure loading, generation and memory of a bundle, each in a process of its own.
 
-    A run that dies is an error, but under a memory limit, or when it takes too long, it is a result.
+    A process that dies is an error, except under a memory limit or after the timeout, where it is a result.
 
     Raises:
         BundleError: when the bundle lacks the target or size, or a measurement fails for another reason.
     """
     bundle.target(settings.target)
     size = bundle.size(settings.size)
-    found: dict[Kind, Measured] = {}
-    kinds: tuple[Kind, ...] = ("memory", "load", "draw")
+    results: dict[Kind, Measurements] = {}
+    kinds: tuple[Kind, ...] = ("memory", "load", "generate")
     if settings.profile and settings.target in PROFILED:
         kinds += ("profile",)
     for kind in kinds:
         result = run_job(_job(kind, bundle, settings), settings.limit, settings.timeout)
-        if isinstance(result, Died):
-            if settings.limit is None and not result.late:
+        if isinstance(result, MeasurementFailure):
+            if settings.limit is None and not result.timed_out:
                 raise BundleError(f"{bundle.path}: the {kind} measurement failed: {result.reason}")
             return _row(bundle, settings, (size.height, size.width), {}, f"{kind}: {result.reason}")
-        found[kind] = result
-    return _row(bundle, settings, (size.height, size.width), found, None)
+        results[kind] = result
+    return _row(bundle, settings, (size.height, size.width), results, None)
 
 
-def measure_memory(bundle: Bundle, settings: Settings) -> Measured | Died:
-    """The measurement of memory alone."""
+def measure_memory(bundle: Bundle, settings: MeasurementSettings) -> Measurements | MeasurementFailure:
+    """Measure memory only."""
     return run_job(_job("memory", bundle, settings), settings.limit, settings.timeout)
 
 
-def _job(kind: Kind, bundle: Bundle, settings: Settings) -> Job:
+def _job(kind: Kind, bundle: Bundle, settings: MeasurementSettings) -> MeasurementJob:
     if kind == "load":
         drop_from_page_cache(bundle)
-    limited = settings.limit is not None and memory.mechanism() == "rlimit-data"
-    return Job(
+    has_data_limit = settings.limit is not None and memory.limit_mechanism() == "rlimit-data"
+    return MeasurementJob(
         kind=kind, bundle=str(bundle.path), target=settings.target, size=settings.size, threads=settings.threads,
         runs=settings.runs, keep_loaded=settings.loading == "resident",
-        data_limit=settings.limit if limited else None, started=time.monotonic(),
+        data_limit=settings.limit if has_data_limit else None, started=time.monotonic(),
     )  # fmt: skip
 
 
-def run_job(job: Job, limit: int | None = None, timeout: float = 900.0) -> Measured | Died:
-    """Do ``job`` in a fresh process, under ``limit`` bytes where one is given, in at most ``timeout`` seconds."""
-    words = [sys.executable, "-m", "microforge_benchmarks.measure.worker", job.model_dump_json()]
+def run_job(
+    job: MeasurementJob, limit: int | None = None, timeout: float = 900.0
+) -> Measurements | MeasurementFailure:
+    """Run ``job`` in a new process with at most ``limit`` bytes of memory, for at most ``timeout`` seconds."""
+    command = [sys.executable, "-m", "microforge_benchmarks.measure.worker", job.model_dump_json()]
     if limit is not None and job.data_limit is None:
-        words = memory.scope_words(limit) + words
-    found = run_group(words, timeout)
-    if found is None:
-        return Died(
-            f"no result after {timeout:g} s; a library that gets no memory may wait for ever", late=True
+        command = memory.scope_command(limit) + command
+    result = run_group(command, timeout)
+    if result is None:
+        return MeasurementFailure(
+            f"no result after {timeout:g} s; a library that gets no memory may wait for ever", timed_out=True
         )
-    status, said, errors = found
-    lines = said.splitlines()
+    status, output, errors = result
+    lines = output.splitlines()
     if status == 0 and lines:
-        return Measured.model_validate_json(lines[-1])
+        return Measurements.model_validate_json(lines[-1])
     ended = f"ended by {_signal_name(-status)}" if status < 0 else f"exit status {status}"
     last = next((line for line in reversed(errors.splitlines()) if line.strip()), ended)
     reason = last if status > 0 else f"{ended}: {last}"
-    return Died(" ".join(reason.split())[:300])
+    return MeasurementFailure(" ".join(reason.split())[:300])
 
 
-def run_group(words: Sequence[str], timeout: float) -> tuple[int, str, str] | None:
-    """Exit status, stdout and stderr of ``words``; None when they had to be ended after ``timeout`` seconds.
+def run_group(command: Sequence[str], timeout: float) -> tuple[int, str, str] | None:
+    """Run ``command`` and return its exit status, stdout and stderr; None when it was killed after ``timeout`` seconds.
 
-    The process leads a group of its own, so that nothing it started is left behind.
+    The process has a process group of its own, so that its children are killed as well.
     """
     with subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, env={**os.environ, **_VARIABLES},
     ) as process:  # fmt: skip
         try:
-            said, errors = process.communicate(timeout=timeout)
-        except BaseException as error:  # Ctrl-C does not reach a group of its own
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException as error:  # Ctrl-C does not reach another process group
             _end_group(process)
             if isinstance(error, subprocess.TimeoutExpired):
                 return None
             raise
-    return process.returncode, said, errors
+    return process.returncode, output, errors
 
 
 def _end_group(process: subprocess.Popen[str]) -> None:
@@ -159,7 +160,7 @@ def _signal_name(number: int) -> str:
 
 
 def drop_from_page_cache(bundle: Bundle) -> None:
-    """Ask the kernel to forget the bundle's files, so that the next load reads them from storage."""
+    """Drop the bundle's files from the kernel's page cache, so that the next load reads them from storage."""
     if not hasattr(os, "posix_fadvise"):
         return
     inside = [bundle.path / entry.path for entry in bundle.files()]
@@ -170,18 +171,18 @@ def drop_from_page_cache(bundle: Bundle) -> None:
 
 def _row(
     bundle: Bundle,
-    settings: Settings,
+    settings: MeasurementSettings,
     size: tuple[int, int],
-    found: dict[Kind, Measured],
+    results: dict[Kind, Measurements],
     failure: str | None,
 ) -> Row:
     manifest, target = bundle.manifest, bundle.target(settings.target)
-    none = Measured()
-    draw, load = found.get("draw", none), found.get("load", none)
-    held, profile = found.get("memory", none), found.get("profile", none)
+    empty = Measurements()
+    generation, load = results.get("generate", empty), results.get("load", empty)
+    usage, profile = results.get("memory", empty), results.get("profile", empty)
     limit = None
     if settings.limit is not None:
-        limit = Limit(bytes=settings.limit, mechanism=memory.mechanism(), survived=failure is None)
+        limit = Limit(bytes=settings.limit, mechanism=memory.limit_mechanism(), survived=failure is None)
     name = next(name for name in manifest.targets if name == settings.target)
     return Row(
         bundle=bundle.id, model=str(manifest.model.get("name")), target=name, precision=target.precision,
@@ -189,27 +190,27 @@ def _row(
         loading=settings.loading, download=download_bytes(bundle, settings.target),
         created=datetime.now(UTC).isoformat(timespec="seconds"), environment=environment(settings),
         latency=Latency(
-            cold_load=load.loaded, first_image=draw.first, cpu_per_image=draw.cpu,
-            warm_image=spread(draw.images) if draw.images else None,
-            stages={role: spread(values) for role, values in draw.stages.items()},
-            step=spread(draw.steps) if draw.steps else None,
+            cold_load=load.loaded, first_image=generation.first, cpu_per_image=generation.cpu,
+            warm_image=spread(generation.images) if generation.images else None,
+            stages={role: spread(values) for role, values in generation.stages.items()},
+            step=spread(generation.steps) if generation.steps else None,
         ),
         memory=MemoryUse(
-            base=held.base, peak_rss=held.peak_rss, peak_pss=held.peak_pss, stages=held.peaks,
-            timeline=held.timeline,
+            base=usage.base, peak_rss=usage.peak_rss, peak_pss=usage.peak_pss, stages=usage.peaks,
+            timeline=usage.timeline,
         ),
-        drift=drift(draw.images), limit=limit, failure=failure, operators=profile.operators,
+        drift=drift(generation.images), limit=limit, failure=failure, operators=profile.operators,
     )  # fmt: skip
 
 
 def download_bytes(bundle: Bundle, target: str) -> int:
-    """What a phone fetches: the target's files, the tokenizer and the manifest."""
+    """Bytes that a phone downloads: the target's files, the tokenizer and the manifest."""
     files = sum(entry.bytes for entry in bundle.target(target).entries())
     return files + bundle.manifest.tokenizer.file.bytes + bundle.locate("manifest.json").stat().st_size
 
 
-def environment(settings: Settings) -> Environment:
-    """This machine, as a row says it."""
+def environment(settings: MeasurementSettings) -> Environment:
+    """This machine, in the form of a measured row."""
     engine = _ENGINES[settings.target]
     try:
         number = version(engine)

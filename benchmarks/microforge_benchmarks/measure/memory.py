@@ -1,8 +1,8 @@
-"""Memory of a process as the Linux kernel counts it, and hard limits that the kernel enforces.
+"""Memory of a process as counted by the Linux kernel, and hard limits that the kernel enforces.
 
-RLIMIT_AS is no use: it counts address space, of which engines reserve much more than they touch. A cgroup v2
-scope limits what is really held (``MemoryMax``); where the system gives none, RLIMIT_DATA limits private
-writable memory, touched or not, so it is the stricter of the two.
+RLIMIT_AS is unsuitable: it counts address space, of which engines reserve much more than they use. A cgroup v2 scope
+limits resident memory (``MemoryMax``). Where the system grants no scope, RLIMIT_DATA limits private writable memory,
+used or not, and is therefore stricter.
 """
 
 from __future__ import annotations
@@ -21,49 +21,49 @@ from microforge.bundle.measurements import Mechanism
 from microforge.errors import SpecError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-#: Under RLIMIT_DATA less says nothing about a model: Python, numpy and an engine alone may take as much.
-LEAST_LIMIT = 64 * 2**20
+#: Smallest limit in bytes: Python, numpy and an engine alone may need as much under RLIMIT_DATA.
+MIN_LIMIT = 64 * 2**20
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes of "3GB", "512MiB" or a plain number.
+    """Number of bytes of "3GB", "512MiB" or a plain number.
 
     Raises:
-        SpecError: for anything else, or less than ``LEAST_LIMIT``.
+        SpecError: when ``text`` has another form, or is less than ``MIN_LIMIT``.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B)?\s*", text.upper())
-    if found is None or (found[2] or "") not in _UNITS:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B)?\s*", text.upper())
+    if match is None or (match[2] or "") not in _UNITS:
         raise SpecError(f"memory is {text!r}; write it as 3GB, 512MB or 512MiB")
-    count = int(float(found[1]) * _UNITS[found[2] or ""])
-    if count < LEAST_LIMIT:
-        raise SpecError(f"memory is {count} bytes; at least {LEAST_LIMIT // 2**20} MiB are needed")
+    count = int(float(match[1]) * _UNITS[match[2] or ""])
+    if count < MIN_LIMIT:
+        raise SpecError(f"memory is {count} bytes; at least {MIN_LIMIT // 2**20} MiB are needed")
     return count
 
 
 @functools.cache
-def mechanism() -> Mechanism:
-    """What can enforce a limit here: a scope where the user's service manager grants one, else RLIMIT_DATA."""
+def limit_mechanism() -> Mechanism:
+    """The mechanism that enforces limits here: a scope if the user's service manager grants one, else RLIMIT_DATA."""
     if shutil.which("systemd-run") and Path("/sys/fs/cgroup/cgroup.controllers").is_file():
         with contextlib.suppress(subprocess.TimeoutExpired):
-            done = subprocess.run([*scope_words(LEAST_LIMIT), "true"], capture_output=True, timeout=10)
+            done = subprocess.run([*scope_command(MIN_LIMIT), "true"], capture_output=True, timeout=10)
             if done.returncode == 0:
                 return "cgroup-v2-scope"
     return "rlimit-data"
 
 
-def scope_words(limit: int) -> list[str]:
-    """Command words that run what follows in a scope of its own with ``limit`` bytes and no swap."""
+def scope_command(limit: int) -> list[str]:
+    """Prefix of a command that runs it in a new scope with ``limit`` bytes of memory and no swap."""
     properties = ["-p", f"MemoryMax={limit}", "-p", "MemorySwapMax=0"]
     return ["systemd-run", "--user", "--scope", "--quiet", "--collect", *properties, "--"]
 
 
 def apply_data_limit(limit: int) -> None:
-    """Give this process ``limit`` bytes of private writable memory, for good.
+    """Limit the private writable memory of this process to ``limit`` bytes, permanently.
 
-    A thread's stack counts in full, touched or not, so Python's threads get small ones. numpy is loaded before: its BLAS asks
-    for its buffer, whose size depends on the processor, without end where it gets none. What it has counts all the same.
+    Python's threads get small stacks, because a stack counts in full. numpy is imported first, because its BLAS retries
+    for ever when it cannot allocate its buffer; the buffer counts towards the limit all the same.
     """
-    import resource  # not there on Windows, where no limit can be set
+    import resource  # missing on Windows, where no limit can be set
 
     import numpy  # noqa: F401
 
@@ -72,17 +72,17 @@ def apply_data_limit(limit: int) -> None:
 
 
 def resident_bytes() -> tuple[int | None, int | None]:
-    """(RSS, PSS) of this process now; None where the kernel does not say."""
+    """(RSS, PSS) of this process now; None where the kernel does not report them."""
     return _kilobytes(Path("/proc/self/smaps_rollup"), "Rss", "Pss")
 
 
 def peak_resident_bytes() -> int | None:
-    """The largest RSS so far, by the kernel's own mark."""
+    """Peak RSS of this process, recorded by the kernel."""
     return _kilobytes(Path("/proc/self/status"), "VmHWM", "VmHWM")[0]
 
 
-def forget_peak() -> bool:
-    """Let ``peak_resident_bytes`` start again from now; False where the kernel has no such thing (before 4.0)."""
+def reset_peak() -> bool:
+    """Reset the peak of ``peak_resident_bytes``; False where the kernel cannot (before Linux 4.0)."""
     try:
         Path("/proc/self/clear_refs").write_text("5", "ascii")
     except OSError:
@@ -95,17 +95,17 @@ def _kilobytes(path: Path, *names: str) -> tuple[int | None, int | None]:
         text = path.read_text("ascii", "replace")
     except OSError:
         return None, None
-    found = [re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE) for name in names]
-    first, second = (None if match is None else int(match[1]) * 1024 for match in found)
+    matches = [re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE) for name in names]
+    first, second = (None if match is None else int(match[1]) * 1024 for match in matches)
     return first, second
 
 
-class Sampler:
-    """Reads this process's memory all the time while its block runs; ``samples`` is (s, RSS, PSS)."""
+class MemorySampler:
+    """Samples this process's memory periodically inside a ``with`` block; ``samples`` holds (seconds, RSS, PSS)."""
 
     def __init__(self, every: float = 0.01) -> None:
         self._every, self._stop = every, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self.samples: list[tuple[float, int, int]] = []
 
     def __enter__(self) -> Self:
@@ -118,7 +118,7 @@ class Sampler:
         self._thread.join()
         self._sample()
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while not self._stop.wait(self._every):
             self._sample()
 

@@ -1,4 +1,4 @@
-"""One operator of an engine's profile."""
+"""Types of an engine's profile: a node of a graph, and a function that measures all nodes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from pathlib import Path
 
 from microforge.bundle.manifest import Component
 
-#: Kind of operator and seconds of every evaluation, the first included, of one node.
+#: Kind of operator of one node, and the seconds of every evaluation, including the first.
 Node = tuple[str, Sequence[float]]
-
-
-#: The nodes of a component: file, key, component, threads, evaluations.
+#: (file, key, component, threads, evaluations) -> the nodes of a component.
 Profiler = Callable[[Path, str, Component, int | None, int], Iterable[Node]]

@@ -1,4 +1,4 @@
-"""Where the time goes inside a network: the engine's own profiler, summed per kind of operator."""
+"""Time of each kind of operator in a network, from the engine's profiler."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from microforge_benchmarks.measure.node import Node, Profiler
 def profile(
     path: str, target: str, size: tuple[int, int] | None, threads: int | None, runs: int
 ) -> tuple[Operator, ...]:
-    """Seconds of every kind of operator over one evaluation of each component, slowest first.
+    """Seconds of every kind of operator in one evaluation of each component, slowest first.
 
-    The inputs are constants: no operator of these graphs takes longer for other values.
+    Inputs are constant, because the time of these operators does not depend on values.
 
     Raises:
         BundleError: for a bundle without files of ``target``. MissingExtraError: without its engine.
     """
     bundle = load_bundle(path)
     pixels, nodes = bundle.size(size).size, _profiler(target)
-    found: list[Operator] = []
+    operators: list[Operator] = []
     for role in DRAWING:
         key, component = bundle.component(role, None if role == "text_encoder" else pixels)
-        found += by_kind(key, nodes(bundle.file(target, key), key, component, threads, runs))
-    return tuple(sorted(found, key=lambda item: -item.seconds))
+        operators += by_kind(key, nodes(bundle.file(target, key), key, component, threads, runs))
+    return tuple(sorted(operators, key=lambda item: -item.seconds))
 
 
 def _profiler(target: str) -> Profiler:
@@ -47,9 +47,9 @@ def _profiler(target: str) -> Profiler:
 
 
 def by_kind(component: str, nodes: Iterable[Node]) -> list[Operator]:
-    """One entry per kind of operator: the medians of its nodes together.
+    """One entry per kind of operator with the sum of its nodes' medians.
 
-    Every node's first evaluation is left out: it also pays for memory that later ones find.
+    The first evaluation of every node is ignored, because it includes the allocation of memory.
     """
     seconds: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
@@ -80,14 +80,14 @@ def _events(path: Path, component: Component, threads: int | None, runs: int) ->
             options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         inputs = {spec.name: np.full(spec.shape, 0.5).astype(spec.dtype) for spec in component.inputs}
-        for _ in range(runs + 1):  # the first one is not counted
+        for _ in range(runs + 1):  # the first one is ignored
             session.run(None, inputs)
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text("utf-8"))
     return events
 
 
 def kernels(events: Iterable[Mapping[str, Any]]) -> list[Node]:
-    """Kernel events of ONNX Runtime's profile (durations in microseconds), those of a node together."""
+    """Group the kernel events of ONNX Runtime's profile, whose durations are in microseconds, by node."""
     durations: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
         name = str(event.get("name", ""))

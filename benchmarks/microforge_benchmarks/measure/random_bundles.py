@@ -1,7 +1,7 @@
-"""Bundles of configurations that nobody has trained: time and memory do not depend on the weights' values.
+"""Bundles of configurations with random weights, for measurements of time and memory, which do not depend on them.
 
-Needs the extra ``export``: the checkpoint is written with torch and built by ``mf-export`` in a process of its
-own, since the packages of benchmarks and export do not import one another.
+The checkpoint is written with torch and built by ``mf-export`` in a process of its own, because the packages of
+benchmarks and export do not import one another. Needs the extra ``export``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from microforge.errors import BundleError, missing_extra
 from microforge.spec import ModelSpec, SamplerSpec, VAESpec, preset
 from microforge_benchmarks.measure.latency import run_group
 
-Form = Literal["preset", "dense", "chunked", "linear"]
+SSMForm = Literal["preset", "dense", "chunked", "linear"]
 Precision = Literal["fp32", "int8"]
 STEPS = 4
-#: Integers wherever an operator can have them. Nothing is asked of the images: random weights draw noise, and a
-#: rounding in one step may turn all of it in the next.
-_RECIPE = """\
+#: Recipe that quantizes every operator that can be quantized. Image quality is not limited: random weights generate noise.
+RECIPE = """\
 model = "{model}"
 target = "onnx"
 [host]
@@ -30,16 +29,16 @@ machine = "any"
 instructions = []
 threads = 1
 [calibration]
-drawings = 1
+samples = 1
 inputs = 4
 [limits]
 component_psnr_db = -1000.0
 images = 1
 image_psnr_median_db = -1000.0
 image_psnr_worst_db = -1000.0
-survival_low = 0.0
-survival_high = 1000.0
-plan_drift = 1000.0
+guidance_norm_ratio_low = 0.0
+guidance_norm_ratio_high = 1000.0
+relative_state_error = 1000.0
 [schemes.text_encoder]
 "*" = "dynamic"
 [schemes.denoiser]
@@ -49,19 +48,20 @@ plan_drift = 1000.0
 [schemes.vae_encoder]
 "*" = "static"
 """
-#: ``dense_limit``: up to so many tokens the SSM is dense, beyond it chunked (SPEC section 3).
-_LIMITS: dict[Form, int] = {"dense": 1 << 30, "chunked": 0, "linear": 0}
+#: Largest number of tokens for which the SSM uses its dense form, ``BackboneSpec.dense_limit`` (SPEC section 3).
+_LIMITS: dict[SSMForm, int] = {"dense": 1 << 30, "chunked": 0, "linear": 0}
 _BUILD = "from microforge_export.cli import main; main()"
 _TIMEOUT_S = 3600
 
 
-def scaling_spec(config: str, form: Form) -> ModelSpec:
-    """The preset ``config`` with four folded steps; for "dense" and "chunked" with that form of the SSM at every
-    size, and a VAE that is too small to matter, since only the denoiser is of interest then. "linear" is "chunked"
-    without the shared attention, the one part of the backbone that is quadratic in any form.
+def scaling_spec(config: str, form: SSMForm) -> ModelSpec:
+    """The preset ``config`` with four guidance-distilled steps, and one form of the SSM at every size.
+
+    The forms other than "preset" have a very small VAE, because only the denoiser is of interest. "linear" is "chunked"
+    without the shared attention, the only part of the backbone that is quadratic in the number of tokens.
 
     Raises:
-        SpecError: for an unknown configuration.
+        SpecError: when the configuration is unknown.
     """
     spec = preset(config)
     grid = tuple(1 - step / STEPS for step in range(STEPS + 1))
@@ -77,12 +77,15 @@ def scaling_spec(config: str, form: Form) -> ModelSpec:
     )
 
 
-def random_bundle(config: str, form: Form, side: int, cache: Path, precision: Precision = "fp32") -> Bundle:
-    """The bundle for ``side`` x ``side`` pixels in the folder ``cache``; built once.
+def random_bundle(
+    config: str, form: SSMForm, side: int, cache: Path, precision: Precision = "fp32"
+) -> Bundle:
+    """Open the bundle for ``side`` x ``side`` pixels in the folder ``cache``; it is built if it is not there.
 
     Raises:
-        SpecError: for an unknown configuration or a side that it cannot have.
-        BundleError: when ``mf-export`` cannot build it. MissingExtraError: without torch.
+        SpecError: when the configuration is unknown, or cannot have this side.
+        BundleError: when ``mf-export`` cannot build the bundle.
+        MissingExtraError: when torch is not installed.
     """
     path = cache / f"{config}-{form}-{side}{'' if precision == 'fp32' else '-int8'}.mfb"
     if not path.exists():
@@ -91,25 +94,25 @@ def random_bundle(config: str, form: Form, side: int, cache: Path, precision: Pr
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             checkpoint = Path(folder) / "checkpoint"
             write_random(spec, checkpoint)
-            words = ["build", str(checkpoint), "--out", str(path), "--size", str(side)]
+            arguments = ["build", str(checkpoint), "--out", str(path), "--size", str(side)]
             if precision == "int8":
                 recipe = Path(folder) / "recipe.toml"
-                recipe.write_text(_RECIPE.format(model=config), "utf-8")
-                words += ["--precision", precision, "--recipe", str(recipe)]
-            found = run_group([sys.executable, "-c", _BUILD, *words], _TIMEOUT_S)
-        if found is None or found[0] != 0:
-            said = (
-                f"no result after {_TIMEOUT_S} s" if found is None else found[2].strip().rpartition("\n")[2]
-            )
-            raise BundleError(f"mf-export cannot build {config} at {side} px: {said}")
+                recipe.write_text(RECIPE.format(model=config), "utf-8")
+                arguments += ["--precision", precision, "--recipe", str(recipe)]
+            result = run_group([sys.executable, "-c", _BUILD, *arguments], _TIMEOUT_S)
+        if result is None:
+            raise BundleError(f"mf-export cannot build {config} at {side} px: no result after {_TIMEOUT_S} s")
+        if result[0] != 0:
+            last_line = result[2].strip().rpartition("\n")[2]
+            raise BundleError(f"mf-export cannot build {config} at {side} px: {last_line}")
     return load_bundle(path)
 
 
 def write_random(spec: ModelSpec, folder: Path) -> None:
-    """A checkpoint of ``spec`` in ``folder``; no weight is zero, so nothing can be left out of a graph.
+    """Write a checkpoint of ``spec`` with random weights; none is zero, so an exporter cannot remove any operator.
 
     Raises:
-        MissingExtraError: without torch.
+        MissingExtraError: when torch is not installed.
     """
     try:
         import torch

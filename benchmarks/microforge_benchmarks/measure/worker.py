@@ -1,7 +1,7 @@
 """One measurement in a process of its own: ``python -m microforge_benchmarks.measure.worker JOB`` prints its result.
 
-No torch, and nothing loads before the clock and the memory limit are set. Several kinds, since one disturbs
-another: watching memory costs time, and a network that was loaded once loads quicker the second time.
+The process has no torch, and loads nothing before the clock runs and the memory limit is set. There are several kinds of
+measurements because they disturb one another: sampling memory costs time, and a network loads faster the second time.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from microforge.errors import MicroForgeError
 if TYPE_CHECKING:
     from microforge_runtimes.generator import Generator
 
-Kind = Literal["load", "draw", "memory", "profile"]
+Kind = Literal["load", "generate", "memory", "profile"]
 PROMPT = "a red circle left of a blue square"
 WARM_UPS = 3
 
 
-class Job(Entry):
-    """What to measure. ``started``: the parent's ``time.monotonic()``, which all processes share."""
+class MeasurementJob(Entry):
+    """What to measure; ``started`` is the parent's ``time.monotonic()``, a clock that all processes share."""
 
     kind: Kind
     bundle: str
@@ -42,8 +42,8 @@ class Job(Entry):
     started: float
 
 
-class Measured(Entry):
-    """Raw figures, in seconds and bytes; empty or null where the kind of job does not measure them."""
+class Measurements(Entry):
+    """Raw measurements in seconds and bytes; empty or null where this kind of job does not measure them."""
 
     loaded: float | None = None
     first: float | None = None
@@ -59,8 +59,8 @@ class Measured(Entry):
     operators: tuple[Operator, ...] = ()
 
 
-def measure_load(job: Job) -> Measured:
-    """Time until every network of a drawing is ready."""
+def measure_load(job: MeasurementJob) -> Measurements:
+    """Measure the time until all networks of text-to-image generation are loaded."""
     from microforge.bundle.files import load_bundle
     from microforge_runtimes.engines.registry import open_session
 
@@ -71,11 +71,11 @@ def measure_load(job: Job) -> Measured:
     loaded = time.monotonic() - job.started
     for session in sessions:
         session.close()
-    return Measured(loaded=loaded)
+    return Measurements(loaded=loaded)
 
 
-def measure_draw(job: Job) -> Measured:
-    """The first image from the start of the process, then ``runs`` warm ones after ``WARM_UPS`` more."""
+def measure_generation(job: MeasurementJob) -> Measurements:
+    """Measure the first image from the start of the process, then ``runs`` images after ``WARM_UPS`` more."""
     from microforge_runtimes.generator import Generator
     from microforge_runtimes.sampler import Step
 
@@ -98,20 +98,20 @@ def measure_draw(job: Job) -> Measured:
             start = time.perf_counter()
             result = generator.generate(PROMPT, seed, callback=tick)
             images.append(time.perf_counter() - start)
-            # the first step's start lies inside the stage, behind the load: steps are the gaps after it
+            # The first step starts inside the stage, after loading, so steps are measured between callbacks.
             steps += [after - before for before, after in itertools.pairwise(ticks)]
             for role in DRAWING:
                 stages[role].append(result.seconds[role])
         cpu = time.process_time() - cpu
-    return Measured(
+    return Measurements(
         first=first, images=tuple(images), stages={role: tuple(stages[role]) for role in DRAWING},
         steps=tuple(steps), cpu=cpu / job.runs,
     )  # fmt: skip
 
 
-def measure_memory(job: Job) -> Measured:
-    """Memory over time, and every stage's peak, while the stages load and two images are drawn."""
-    from microforge_benchmarks.measure.memory import Sampler, peak_resident_bytes, resident_bytes
+def measure_memory(job: MeasurementJob) -> Measurements:
+    """Measure memory over time, and the peak of every stage, while the stages load and generate two images."""
+    from microforge_benchmarks.measure.memory import MemorySampler, peak_resident_bytes, resident_bytes
     from microforge_runtimes.generator import Generator
 
     peaks: dict[Role, int] = {}
@@ -119,20 +119,20 @@ def measure_memory(job: Job) -> Measured:
         generator.tokens(PROMPT)
         _load_engine(job.target)
         base, before = resident_bytes()[0], peak_resident_bytes()
-        with Sampler() as sampler:
+        with MemorySampler() as sampler:
             for seed in range(2):
-                _draw(generator, seed, peaks)
+                _generate_by_stage(generator, seed, peaks)
     samples = sampler.samples
-    found = [count for count in (before, peak_resident_bytes(), *peaks.values()) if count is not None]
-    return Measured(
-        base=base, peak_rss=max(found, default=None), peaks=peaks,
+    counts = [count for count in (before, peak_resident_bytes(), *peaks.values()) if count is not None]
+    return Measurements(
+        base=base, peak_rss=max(counts, default=None), peaks=peaks,
         peak_pss=max((pss for *_, pss in samples), default=None),
         timeline=tuple((round(seconds, 4), rss) for seconds, rss, _ in samples),
     )  # fmt: skip
 
 
-def _draw(generator: Generator, seed: int, peaks: dict[Role, int]) -> None:
-    """One image, stage by stage as ``Generator.generate`` does it; ``peaks`` takes the RSS of each."""
+def _generate_by_stage(generator: Generator, seed: int, peaks: dict[Role, int]) -> None:
+    """Generate one image, stage by stage as in ``Generator.generate``, and store the peak RSS of each in ``peaks``."""
     from microforge_runtimes.sampler import text_scale, to_pixels
 
     tokens = [generator.check(PROMPT, seed)]
@@ -148,42 +148,42 @@ def _draw(generator: Generator, seed: int, peaks: dict[Role, int]) -> None:
 
 @contextlib.contextmanager
 def _peak_of(role: Role, peaks: dict[Role, int]) -> Iterator[None]:
-    """Note the largest RSS inside the block; nothing where the kernel cannot forget its mark."""
-    from microforge_benchmarks.measure.memory import forget_peak, peak_resident_bytes
+    """Store the largest RSS inside the block in ``peaks``, if the kernel can reset its peak."""
+    from microforge_benchmarks.measure.memory import peak_resident_bytes, reset_peak
 
-    known = forget_peak()
+    is_reset = reset_peak()
     yield
-    found = peak_resident_bytes()
-    if known and found is not None:
-        peaks[role] = max(found, peaks.get(role, 0))
+    peak = peak_resident_bytes()
+    if is_reset and peak is not None:
+        peaks[role] = max(peak, peaks.get(role, 0))
 
 
 def _load_engine(target: str) -> None:
-    """Import the engine, so that its own memory is told from that of the networks."""
+    """Import the engine, so that its memory can be separated from that of the networks."""
     if target == "onnx":
         import microforge_runtimes.engines.onnx  # noqa: F401
     elif target == "executorch":
         import executorch.runtime  # noqa: F401
 
 
-def measure_profile(job: Job) -> Measured:
-    """Time of every kind of operator, by the engine's own profiler."""
+def measure_profile(job: MeasurementJob) -> Measurements:
+    """Measure the time of every kind of operator with the engine's profiler."""
     from microforge_benchmarks.measure.operators import profile
 
-    return Measured(operators=profile(job.bundle, job.target, job.size, job.threads, job.runs))
+    return Measurements(operators=profile(job.bundle, job.target, job.size, job.threads, job.runs))
 
 
-_MEASURE: dict[Kind, Callable[[Job], Measured]] = {
+_MEASURE: dict[Kind, Callable[[MeasurementJob], Measurements]] = {
     "load": measure_load,
-    "draw": measure_draw,
+    "generate": measure_generation,
     "memory": measure_memory,
     "profile": measure_profile,
 }
 
 
 def main(text: str) -> None:
-    """Do the job in ``text`` (JSON) and print what was measured as the last line; a refusal is one line too."""
-    job = Job.model_validate_json(text)
+    """Do the job in ``text`` (JSON) and print its measurements as the last line; an error is one line on stderr."""
+    job = MeasurementJob.model_validate_json(text)
     if job.data_limit is not None:
         from microforge_benchmarks.measure.memory import apply_data_limit
 
@@ -193,7 +193,7 @@ def main(text: str) -> None:
     except MicroForgeError as error:
         sys.exit(f"{error}")
     except MemoryError:
-        sys.exit("Python got no memory")
+        sys.exit("Python could not allocate memory")
     print(measured.model_dump_json(), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Measured rows as a Markdown table, and such a table kept current inside a page (``mf-bench compare --into``)."""
+"""Measured rows as a Markdown table, and its update inside a page (``mf-bench compare --into``)."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ HEADINGS = ("model", "engine", "px", "steps", "threads", "download MB", "cold lo
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """One line per row, then where they were measured; ends with a newline."""
+    """Table with one line per row, followed by the machines on which they were measured; ends with a newline."""
     body = [HEADINGS, ("---",) * len(HEADINGS), *(_cells(row) for row in rows)]
-    places = dict.fromkeys(
+    machines = dict.fromkeys(
         f"{row.environment.device}, {row.environment.processor or 'unknown processor'}, "
         f"{row.environment.engine} {row.environment.engine_version}"
         for row in rows
     )
-    return "".join(f"| {' | '.join(line)} |\n" for line in body) + f"\nMeasured on: {'; '.join(places)}.\n"
+    return "".join(f"| {' | '.join(line)} |\n" for line in body) + f"\nMeasured on: {'; '.join(machines)}.\n"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     latency, warm = row.latency, row.latency.warm_image
     return (
         row.model, f"{row.target} {row.precision}", f"{row.height}x{row.width}", str(row.steps),
-        "engine's" if row.threads is None else str(row.threads), megabytes(row.download), seconds(latency.cold_load),
+        "default" if row.threads is None else str(row.threads), megabytes(row.download), seconds(latency.cold_load),
         seconds(latency.first_image), seconds(warm.median if warm else None), megabytes(row.memory.peak_rss),
     )  # fmt: skip
 
 
 def with_table(text: str, rows: Sequence[Row], where: str) -> str:
-    """``text`` with the table of ``rows`` between its two marks.
+    """``text`` with the table of ``rows`` between the markers ``BEGIN`` and ``END``.
 
     Raises:
-        DataError: when ``text`` does not hold each mark once, in order.
+        DataError: when ``text`` does not have each marker once, in order.
     """
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end) or text.count(BEGIN) + text.count(END) != 2:
-        raise DataError(f"{where} must hold the lines {BEGIN} and {END} once, in this order")
+        raise DataError(f"{where} must have the lines {BEGIN} and {END} once, in this order")
     return f"{head}{BEGIN}\n\n{markdown_table(rows)}\n{END}{tail}"
 
 
 def refresh(page: Path, rows: Sequence[Row], check: bool) -> bool:
-    """Write the table into ``page``, or with ``check`` only look; whether the page was current.
+    """Write the table into ``page``, unless ``check`` is set; return whether the page was up to date.
 
     Raises:
-        DataError: when the page cannot be read or lacks its marks.
+        DataError: when the page cannot be read, or lacks the markers.
     """
     try:
         text = page.read_text("utf-8")

@@ -1,4 +1,4 @@
-"""The report's plots, as PNG bytes."""
+"""Plots of the benchmark report, as PNG bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLUE, GREEN, RED, VIOLET, GREY = "#3b6ea5", "#5f9e6e", "#c0392b", "#7f3fbf", "#b
 
 
 def stage_plot(row: Row) -> bytes | None:
-    """Median time of every stage of a warm image; None when nothing was measured."""
+    """Plot the median time of every stage of a warm image; None without measurements."""
     if not row.latency.stages:
         return None
     medians = {name: stage.median * 1000 for name, stage in row.latency.stages.items()}
@@ -37,11 +37,11 @@ def stage_plot(row: Row) -> bytes | None:
 
 
 def memory_plot(row: Row, device: DeviceProfile | None) -> bytes | None:
-    """Resident memory over time, and its peak beside what an app may use of ``device``; None without samples."""
+    """Plot resident memory over time, and its peak with the budget of ``device``; None without samples."""
     if not row.memory.timeline:
         return None
     fig = figure(3.4)
-    axes, beside = fig.subplots(1, 2, width_ratios=(3, 1))
+    axes, peak_axes = fig.subplots(1, 2, width_ratios=(3, 1))
     times, resident = zip(*row.memory.timeline, strict=True)
     axes.fill_between(times, [count / MB for count in resident], color=BLUE, alpha=0.25)
     axes.plot(times, [count / MB for count in resident], color=BLUE, label="process")
@@ -51,18 +51,18 @@ def memory_plot(row: Row, device: DeviceProfile | None) -> bytes | None:
     highest = max(resident)
     if (
         device is not None and device.budget_bytes < 3 * highest
-    ):  # else the curve would be a line at the bottom
+    ):  # a much higher budget would flatten the curve
         axes.axhline(device.budget_bytes / MB, color=RED, linestyle="--", label=f"budget of {device.name}")
         highest = max(highest, device.budget_bytes)
     axes.set_ylim(0, highest / MB * 1.25)
     axes.legend(loc="lower right", frameon=False)
-    finish(axes, "Resident memory, two images", "s since the first stage was asked for", "MB")
-    _peak_bars(beside, row, device)
+    finish(axes, "Resident memory, two images", "seconds since the first stage", "MB")
+    _peak_bars(peak_axes, row, device)
     return png(fig)
 
 
 def _peak_bars(axes: Axes, row: Row, device: DeviceProfile | None) -> None:
-    """The peak as a bar beside what it must not exceed."""
+    """Plot the peak as a bar, with the limits that apply to it."""
     heights = {"peak": (row.memory.peak_rss or max(rss for _, rss in row.memory.timeline), BLUE)}
     if device is not None:
         heights[f"budget of\n{device.name}"] = (device.budget_bytes, GREY)
@@ -78,7 +78,7 @@ def _peak_bars(axes: Axes, row: Row, device: DeviceProfile | None) -> None:
 
 
 def operator_plot(row: Row) -> bytes | None:
-    """The kinds of operators that take longest in one evaluation of their component; None without a profile."""
+    """Plot the slowest kinds of operators in one evaluation of their component; None without a profile."""
     if not row.operators:
         return None
     seconds: dict[str, float] = defaultdict(float)
@@ -96,7 +96,11 @@ def operator_plot(row: Row) -> bytes | None:
 
 
 def figure(height: float) -> Figure:
-    """An empty figure of the report's width; ``height`` in inches."""
+    """Create an empty matplotlib figure with the width of the report and a ``height`` in inches.
+
+    Raises:
+        MissingExtraError: when matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -105,7 +109,7 @@ def figure(height: float) -> Figure:
 
 
 def finish(axes: Axes, title: str, x: str = "", y: str = "") -> None:
-    """Title and labels, and no box around the data."""
+    """Set title and labels, and remove the box around the data."""
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -113,6 +117,7 @@ def finish(axes: Axes, title: str, x: str = "", y: str = "") -> None:
 
 
 def png(fig: Figure) -> bytes:
+    """Encode ``fig`` as a PNG file."""
     stream = io.BytesIO()
     fig.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()

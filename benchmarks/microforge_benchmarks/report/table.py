@@ -1,4 +1,4 @@
-"""Rows beside one another: the table of ``mf-bench compare``."""
+"""The table of ``mf-bench compare``: one column per measured row."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ HEADINGS = (
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """``row`` in the order of ``HEADINGS``; "-" for what was not measured."""
-    latency, held, warm = row.latency, row.memory, row.latency.warm_image
+    """Cells of ``row`` in the order of ``HEADINGS``; "-" for values that were not measured."""
+    latency, usage, warm = row.latency, row.memory, row.latency.warm_image
     return (
         row.environment.device, row.model, f"{row.target} {row.precision}", f"{row.height}x{row.width}",
-        str(row.steps), "engine's" if row.threads is None else str(row.threads), row.loading, megabytes(row.download),
+        str(row.steps), "default" if row.threads is None else str(row.threads), row.loading, megabytes(row.download),
         seconds(latency.cold_load), seconds(latency.first_image), seconds(warm.median if warm else None),
-        seconds(warm.p90 if warm else None), seconds(latency.cpu_per_image), megabytes(held.peak_rss),
-        megabytes(held.peak_pss), "-" if row.drift is None else f"{row.drift.ratio:.2f}x", limit_text(row),
+        seconds(warm.p90 if warm else None), seconds(latency.cpu_per_image), megabytes(usage.peak_rss),
+        megabytes(usage.peak_pss), "-" if row.drift is None else f"{row.drift.ratio:.2f}x", limit_text(row),
     )  # fmt: skip
 
 
-def compare_table(rows: Sequence[Row]) -> Table:
-    """One column per row, in the order given: a terminal is taller than it is wide."""
-    table = Table("what", box=box.SIMPLE, show_header=False)
+def rows_table(rows: Sequence[Row]) -> Table:
+    """Table with one column per row, because there are more metrics than rows."""
+    table = Table("metric", box=box.SIMPLE, show_header=False)
     for _ in rows:
         table.add_column(justify="right", overflow="fold")
     for line in zip(HEADINGS, *(cells(row) for row in rows), strict=True):
@@ -39,7 +39,7 @@ def compare_table(rows: Sequence[Row]) -> Table:
 
 
 def limit_text(row: Row) -> str:
-    """The limit that a row ran under, and how that ended."""
+    """The memory limit of a row, and whether the process survived it."""
     if row.limit is None:
         return "-"
     ended = "survived" if row.limit.survived else "died"
@@ -47,9 +47,10 @@ def limit_text(row: Row) -> str:
 
 
 def seconds(value: float | None) -> str:
+    """``value`` with three decimals."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def megabytes(count: int | None) -> str:
-    """10^6 bytes, one digit."""
+    """``count`` in units of 10^6 bytes, with one decimal."""
     return "-" if count is None else f"{count / MB:,.1f}"

@@ -1,8 +1,11 @@
-"""What a user would deploy instead, as compute: public configurations with random weights, in ONNX Runtime.
+"""Baseline models for compute: public configurations with random weights, run in ONNX Runtime.
 
-Time and memory do not depend on the weights' values, so nothing is downloaded and nothing is said about
-quality. Text encoders are left out on this side: all of these use a larger one than ours. Needs the extra
-``rivals``. ``python -m microforge_benchmarks.studies.baseline_models FOLDER STEPS THREADS`` prints the peak RSS of a drawing.
+Time and memory do not depend on the weights, so nothing is downloaded, and nothing is stated about quality. Text
+encoders are left out in favour of the baselines, all of which use a larger one. Needs the extra ``baselines``.
+
+    python -m microforge_benchmarks.studies.baseline_models FOLDER STEPS THREADS
+
+generates one image with an exported baseline and prints the peak RSS of the process.
 """
 
 from __future__ import annotations
@@ -22,35 +25,35 @@ from microforge.io.quiet import quiet
 from microforge_benchmarks.measure.latency import run_group
 
 SHAPES, UNET, DECODER = "shapes.json", "unet.onnx", "decoder.onnx"
-DOWNSAMPLE = 8  # pixels per latent cell of TAESD, per side
+DOWNSAMPLE = 8  # pixels per latent position of TAESD, per side
 TEXT_TOKENS = 77  # of CLIP's text encoders
 OPSET = 20
 _TIMEOUT_S = 1800
 
 
 @dataclass(frozen=True)
-class Rival:
-    """Arguments of diffusers' ``UNet2DConditionModel`` and ``AutoencoderTiny``; what is not named is their default."""
+class BaselineModel:
+    """Arguments of diffusers' ``UNet2DConditionModel`` and ``AutoencoderTiny``; others keep their defaults."""
 
     unet: Mapping[str, Any]
     decoder: Mapping[str, Any]
 
 
-_THREE = ("CrossAttnDownBlock2D",) * 3, ("CrossAttnUpBlock2D",) * 3
+_DOWN_BLOCKS, _UP_BLOCKS = ("CrossAttnDownBlock2D",) * 3, ("CrossAttnUpBlock2D",) * 3
 #: From the models' public ``unet/config.json`` files; both with TAESD (``AutoencoderTiny``'s defaults) as decoder.
-#: SD-Turbo is Stable Diffusion 2.1's network (866 M parameters), BK-SDM-Tiny (2305.15798) a pruned 1.4 (323 M).
-RIVALS: Mapping[str, Rival] = {
-    "sd-turbo": Rival(
+#: SD-Turbo has Stable Diffusion 2.1's network (866 M parameters), BK-SDM-Tiny (arXiv 2305.15798) a pruned 1.4 (323 M).
+BASELINES: Mapping[str, BaselineModel] = {
+    "sd-turbo": BaselineModel(
         unet={
             "sample_size": 64, "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20],
             "use_linear_projection": True,
         },
         decoder={},
     ),
-    "bk-sdm-tiny": Rival(
+    "bk-sdm-tiny": BaselineModel(
         unet={
             "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8, "layers_per_block": 1,
-            "block_out_channels": (320, 640, 1280), "down_block_types": _THREE[0], "up_block_types": _THREE[1],
+            "block_out_channels": (320, 640, 1280), "down_block_types": _DOWN_BLOCKS, "up_block_types": _UP_BLOCKS,
             "mid_block_type": None,
         },
         decoder={},
@@ -59,50 +62,51 @@ RIVALS: Mapping[str, Rival] = {
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """Shapes of the exported networks' inputs, batch 1."""
+class InputShapes:
+    """Shapes of the exported networks' inputs, with batch 1."""
 
     latent: tuple[int, ...]
     text: tuple[int, ...]
 
 
-def exported(name: str, size: tuple[int, int], cache: Path, rivals: Mapping[str, Rival] = RIVALS) -> Path:
-    """The folder in ``cache`` with the ONNX files of ``name`` for ``size`` (height, width); exported once.
+def export_baseline(
+    name: str, size: tuple[int, int], cache: Path, models: Mapping[str, BaselineModel] = BASELINES
+) -> Path:
+    """Export ``name`` for ``size`` (height, width), unless ``cache`` has it; return the folder of its ONNX files.
 
     Raises:
-        SpecError: for an unknown name. MissingExtraError: without diffusers or torch.
+        SpecError: when the name is unknown.
+        MissingExtraError: when diffusers or torch is not installed.
     """
-    if name not in rivals:
-        raise SpecError(f"unknown rival {name!r}; allowed: {', '.join(rivals)}")
+    if name not in models:
+        raise SpecError(f"unknown baseline {name!r}; allowed: {', '.join(models)}")
     path = cache / f"{name}-{size[0]}x{size[1]}"
     if not (path / SHAPES).is_file():
         with atomic_folder(path, force=True, marker=SHAPES) as folder:
-            _export(rivals[name], size, folder)
+            _export(models[name], size, folder)
     return path
 
 
-def _export(rival: Rival, size: tuple[int, int], folder: Path) -> None:
+def _export(model: BaselineModel, size: tuple[int, int], folder: Path) -> None:
     try:
-        with quiet(
-            "torch.utils._pytree"
-        ):  # a remark of torchao, which diffusers imports where it is installed
+        with quiet("torch.utils._pytree"):  # a warning of torchao, which diffusers imports if it is installed
             import torch
             from diffusers import AutoencoderTiny, UNet2DConditionModel
     except ImportError:
-        raise missing_extra("diffusers", "rivals") from None
+        raise missing_extra("diffusers", "baselines") from None
 
     class Unet(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.unet = UNet2DConditionModel(**rival.unet)
+            self.unet = UNet2DConditionModel(**model.unet)
 
         def forward(self, latent: Any, t: Any, text: Any) -> Any:
             return self.unet(latent, t, text, return_dict=False)[0]
 
-    decoder = AutoencoderTiny(**rival.decoder).decoder
+    decoder = AutoencoderTiny(**model.decoder).decoder
     network = Unet()
     channels, width = network.unet.config.in_channels, network.unet.config.cross_attention_dim
-    shapes = Shapes((1, channels, size[0] // DOWNSAMPLE, size[1] // DOWNSAMPLE), (1, TEXT_TOKENS, width))
+    shapes = InputShapes((1, channels, size[0] // DOWNSAMPLE, size[1] // DOWNSAMPLE), (1, TEXT_TOKENS, width))
     latent, text = torch.zeros(shapes.latent), torch.zeros(shapes.text)
     jobs = (
         (network, (latent, torch.zeros(1), text), ["latent", "t", "text"], UNET),
@@ -117,11 +121,15 @@ def _export(rival: Rival, size: tuple[int, int], folder: Path) -> None:
     (folder / SHAPES).write_text(json.dumps(asdict(shapes)), "utf-8")
 
 
-class RivalDrawing:
-    """An exported rival, ready to draw: ``steps`` evaluations of its denoiser and one of its decoder."""
+class BaselineSampler:
+    """A loaded baseline; a call evaluates its denoiser ``steps`` times and its decoder once."""
 
     def __init__(self, folder: Path, steps: int, threads: int | None) -> None:
-        """``MissingExtraError`` without onnxruntime."""
+        """Load the ONNX files in ``folder``.
+
+        Raises:
+            MissingExtraError: when onnxruntime is not installed.
+        """
         try:
             import onnxruntime
         except ImportError:
@@ -148,25 +156,20 @@ class RivalDrawing:
         return self._decoder.run(None, {"latent": z})[0]
 
 
-def peak_of(folder: Path, steps: int, threads: int | None) -> int | None:
-    """Peak RSS in bytes of a fresh process that draws once; None when it ends without one."""
-    words = [
-        sys.executable,
-        "-m",
-        "microforge_benchmarks.studies.baseline_models",
-        str(folder),
-        str(steps),
-        str(threads or 0),
-    ]
-    found = run_group(words, _TIMEOUT_S)
-    return None if found is None or found[0] != 0 else int(found[1].split()[-1])
+def baseline_peak(folder: Path, steps: int, threads: int | None) -> int | None:
+    """Peak RSS in bytes of a new process that generates one image; None when the process fails."""
+    module = "microforge_benchmarks.studies.baseline_models"
+    command = [sys.executable, "-m", module, str(folder), str(steps), str(threads or 0)]
+    result = run_group(command, _TIMEOUT_S)
+    return None if result is None or result[0] != 0 else int(result[1].split()[-1])
 
 
 def main(folder: str, steps: str, threads: str) -> None:
+    """Generate one image and print the peak RSS of this process."""
     from microforge_benchmarks.measure.memory import peak_resident_bytes
 
-    RivalDrawing(Path(folder), int(steps), int(threads) or None)()
-    print(peak_resident_bytes() or sys.exit("the kernel does not tell"))
+    BaselineSampler(Path(folder), int(steps), int(threads) or None)()
+    print(peak_resident_bytes() or sys.exit("the kernel does not report the peak of memory"))
 
 
 if __name__ == "__main__":

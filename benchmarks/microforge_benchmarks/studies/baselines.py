@@ -1,7 +1,7 @@
-"""One bundle beside PyTorch and beside other models, in one run: every round times each of them once.
+"""Comparison of a bundle with baselines in one run: PyTorch, and the compute of other models.
 
-A busy or hot machine then disturbs all alike, and ratios are taken within a round. The order turns round every
-time, so that nobody always runs on a cache that the same other one has filled.
+Every round times each of them once, so a busy or hot machine affects all of them, and ratios are taken within a round.
+The order is reversed in every second round, so that no one always runs with the caches that the same other one filled.
 """
 
 from __future__ import annotations
@@ -11,27 +11,48 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from microforge.bundle.files import Bundle
-from microforge.bundle.measurements import spread
+from microforge.bundle.measurements import Environment, Spread, spread
+from microforge.bundle.targets import Entry, Precision
 from microforge.errors import BundleError, SpecError, missing_extra
-from microforge_benchmarks.measure.latency import Died, Settings, environment, measure_memory
+from microforge_benchmarks.measure.latency import (
+    MeasurementFailure,
+    MeasurementSettings,
+    environment,
+    measure_memory,
+)
 from microforge_benchmarks.measure.worker import PROMPT
-from microforge_benchmarks.studies.baseline_models import RIVALS, RivalDrawing, exported, peak_of
+from microforge_benchmarks.studies.baseline_models import (
+    BASELINES,
+    BaselineSampler,
+    baseline_peak,
+    export_baseline,
+)
 
-OURS = "microforge"
+BUNDLE = "microforge"
 TORCH = ("torch-eager", "torch-compile")
-NAMES = (*TORCH, *RIVALS)
+NAMES = (*TORCH, *BASELINES)
 Claim = Literal["same image", "compute and memory only"]
-Draw = Callable[[], object]
+#: Generates one image.
+ImageSampler = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Contest:
-    """``others`` from ``NAMES``; ``checkpoint`` is the bundle's own (None: the shipped one), for PyTorch."""
+class BaselineSettings:
+    """Settings of a comparison.
 
-    others: tuple[str, ...]
+    Attributes:
+        names: baselines, of ``NAMES``.
+        cache: folder that keeps the exported models.
+        checkpoint: checkpoint that the bundle was built from, for PyTorch; None for the shipped student.
+        size: (height, width) in pixels; None for the bundle's first size.
+        rounds: images per model.
+        threads: CPU threads of every engine.
+    """
+
+    names: tuple[str, ...]
     cache: Path
     checkpoint: Path | None = None
     size: tuple[int, int] | None = None
@@ -39,11 +60,47 @@ class Contest:
     threads: int = 1
 
 
+class BaselineEntry(Entry):
+    """Measurements of one model.
+
+    Attributes:
+        name: the bundle, or one of ``NAMES``.
+        claim: what may be compared: the same image, or only compute and memory.
+        seconds: time of an image.
+        peak_rss: peak RSS of the process in bytes; null if it was not measured.
+        ratio: median over the rounds of its time over the bundle's.
+        ratio_low: lower quartile of the ratio.
+        ratio_high: upper quartile of the ratio.
+    """
+
+    name: str
+    claim: Claim
+    seconds: Spread
+    peak_rss: int | None
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+class BaselineReport(Entry):
+    """Report of ``mf-bench baselines``; the first entry is the bundle."""
+
+    bundle: str
+    model: str
+    precision: Precision
+    size: str
+    steps: int
+    rounds: int
+    threads: int
+    entries: tuple[BaselineEntry, ...]
+    environment: Environment
+
+
 def check_names(text: str) -> tuple[str, ...]:
-    """Names with commas between them.
+    """Baselines in ``text``, separated by commas.
 
     Raises:
-        SpecError: for an unknown one, or none.
+        SpecError: when a name is unknown, or there is none.
     """
     names = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     unknown = [name for name in names if name not in NAMES]
@@ -52,85 +109,96 @@ def check_names(text: str) -> tuple[str, ...]:
     return names
 
 
-def interleaved(draws: Mapping[str, Draw], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every draw in every round, in the order of the rounds; one warm-up of each goes before."""
-    for draw in draws.values():
-        draw()
-    times: dict[str, list[float]] = {name: [] for name in draws}
+def interleaved(samplers: Mapping[str, ImageSampler], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every sampler in each round, after one call of each for warm-up."""
+    for sampler in samplers.values():
+        sampler()
+    times: dict[str, list[float]] = {name: [] for name in samplers}
     for number in range(rounds):
-        order = list(draws) if number % 2 == 0 else list(draws)[::-1]
+        order = list(samplers) if number % 2 == 0 else list(samplers)[::-1]
         for name in order:
             start = time.perf_counter()
-            draws[name]()
+            samplers[name]()
             times[name].append(time.perf_counter() - start)
     return times
 
 
-def run_contest(bundle: Bundle, contest: Contest, say: Callable[[str], None]) -> dict[str, Any]:
-    """Load everybody, time them in turn, and measure the memory of those that ONNX Runtime runs.
+def run_comparison(bundle: Bundle, settings: BaselineSettings, say: Callable[[str], None]) -> BaselineReport:
+    """Load all models, time them in turn, and measure the memory of those that run in ONNX Runtime.
 
     Raises:
-        BundleError, CheckpointError: when the bundle cannot draw, or the checkpoint is not the bundle's.
-        MissingExtraError: for what PyTorch or the rivals need.
+        BundleError: when the bundle cannot generate, or was not built from the checkpoint.
+        CheckpointError: when the checkpoint cannot be read.
+        MissingExtraError: when a package is missing that PyTorch or the baselines need.
     """
     from microforge_runtimes.generator import Generator
 
-    entry = bundle.size(contest.size)
+    entry = bundle.size(settings.size)
     size, steps = (entry.height, entry.width), bundle.manifest.sampler.steps
     folders = {}
-    for name in (name for name in contest.others if name in RIVALS):
+    for name in (name for name in settings.names if name in BASELINES):
         say(f"{name}: exporting for {entry.size}, once")
-        folders[name] = exported(name, size, contest.cache)
-    with Generator(bundle, "onnx", size, contest.threads, keep_loaded=True) as generator:
-        draws: dict[str, Draw] = {OURS: lambda: generator.generate(PROMPT)}
-        draws |= _torch_draws(bundle, contest, size)
+        folders[name] = export_baseline(name, size, settings.cache)
+    with Generator(bundle, "onnx", size, settings.threads, keep_loaded=True) as generator:
+        samplers: dict[str, ImageSampler] = {BUNDLE: lambda: generator.generate(PROMPT)}
+        samplers |= _torch_samplers(bundle, settings, size)
         for name, folder in folders.items():
             say(f"{name}: loading")
-            draws[name] = RivalDrawing(folder, steps, contest.threads)
-        say(f"timing {', '.join(draws)} in turn")
-        times = interleaved(draws, contest.rounds)
-    del draws
-    peaks: dict[str, int | None] = {OURS: _own_peak(bundle, contest)}
+            samplers[name] = BaselineSampler(folder, steps, settings.threads)
+        say(f"timing {', '.join(samplers)} in turn")
+        times = interleaved(samplers, settings.rounds)
+    del samplers
+    peaks: dict[str, int | None] = {BUNDLE: _bundle_peak(bundle, settings)}
     for name, folder in folders.items():
         say(f"{name}: memory")
-        peaks[name] = peak_of(folder, steps, contest.threads)
-    return summary(bundle, contest, steps, times, peaks)
+        peaks[name] = baseline_peak(folder, steps, settings.threads)
+    return baseline_report(bundle, settings, times, peaks)
 
 
-def summary(
-    bundle: Bundle, contest: Contest, steps: int, times: Mapping[str, Sequence[float]],
+def baseline_report(
+    bundle: Bundle, settings: BaselineSettings, times: Mapping[str, Sequence[float]],
     peaks: Mapping[str, int | None],
-) -> dict[str, Any]:  # fmt: skip
-    """What was measured as JSON values; a ratio is another's time over ours in the same round."""
-    entries = []
-    for name, values in times.items():
-        ratios = sorted(theirs / ours for theirs, ours in zip(values, times[OURS], strict=True))
-        entries.append({
-            "name": name, "claim": claim(name), "seconds": spread(values).model_dump(),
-            "peak_rss": peaks.get(name), "ratio": statistics.median(ratios),
-            "ratio_low": ratios[len(ratios) // 4], "ratio_high": ratios[-1 - len(ratios) // 4],
-        })  # fmt: skip
-    return {
-        "bundle": bundle.id, "model": str(bundle.manifest.model.get("name")),
-        "precision": bundle.target("onnx").precision, "size": str(bundle.size(contest.size)), "steps": steps,
-        "rounds": contest.rounds, "threads": contest.threads, "entries": entries,
-        "environment": environment(Settings()).model_dump(mode="json"),
-    }  # fmt: skip
+) -> BaselineReport:  # fmt: skip
+    """Report of the seconds of each round and of the peaks in bytes."""
+    return BaselineReport(
+        bundle=bundle.id,
+        model=str(bundle.manifest.model.get("name")),
+        precision=bundle.target("onnx").precision,
+        size=str(bundle.size(settings.size)),
+        steps=bundle.manifest.sampler.steps,
+        rounds=settings.rounds,
+        threads=settings.threads,
+        entries=tuple(_entry(name, values, times[BUNDLE], peaks.get(name)) for name, values in times.items()),
+        environment=environment(MeasurementSettings()),
+    )
 
 
-def claim(name: str) -> Claim:
-    """What an entry may be compared for."""
-    return "compute and memory only" if name in RIVALS else "same image"
+def _entry(
+    name: str, times: Sequence[float], bundle_times: Sequence[float], peak: int | None
+) -> BaselineEntry:
+    ratios = sorted(value / reference for value, reference in zip(times, bundle_times, strict=True))
+    return BaselineEntry(
+        name=name,
+        claim="compute and memory only" if name in BASELINES else "same image",
+        seconds=spread(times),
+        peak_rss=peak,
+        ratio=statistics.median(ratios),
+        ratio_low=ratios[len(ratios) // 4],
+        ratio_high=ratios[-1 - len(ratios) // 4],
+    )
 
 
-def _own_peak(bundle: Bundle, contest: Contest) -> int | None:
-    found = measure_memory(bundle, Settings("onnx", contest.size, contest.threads, loading="resident"))
-    return None if isinstance(found, Died) else found.peak_rss
+def _bundle_peak(bundle: Bundle, settings: BaselineSettings) -> int | None:
+    memory = MeasurementSettings("onnx", settings.size, settings.threads, loading="resident")
+    result = measure_memory(bundle, memory)
+    return None if isinstance(result, MeasurementFailure) else result.peak_rss
 
 
-def _torch_draws(bundle: Bundle, contest: Contest, size: tuple[int, int]) -> dict[str, Draw]:
-    """The same drawing in PyTorch, as it is and with its networks compiled."""
-    names = [name for name in contest.others if name in TORCH]
+def _torch_samplers(
+    bundle: Bundle, settings: BaselineSettings, size: tuple[int, int]
+) -> dict[str, ImageSampler]:
+    """The same model in PyTorch, eager and with compiled networks."""
+    names = [name for name in settings.names if name in TORCH]
     if not names:
         return {}
     try:
@@ -141,40 +209,17 @@ def _torch_draws(bundle: Bundle, contest: Contest, size: tuple[int, int]) -> dic
     from microforge.io.quiet import quiet
     from microforge.pipeline import MicroForgePipeline
 
-    torch.set_num_threads(contest.threads)
-    folder = SHIPPED_STUDENT if contest.checkpoint is None else contest.checkpoint
+    torch.set_num_threads(settings.threads)
+    folder = SHIPPED_STUDENT if settings.checkpoint is None else settings.checkpoint
     if read_checkpoint(folder).sha256 != bundle.manifest.provenance.checkpoint_sha256:
-        raise BundleError(f"{bundle.path} was not built from {folder}; give its own with --checkpoint")
-    draws: dict[str, Draw] = {}
+        raise BundleError(f"{bundle.path} was not built from {folder}; give its checkpoint with --checkpoint")
+    samplers: dict[str, ImageSampler] = {}
     for name in names:
         pipeline = MicroForgePipeline.from_pretrained(folder).requires_grad_(False)
         if name == "torch-compile":
             for module in (pipeline.backbone, pipeline.planner, pipeline.vae.decoder):
                 module.compile()
-            with quiet("torch._dynamo", "torch._inductor"):  # compiles now, with remarks about our caches
+            with quiet("torch._dynamo", "torch._inductor"):  # compiles now, with warnings about caches
                 pipeline.text2img(PROMPT, *size)
-        draws[name] = lambda pipeline=pipeline: pipeline.text2img(PROMPT, *size)  # type: ignore[misc]
-    return draws
-
-
-@dataclass(frozen=True)
-class Line:
-    """One entry as the table shows it."""
-
-    name: str
-    seconds: str
-    times: str
-    memory: str
-    claim: str
-
-
-def lines(values: Mapping[str, Any]) -> list[Line]:
-    """The entries, ours first."""
-    return [
-        Line(
-            entry["name"], f"{entry['seconds']['median']:.3f}",
-            f"{entry['ratio']:.2f} ({entry['ratio_low']:.2f} to {entry['ratio_high']:.2f})",
-            "-" if entry["peak_rss"] is None else f"{entry['peak_rss'] / 1e6:,.0f}", entry["claim"],
-        )
-        for entry in values["entries"]
-    ]  # fmt: skip
+        samplers[name] = lambda pipeline=pipeline: pipeline.text2img(PROMPT, *size)  # type: ignore[misc]
+    return samplers

@@ -1,26 +1,41 @@
-"""Time and memory against image size and token count: measured points, and the power laws through them."""
+"""Time and memory against image size and number of tokens: measured points, and power laws fitted to them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from microforge.bundle.files import Bundle
+from microforge.bundle.measurements import Environment
+from microforge.bundle.targets import Entry
 from microforge.errors import BundleError, SpecError
-from microforge_benchmarks.measure.latency import Died, Settings, environment, measure, measure_memory
-from microforge_benchmarks.measure.random_bundles import Form, Precision, random_bundle
+from microforge_benchmarks.measure.latency import (
+    MeasurementFailure,
+    MeasurementSettings,
+    environment,
+    measure,
+    measure_memory,
+)
+from microforge_benchmarks.measure.random_bundles import Precision, SSMForm, random_bundle
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to measure: ``sides`` in pixels for the whole model, ``tokens`` of the denoiser for both forms.
+class ScalingPlan:
+    """Points to measure.
 
-    ``precision`` is that of the whole model; the two forms are compared in fp32.
+    Attributes:
+        config: name of the configuration; its weights are random.
+        sides: sides in pixels of square images, for the whole model.
+        tokens: numbers of latent tokens at which the forms of the SSM are compared, in fp32.
+        cache: folder that keeps the bundles.
+        runs: warm images per point.
+        threads: CPU threads of the engine.
+        precision: precision of the whole model.
     """
 
     config: str
@@ -32,11 +47,10 @@ class Plan:
     precision: Precision = "fp32"
 
 
-@dataclass(frozen=True)
-class Point:
-    """Medians in seconds, memory in bytes, of one square image size; memory is that of the whole process."""
+class ScalingPoint(Entry):
+    """Medians in seconds and peaks in bytes of one square image size; memory is that of the whole process."""
 
-    form: Form
+    form: SSMForm
     side: int
     tokens: int
     image: float
@@ -46,11 +60,34 @@ class Point:
     denoiser_rss: int | None
 
 
+class ScalingExponents(Entry):
+    """Exponents p of ``time ~ tokens ** p``; None for fewer than two sizes."""
+
+    denoiser_step: float | None
+    image: float | None
+    decoder: float | None
+
+
+class ScalingReport(Entry):
+    """Report of ``mf-bench scaling``; ``crossover_tokens`` is where the chunked SSM becomes faster than the dense one."""
+
+    config: str
+    threads: int | None
+    runs: int
+    precision: Precision
+    weights: Literal["random"] = "random"
+    environment: Environment
+    points: tuple[ScalingPoint, ...]
+    exponents: dict[SSMForm, ScalingExponents]
+    crossover_tokens: float | None
+    left_out: tuple[str, ...] = ()
+
+
 def tokens_side(tokens: int, downsample: int = 32) -> int:
-    """Pixels of the square image that has so many latent tokens.
+    """Side in pixels of the square image with ``tokens`` latent tokens.
 
     Raises:
-        SpecError: when no square image has.
+        SpecError: when ``tokens`` is not a square number.
     """
     root = math.isqrt(tokens)
     if tokens < 1 or root * root != tokens:
@@ -58,35 +95,48 @@ def tokens_side(tokens: int, downsample: int = 32) -> int:
     return root * downsample
 
 
-def measure_point(bundle: Bundle, form: Form, plan: Plan) -> Point:
-    """One size: times with all stages loaded, the denoiser's memory with nothing else beside it.
+def measure_point(bundle: Bundle, form: SSMForm, plan: ScalingPlan) -> ScalingPoint:
+    """Measure one size: times with all stages loaded, and the peak of the denoiser with no other stage loaded.
 
     Raises:
         BundleError: when a measurement fails.
     """
-    row = measure(bundle, Settings(threads=plan.threads, runs=plan.runs, loading="resident"))
+    row = measure(bundle, MeasurementSettings(threads=plan.threads, runs=plan.runs, loading="resident"))
     warm, step = row.latency.warm_image, row.latency.step
     if row.failure is not None or warm is None or step is None:
         raise BundleError(f"{bundle.path}: {row.failure or 'no image was timed'}")
-    alone = measure_memory(bundle, Settings(threads=plan.threads, loading="staged"))
-    held = None if isinstance(alone, Died) else alone.peaks.get("denoiser")
+    staged = measure_memory(bundle, MeasurementSettings(threads=plan.threads, loading="staged"))
     entry = bundle.size()
-    return Point(
-        form, entry.height, math.prod(entry.latent_shape[1:]), warm.median, step.median,
-        row.latency.stages["vae_decoder"].median, row.memory.peak_rss, held,
-    )  # fmt: skip
+    return ScalingPoint(
+        form=form,
+        side=entry.height,
+        tokens=math.prod(entry.latent_shape[1:]),
+        image=warm.median,
+        denoiser_step=step.median,
+        decoder=row.latency.stages["vae_decoder"].median,
+        peak_rss=row.memory.peak_rss,
+        denoiser_rss=None if isinstance(staged, MeasurementFailure) else staged.peaks.get("denoiser"),
+    )
 
 
 def exponent(tokens: Sequence[int], values: Sequence[float]) -> float | None:
-    """p of the power law ``values ~ tokens ** p`` by least squares of the logarithms; None for fewer than two."""
+    """Exponent p of ``values ~ tokens ** p``, by least squares of the logarithms; None for fewer than two sizes."""
     if len(set(tokens)) < 2 or min(values) <= 0:
         return None
     return float(np.polyfit(np.log(tokens), np.log(values), 1)[0])
 
 
 def crossover(tokens: Sequence[int], dense: Sequence[float], chunked: Sequence[float]) -> float | None:
-    """Tokens from which the chunked form is the quicker one, between points in logarithms; None when it never
-    is, the smallest count when it always is. ``tokens`` rise."""
+    """Number of tokens from which the chunked form is faster, interpolated between points in logarithms.
+
+    Args:
+        tokens: numbers of tokens, increasing.
+        dense: seconds of the dense form.
+        chunked: seconds of the chunked form.
+
+    Returns:
+        None when the chunked form is never faster; the first number of tokens when it always is.
+    """
     gaps = [math.log(a / b) for a, b in zip(dense, chunked, strict=True)]
     if gaps[0] >= 0:
         return float(tokens[0])
@@ -97,52 +147,71 @@ def crossover(tokens: Sequence[int], dense: Sequence[float], chunked: Sequence[f
     return None
 
 
-def run_plan(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure every point; JSON values with the points, their exponents and the crossover, and what was left out.
+def run_scaling(plan: ScalingPlan, say: Callable[[str], None]) -> ScalingReport:
+    """Build and measure every point of ``plan``; a point that cannot be measured is listed in ``left_out``.
 
     Raises:
-        BundleError: when not one point can be measured. SpecError, MissingExtraError: as ``random_bundle``.
+        BundleError: when no point can be measured.
+        SpecError: when the configuration cannot have one of the sizes.
+        MissingExtraError: when torch is not installed.
     """
-    jobs: list[tuple[Form, int]] = [("preset", side) for side in plan.sides]
-    forms: tuple[Form, ...] = ("dense", "chunked", "linear")
+    jobs: list[tuple[SSMForm, int]] = [("preset", side) for side in plan.sides]
+    forms: tuple[SSMForm, ...] = ("dense", "chunked", "linear")
     jobs += [(form, tokens_side(count)) for form in forms for count in plan.tokens]
-    points, failed = [], []
+    points, failures = [], []
     for number, (form, side) in enumerate(jobs, 1):
-        say(f"[{number}/{len(jobs)}] {plan.config} {form} {side} px: building")
+        name = f"[{number}/{len(jobs)}] {plan.config} {form} {side} px"
+        say(f"{name}: building")
         precision = plan.precision if form == "preset" else "fp32"
         try:
             bundle = random_bundle(plan.config, form, side, plan.cache, precision)
-            say(f"[{number}/{len(jobs)}] {plan.config} {form} {side} px: measuring")
+            say(f"{name}: measuring")
             points.append(measure_point(bundle, form, plan))
         except (
             BundleError
-        ) as error:  # such as the dense form where memory ends; the other points are worth keeping
-            say(f"[{number}/{len(jobs)}] left out: {error}")
-            failed.append(f"{form} at {side} px: {error}")
+        ) as error:  # such as the dense form when memory ends; the other points are still useful
+            say(f"{name}: left out: {error}")
+            failures.append(f"{form} at {side} px: {error}")
     if not points:
-        raise BundleError(f"not one size could be measured; the last: {failed[-1]}")
-    return {**summary(plan, points), "left_out": failed}
+        raise BundleError(f"no size could be measured; the last: {failures[-1]}")
+    return scaling_report(plan, points, failures)
 
 
-def summary(plan: Plan, points: Sequence[Point]) -> dict[str, Any]:
-    """The points and what they tell, as JSON values. Exponents are against tokens, which grow as the pixels do."""
-    found: dict[str, dict[str, float | None]] = {}
-    by_form: dict[str, list[Point]] = {}
+def scaling_report(
+    plan: ScalingPlan, points: Sequence[ScalingPoint], left_out: Sequence[str] = ()
+) -> ScalingReport:
+    """Report of measured points, with exponents against the number of tokens, which is proportional to the pixels."""
+    groups: dict[SSMForm, list[ScalingPoint]] = {}
     for point in points:
-        by_form.setdefault(point.form, []).append(point)
-    for form, items in by_form.items():
-        tokens = [point.tokens for point in items]
-        found[form] = {
-            "denoiser_step": exponent(tokens, [point.denoiser_step for point in items]),
-            "image": exponent(tokens, [point.image for point in items]),
-            "decoder": exponent(tokens, [point.decoder for point in items]),
-        }
-    cross = None
-    steps = {form: {item.tokens: item.denoiser_step for item in items} for form, items in by_form.items()}
-    if both := sorted(set(steps.get("dense", {})) & set(steps.get("chunked", {}))):
-        cross = crossover(both, *([steps[form][count] for count in both] for form in ("dense", "chunked")))
-    return {
-        "config": plan.config, "threads": plan.threads, "runs": plan.runs, "precision": plan.precision, "weights": "random",
-        "environment": environment(Settings()).model_dump(mode="json"),
-        "points": [asdict(point) for point in points], "exponents": found, "crossover_tokens": cross,
-    }  # fmt: skip
+        groups.setdefault(point.form, []).append(point)
+    return ScalingReport(
+        config=plan.config,
+        threads=plan.threads,
+        runs=plan.runs,
+        precision=plan.precision,
+        environment=environment(MeasurementSettings()),
+        points=tuple(points),
+        exponents={form: _exponents(group) for form, group in groups.items()},
+        crossover_tokens=_crossover(groups.get("dense", []), groups.get("chunked", [])),
+        left_out=tuple(left_out),
+    )
+
+
+def _exponents(points: Sequence[ScalingPoint]) -> ScalingExponents:
+    tokens = [point.tokens for point in points]
+    return ScalingExponents(
+        denoiser_step=exponent(tokens, [point.denoiser_step for point in points]),
+        image=exponent(tokens, [point.image for point in points]),
+        decoder=exponent(tokens, [point.decoder for point in points]),
+    )
+
+
+def _crossover(dense: Sequence[ScalingPoint], chunked: Sequence[ScalingPoint]) -> float | None:
+    """Crossover over the numbers of tokens that both forms have."""
+    dense_times, chunked_times = (
+        {point.tokens: point.denoiser_step for point in points} for points in (dense, chunked)
+    )
+    tokens = sorted(dense_times.keys() & chunked_times.keys())
+    if not tokens:
+        return None
+    return crossover(tokens, [dense_times[n] for n in tokens], [chunked_times[n] for n in tokens])

@@ -1,4 +1,4 @@
-"""Measurements in fresh processes, on the miniature bundle."""
+"""Measurements in new processes, on the miniature bundle."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from microforge.bundle.devices import DEVICES
 from microforge.bundle.files import load_bundle
 from microforge_benchmarks.measure import memory
 from microforge_benchmarks.measure.latency import (
-    Died,
-    Settings,
+    MeasurementFailure,
+    MeasurementSettings,
     download_bytes,
     measure,
     run_group,
     run_job,
 )
-from microforge_benchmarks.measure.worker import Job, Kind
+from microforge_benchmarks.measure.worker import Kind, MeasurementJob
 from microforge_export.memory.fit import fit
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-def _job(kind: Kind, bundle: Path, data_limit: int | None = None) -> Job:
-    return Job(
+def _job(kind: Kind, bundle: Path, data_limit: int | None = None) -> MeasurementJob:
+    return MeasurementJob(
         kind=kind, bundle=str(bundle), target="onnx", threads=1, runs=2, data_limit=data_limit,
         started=time.monotonic(),
     )  # fmt: skip
 
 
-def test_a_row_holds_every_figure(bundle: Path) -> None:
-    row = measure(load_bundle(bundle), Settings(threads=1, runs=2, profile=True))
-    times, held = row.latency, row.memory
+def test_a_row_has_every_metric(bundle: Path) -> None:
+    row = measure(load_bundle(bundle), MeasurementSettings(threads=1, runs=2, profile=True))
+    times, usage = row.latency, row.memory
     assert times.warm_image is not None and times.warm_image.count == 2
     assert times.first_image is not None and times.first_image > times.warm_image.median
     assert set(times.stages) == {"text_encoder", "denoiser", "vae_decoder"}
     assert sum(stage.least for stage in times.stages.values()) <= times.warm_image.p90
     assert times.step is not None and times.step.count == 2 * (row.steps - 1)
     assert times.cold_load is not None and times.cpu_per_image is not None
-    assert held.base is not None and held.peak_rss is not None and held.peak_rss >= held.base > 0
-    assert set(held.stages) == set(times.stages) and max(held.stages.values()) <= held.peak_rss
-    assert held.timeline and max(rss for _, rss in held.timeline) <= held.peak_rss * 1.01
+    assert usage.base is not None and usage.peak_rss is not None and usage.peak_rss >= usage.base > 0
+    assert set(usage.stages) == set(times.stages) and max(usage.stages.values()) <= usage.peak_rss
+    assert usage.timeline and max(rss for _, rss in usage.timeline) <= usage.peak_rss * 1.01
     assert {item.component for item in row.operators} <= set(load_bundle(bundle).manifest.components)
     assert row.failure is None and row.limit is None and row.drift is None
 
@@ -52,17 +52,17 @@ def test_a_device_that_fit_refuses_really_cannot_run_it(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = load_bundle(bundle)
-    device = DEVICES["phone-2gb"].model_copy(update={"ram_bytes": memory.LEAST_LIMIT, "app_share": 1.0})
+    device = DEVICES["phone-2gb"].model_copy(update={"ram_bytes": memory.MIN_LIMIT, "app_share": 1.0})
     assert not fit(opened, device, "onnx").fits
-    monkeypatch.setattr(memory, "mechanism", lambda: "rlimit-data")
-    row = measure(opened, Settings(runs=1, limit=device.budget_bytes, timeout=20))
+    monkeypatch.setattr(memory, "limit_mechanism", lambda: "rlimit-data")
+    row = measure(opened, MeasurementSettings(runs=1, limit=device.budget_bytes, timeout=20))
     assert row.limit is not None and not row.limit.survived and row.limit.mechanism == "rlimit-data"
     assert row.failure is not None and row.failure.startswith("memory: ")
     assert row.latency.warm_image is None
 
 
 def test_a_run_that_takes_too_long_is_a_row_that_says_so(bundle: Path) -> None:
-    row = measure(load_bundle(bundle), Settings(runs=1, timeout=0.05))
+    row = measure(load_bundle(bundle), MeasurementSettings(runs=1, timeout=0.05))
     assert row.failure is not None and row.failure.startswith("memory: no result after 0.05 s")
     assert row.limit is None
 
@@ -78,17 +78,17 @@ def test_what_a_late_worker_started_is_ended_with_it(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_a_worker_that_fails_gives_its_last_words(tmp_path: Path) -> None:
-    found = run_job(_job("load", tmp_path / "absent.mfb"))
-    assert isinstance(found, Died) and "absent.mfb does not exist" in found.reason
-    assert not found.late and "Error" not in found.reason
+def test_a_worker_that_fails_gives_its_last_line(tmp_path: Path) -> None:
+    result = run_job(_job("load", tmp_path / "absent.mfb"))
+    assert isinstance(result, MeasurementFailure) and "absent.mfb does not exist" in result.reason
+    assert not result.timed_out and "Error" not in result.reason
 
 
 def test_a_worker_never_loads_torch(bundle: Path) -> None:
     import subprocess
 
     code = "import sys; from microforge_benchmarks.measure.worker import main; main(sys.argv[1]); print('torch' in sys.modules)"
-    words = [sys.executable, "-c", code, _job("draw", bundle).model_dump_json()]
+    words = [sys.executable, "-c", code, _job("generate", bundle).model_dump_json()]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False", done.stderr
 

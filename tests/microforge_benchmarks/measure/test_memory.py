@@ -30,8 +30,8 @@ def test_other_sizes_are_refused(text: str) -> None:
 def test_the_sampler_sees_a_block_that_is_freed_again() -> None:
     # in a process of its own: in one that has freed much before, an allocator may keep what it is given back
     code = (
-        "from microforge_benchmarks.measure.memory import Sampler, peak_resident_bytes, resident_bytes\n"
-        "with Sampler(every=0.001) as sampler:\n"
+        "from microforge_benchmarks.measure.memory import MemorySampler, peak_resident_bytes, resident_bytes\n"
+        "with MemorySampler(every=0.001) as sampler:\n"
         "    held = bytearray(b'x') * (64 * 2**20)\n"
         "    before = resident_bytes()[0]\n"
         "    del held\n"

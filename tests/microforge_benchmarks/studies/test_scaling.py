@@ -1,4 +1,4 @@
-"""Power laws and crossovers by hand; the command on the miniature bundle."""
+"""Power laws and crossovers with known values, and the command on the miniature bundle."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ import pytest
 from microforge.bundle.files import load_bundle
 from microforge.errors import BundleError, SpecError
 from microforge.io.console import exit_code
-from microforge_benchmarks.measure.random_bundles import Form, scaling_spec
+from microforge_benchmarks.measure.random_bundles import RECIPE, SSMForm, scaling_spec
 from microforge_benchmarks.studies import scaling
 from microforge_benchmarks.studies.scaling import (
-    Plan,
-    Point,
+    ScalingPlan,
+    ScalingPoint,
+    ScalingReport,
     crossover,
     exponent,
-    summary,
+    scaling_report,
     tokens_side,
 )
 from microforge_benchmarks.studies.scaling_cli import app, counts
-from microforge_benchmarks.studies.scaling_view import scaling_plot
+from microforge_benchmarks.studies.scaling_view import scaling_plot, scaling_table
+from microforge_export.recipes.int8_recipe import parse_recipe
 
 TOKENS = (16, 64, 256, 1024)
 
 
-def test_the_exponent_of_a_power_law_is_found() -> None:
+def test_the_exponent_of_a_power_law_is_recovered() -> None:
     assert exponent(TOKENS, [3e-3 * n**1.25 for n in TOKENS]) == pytest.approx(1.25)
     assert exponent([64], [1.0]) is None
 
@@ -53,15 +55,31 @@ def test_both_forms_are_chosen_whatever_the_size() -> None:
     assert scaling_spec("nano", "preset").sampler.guidance_distilled
 
 
-def test_a_summary_compares_the_forms_and_can_be_drawn(tmp_path: Path) -> None:
-    def point(form: Form, tokens: int, step: float) -> Point:
-        return Point(form, math.isqrt(tokens) * 32, tokens, 1.0, step, 0.1, 10**8, 9 * 10**7)
+def _point(form: SSMForm, tokens: int, step: float, peak: int | None = 10**8) -> ScalingPoint:
+    return ScalingPoint(
+        form=form, side=math.isqrt(tokens) * 32, tokens=tokens, image=1.0, denoiser_step=step, decoder=0.1, peak_rss=peak,
+        denoiser_rss=peak,
+    )  # fmt: skip
 
-    points = [point("dense", n, n**2 / 100) for n in TOKENS] + [point("chunked", n, n) for n in TOKENS]
-    values = summary(Plan("nano", (), TOKENS, tmp_path), points)
-    assert values["exponents"]["dense"]["denoiser_step"] == pytest.approx(2)
-    assert values["crossover_tokens"] == pytest.approx(100)
-    assert scaling_plot(json.loads(json.dumps(values))).startswith(b"\x89PNG")
+
+def test_a_report_compares_the_forms_and_can_be_plotted(tmp_path: Path) -> None:
+    points = [_point("dense", n, n**2 / 100) for n in TOKENS] + [_point("chunked", n, n) for n in TOKENS]
+    report = scaling_report(ScalingPlan("nano", (), TOKENS, tmp_path), points)
+    assert report.exponents["dense"].denoiser_step == pytest.approx(2)
+    assert report.crossover_tokens == pytest.approx(100)
+    assert ScalingReport.model_validate_json(report.model_dump_json()) == report
+    assert scaling_plot(report).startswith(b"\x89PNG") and scaling_table(report).row_count == len(points)
+
+
+def test_the_checked_in_result_is_a_report() -> None:
+    result = Path(__file__).parents[3] / "benchmarks" / "results" / "scaling.json"
+    report = ScalingReport.model_validate_json(result.read_text("utf-8"))
+    assert {point.form for point in report.points} == {"preset", "dense", "chunked", "linear"}
+
+
+def test_the_int8_recipe_of_random_bundles_is_valid() -> None:
+    recipe = parse_recipe(RECIPE.format(model="tiny"))
+    assert recipe.model == "tiny" and recipe.target == "onnx"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +100,7 @@ def test_counts_come_back_rising_and_once() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_command_writes_points_and_their_picture(
+def test_the_command_writes_points_and_their_plot(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scaling, "random_bundle", lambda *_: load_bundle(bundle))
@@ -96,24 +114,22 @@ def test_the_command_writes_points_and_their_picture(
 def test_a_size_that_cannot_be_built_costs_no_other_point(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(config: str, form: Form, side: int, *rest: object) -> object:
+    def build(config: str, form: SSMForm, side: int, *rest: object) -> object:
         if form == "dense":
             raise BundleError("mf-export cannot build it: killed")
         return load_bundle(bundle)
 
     monkeypatch.setattr(scaling, "random_bundle", build)
-    monkeypatch.setattr(
-        scaling, "measure_point", lambda found, form, plan: Point(form, 64, 4, 1.0, 0.1, 0.1, None, None)
-    )
-    values = scaling.run_plan(Plan("nano", (), (4,), tmp_path), lambda _: None)
-    assert [point["form"] for point in values["points"]] == ["chunked", "linear"]
-    assert values["left_out"] == ["dense at 64 px: mf-export cannot build it: killed"]
-    assert values["crossover_tokens"] is None
+    monkeypatch.setattr(scaling, "measure_point", lambda opened, form, plan: _point(form, 4, 0.1, None))
+    report = scaling.run_scaling(ScalingPlan("nano", (), (4,), tmp_path), lambda _: None)
+    assert [point.form for point in report.points] == ["chunked", "linear"]
+    assert report.left_out == ("dense at 64 px: mf-export cannot build it: killed",)
+    assert report.crossover_tokens is None
     monkeypatch.setattr(scaling, "random_bundle", lambda *_: build("nano", "dense", 64))
-    with pytest.raises(BundleError, match="not one size could be measured"):
-        scaling.run_plan(Plan("nano", (), (4,), tmp_path), lambda _: None)
+    with pytest.raises(BundleError, match="no size could be measured"):
+        scaling.run_scaling(ScalingPlan("nano", (), (4,), tmp_path), lambda _: None)
 
 
 def test_only_the_linear_form_lacks_the_shared_attention() -> None:
-    shares = {form: scaling_spec("nano", form).backbone.use_shared_attention for form in get_args(Form)}
+    shares = {form: scaling_spec("nano", form).backbone.use_shared_attention for form in get_args(SSMForm)}
     assert shares == {"preset": True, "dense": True, "chunked": True, "linear": False}

@@ -1,4 +1,4 @@
-"""Drawing in processes of their own: emulated Arm, this processor with the same engine version, and as installed."""
+"""Samples in processes of their own: on emulated Arm, and on this processor with two versions of the engine."""
 
 from __future__ import annotations
 
@@ -14,113 +14,131 @@ from microforge.errors import BundleError, SpecError
 from microforge_benchmarks.measure.latency import run_group
 from microforge_benchmarks.studies.arm64.compare import (
     FORMAT,
-    LEAST_IMAGE_DB,
-    Comparison,
-    Report,
-    compare,
+    MIN_IMAGE_DB,
+    Arm64Report,
+    EngineComparison,
+    sample_difference,
 )
-from microforge_benchmarks.studies.arm64.draw import Drawing, load, open_generator
 from microforge_benchmarks.studies.arm64.emulation import (
     ONNXRUNTIME,
     PROCESSOR,
     QEMU,
-    Machine,
+    PythonCommand,
     emulated,
     make_native_engine,
     make_root,
     make_site,
     native,
 )
+from microforge_benchmarks.studies.arm64.traced_sample import TracedSample, load_sample, open_generator
 
-DRAW = "microforge_benchmarks.studies.arm64.draw"
+MODULE = "microforge_benchmarks.studies.arm64.traced_sample"
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What to draw; ``timeout`` in seconds per drawing."""
+class SampleSettings:
+    """Prompt and seed of the sample, and the timeout in seconds of each process."""
 
     prompt: str
     seed: int
     timeout: float
 
     def check(self, bundle: Bundle) -> None:
-        """Refuse what no engine could draw, or what has no limit to be held against.
+        """Refuse what no engine could generate, and precisions without a limit.
 
         Raises:
-            BundleError: for a bundle without onnx, without the task generate, or of another precision.
-            PromptError, SpecError: for a prompt or seed that is not allowed.
+            BundleError: when the bundle has no target onnx, no task generate, or another precision.
+            PromptError: when the prompt is not allowed.
+            SpecError: when the seed is not allowed.
         """
         precision = bundle.target("onnx").precision
-        if precision not in LEAST_IMAGE_DB:
-            raise BundleError(f"{bundle.path} is {precision}; compared are: {', '.join(LEAST_IMAGE_DB)}")
+        if precision not in MIN_IMAGE_DB:
+            raise BundleError(
+                f"{bundle.path} is {precision}; precisions with a limit: {', '.join(MIN_IMAGE_DB)}"
+            )
         open_generator(bundle).check(self.prompt, self.seed)
 
 
 def run_all(
-    bundles: Sequence[Bundle], wish: Wish, work: Path, version: str | None, tell: Callable[[str], None]
-) -> Report:
-    """Make the Arm Python in ``work``, draw every bundle on it, and compare.
+    bundles: Sequence[Bundle], settings: SampleSettings, work: Path, version: str | None,
+    say: Callable[[str], None],
+) -> Arm64Report:  # fmt: skip
+    """Prepare the Arm Python in ``work``, generate a sample of every bundle with it, and compare the samples.
 
-    The reference is this processor with the engine that is installed. The Arm engine's ``version`` also draws on
-    this processor, which tells what the version changes from what the processor changes.
+    The reference is this processor with the installed engine. The Arm engine's ``version`` also runs on this processor,
+    which separates the effect of the version from that of the processor.
 
     Raises:
-        SpecError: when this processor is not x86-64. OutputError: when the Python cannot be made.
-        BundleError: when a drawing fails.
+        SpecError: when this processor is not x86-64.
+        OutputError: when the Arm Python cannot be prepared.
+        BundleError: when a sample cannot be generated.
     """
     if platform.machine() != "x86_64":
         raise SpecError(f"this processor is {platform.machine()}; the comparison needs x86-64")
     version = version or ONNXRUNTIME
-    tell(f"making the Arm Python in {work}")
+    say(f"preparing the Arm Python in {work}")
     root = make_root(work)
-    subjects = (
+    pythons = (
         emulated(root.absolute(), make_site(work, version, root).absolute()),
         native(make_native_engine(work, version).absolute()),
     )
-    found: list[Comparison] = []
+    comparisons: list[EngineComparison] = []
     for bundle in bundles:
-        reference = drawn_by(native(), bundle, wish)
-        for machine in subjects:
-            tell(f"drawing {bundle.path} on {machine.name} with ONNX Runtime {version}")
-            found.append(comparison(bundle, wish, drawn_by(machine, bundle, wish), reference))
-    return Report(FORMAT, emulator_version(), PROCESSOR, tuple(found))
+        reference = sample_on(native(), bundle, settings)
+        for python in pythons:
+            say(f"generating with {bundle.path} on {python.name} with ONNX Runtime {version}")
+            comparisons.append(comparison(bundle, settings, sample_on(python, bundle, settings), reference))
+    return Arm64Report(FORMAT, emulator_version(), PROCESSOR, tuple(comparisons))
 
 
-def drawn_by(machine: Machine, bundle: Bundle, wish: Wish) -> Drawing:
-    """One drawing in a fresh process on ``machine``.
+def sample_on(python: PythonCommand, bundle: Bundle, settings: SampleSettings) -> TracedSample:
+    """Generate a sample in a new process of ``python``.
 
     Raises:
-        BundleError: when the process fails, with the last line it said, or takes too long.
+        BundleError: when the process fails, or takes too long; the message has the last line of its output.
     """
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "drawing.npz"
-        words = machine.module(DRAW, str(bundle.path.absolute()), wish.prompt, str(wish.seed), str(out))
-        result = run_group(words, wish.timeout)
+        out = Path(folder) / "sample.npz"
+        arguments = (str(bundle.path.absolute()), settings.prompt, str(settings.seed), str(out))
+        result = run_group(python.module(MODULE, *arguments), settings.timeout)
         if result is None:
             raise BundleError(
-                f"{bundle.path}: no drawing on {machine.name} after {wish.timeout:g} s; give --timeout more"
+                f"{bundle.path}: no sample on {python.name} after {settings.timeout:g} s; give --timeout more"
             )
         status, _, errors = result
         if status:
             lines = [line for line in errors.splitlines() if line.strip()]
             ended = f"signal {-status}" if status < 0 else f"exit code {status}"
             last = f": {' '.join(lines[-1].split())[:300]}" if lines else ""
-            raise BundleError(f"{bundle.path}: the drawing on {machine.name} ended with {ended}{last}")
-        return load(out)
+            raise BundleError(f"{bundle.path}: the sample on {python.name} ended with {ended}{last}")
+        return load_sample(out)
 
 
-def comparison(bundle: Bundle, wish: Wish, subject: Drawing, reference: Drawing) -> Comparison:
-    """What ``subject`` makes of ``bundle`` beside ``reference``, and whether that is close enough."""
+def comparison(
+    bundle: Bundle, settings: SampleSettings, sample: TracedSample, reference: TracedSample
+) -> EngineComparison:
+    """Compare a sample of ``bundle`` with the reference."""
     manifest, precision = bundle.manifest, bundle.target("onnx").precision
-    size, difference, least = bundle.manifest.sizes[0], compare(subject, reference), LEAST_IMAGE_DB[precision]
-    return Comparison(
-        str(manifest.model.get("name")), manifest.provenance.checkpoint_sha256, bundle.id, precision,
-        (size.height, size.width), manifest.sampler.steps, wish.prompt, wish.seed, subject.engine, reference.engine,
-        difference, least, difference.passes(least),
-    )  # fmt: skip
+    size, difference = manifest.sizes[0], sample_difference(sample, reference)
+    least_db = MIN_IMAGE_DB[precision]
+    return EngineComparison(
+        model=str(manifest.model.get("name")),
+        checkpoint_sha256=manifest.provenance.checkpoint_sha256,
+        bundle=bundle.id,
+        precision=precision,
+        size=(size.height, size.width),
+        steps=manifest.sampler.steps,
+        prompt=settings.prompt,
+        seed=settings.seed,
+        tested_engine=sample.engine,
+        reference_engine=reference.engine,
+        difference=difference,
+        least_db=least_db,
+        passed=difference.passes(least_db),
+    )
 
 
 def emulator_version() -> str:
-    """The first line of ``qemu-aarch64-static --version``, without its list of patches."""
-    said = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout
-    return said.splitlines()[0].split(" (")[0]
+    """First line of ``qemu-aarch64-static --version``, without its list of patches."""
+    output = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout
+    return output.splitlines()[0].split(" (")[0]
