@@ -1,8 +1,6 @@
-"""The engines that a bundle can be built for, each behind the same two steps: lower, then lint and write.
+"""The interface of a target: lower all components, then lint and write the result.
 
-``lowering(target)`` gives a target's ``lower``; what that returns is checked by ``lint`` and written by
-``write``. A target's module loads only when the target is asked for, after ``require_packages`` said that
-it can.
+``registry.lowering`` returns the ``Lower`` of a target. Its result is checked by ``lint`` and written by ``write``.
 """
 
 from __future__ import annotations
@@ -16,27 +14,42 @@ from torch.export import ExportedProgram
 
 from microforge.bundle.targets import Coverage, FileEntry, Memory
 from microforge_export.components.component import SourceComponent
+from microforge_export.targets.descriptions import ComponentDescription
 
-MAX_RANK = 5  # Core ML's limit, and what mobile execution providers accept at most
-#: The largest finite number of half precision, in which accelerators may compute whatever the file says.
+#: Largest number of axes of a tensor: the limit of Core ML and of mobile execution providers.
+MAX_RANK = 5
+#: Largest finite number of half precision. Accelerators may compute in it even if a file declares fp32.
 HALF_MAX = 65504.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usability:
-    """One accelerator's share of a graph: ``supported`` of ``nodes``, in ``partitions`` pieces (0: not said)."""
+    """Support of a graph by one accelerator, as a tool reports it.
+
+    Attributes:
+        nodes: nodes of the graph.
+        supported: nodes that the accelerator supports.
+        partitions: pieces that the supported nodes form; 0 if the tool does not tell.
+        verdict: "yes", "maybe" or "no", whether the tool expects a gain; "unknown" if it does not tell.
+        unsupported: operators that the accelerator does not support.
+        method: how the tool decides.
+    """
 
     nodes: int
     supported: int
     partitions: int
-    verdict: str  # "yes", "maybe" or "no": whether the tool expects a gain; "unknown" where it does not say
-    unsupported: tuple[str, ...]  # operators that the accelerator's list lacks
+    verdict: str
+    unsupported: tuple[str, ...]
     method: str = "static analysis"
 
 
 @dataclass(frozen=True)
 class TargetFiles:
-    """What a target has in a bundle, and what is known of it before it runs; fields as in ``bundle.Target``."""
+    """The files of a target in a bundle, and what is known before they run.
+
+    Fields are those of ``bundle.targets.Target``. ``usability`` (component key -> accelerator) is written to the report
+    only.
+    """
 
     files: Mapping[str, FileEntry]
     operators: Mapping[str, int]
@@ -45,29 +58,32 @@ class TargetFiles:
     parts: Mapping[str, tuple[FileEntry, ...]] = field(default_factory=dict)
     coverage: Mapping[str, Coverage] = field(default_factory=dict)
     memory: Mapping[str, Memory] = field(default_factory=dict)
-    usability: Mapping[str, Mapping[str, Usability]] = field(
-        default_factory=dict
-    )  # key -> accelerator; not in the manifest
+    usability: Mapping[str, Mapping[str, Usability]] = field(default_factory=dict)
 
 
 class Artefacts(Protocol):
     """All components lowered for one target, in memory."""
 
     def lint(self) -> None:
-        """Refuse what the target's engines run badly.
+        """Refuse graphs that the engines of the target cannot run, or run badly.
 
         Raises:
-            GraphLintError: names the component and what is at fault.
+            GraphLintError: names the component and the nodes at fault.
         """
         ...
 
-    def write(self, folder: Path) -> TargetFiles:
-        """Write the target's files into the bundle ``folder``; may be called once."""
+    def write(self, folder: Path, descriptions: Mapping[str, ComponentDescription] = ...) -> TargetFiles:
+        """Write the files of the target into the bundle ``folder``; may be called once.
+
+        Args:
+            folder: the bundle.
+            descriptions: texts by component key that the files carry, if their format can; none by default.
+        """
         ...
 
 
 class Lower(Protocol):
-    """Components and their traced programs, by component key, to artefacts of one target."""
+    """Lowers components and their traced programs, by component key, for one target."""
 
     def __call__(
         self, components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram]
@@ -75,5 +91,5 @@ class Lower(Protocol):
 
 
 def most_frequent_first(counts: Mapping[str, int]) -> dict[str, int]:
-    """``counts`` in the order that a manifest lists operators in."""
+    """``counts`` in descending order, and by name where they are equal."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,4 +1,4 @@
-"""Opens a target by its name: the packages it needs and how components are lowered for it."""
+"""Opens a target by its name: the packages that it needs, and the function that lowers components for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from microforge.io.quiet import quiet
 from microforge_export.recipes.build_recipe import TargetRecipe
 from microforge_export.targets.base import Lower
 
-#: The packages that a target needs to be lowered and checked, and the extra of the distribution with each.
+#: The packages that a target needs, and the extra that installs each.
 PACKAGES: Mapping[TargetName, Mapping[str, str]] = {
     "onnx": {"onnx": "export", "onnx_ir": "export", "onnxscript": "export", "onnxruntime": "onnx"},
     "executorch": {"executorch": "executorch"},
@@ -20,7 +20,7 @@ PACKAGES: Mapping[TargetName, Mapping[str, str]] = {
 }
 
 
-#: Distributions whose versions the manifest records, beside torch.
+#: Distributions whose versions the manifest records, besides torch.
 VERSIONS: Mapping[TargetName, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "executorch": ("executorch", "torchao"),
@@ -29,10 +29,10 @@ VERSIONS: Mapping[TargetName, tuple[str, ...]] = {
 
 
 def require_packages(targets: Iterable[TargetName]) -> None:
-    """Refuse a target that could not be built or checked here.
+    """Refuse targets whose packages are not installed.
 
     Raises:
-        MissingExtraError: names the package and the extra that brings it.
+        MissingExtraError: names the package and the extra that installs it.
     """
     for target in targets:
         for package, extra in PACKAGES[target].items():
@@ -41,17 +41,17 @@ def require_packages(targets: Iterable[TargetName]) -> None:
 
 
 def lowering(target: TargetRecipe) -> Lower:
-    """How ``target`` is lowered; its converter loads here.
+    """The function that lowers components for ``target``; imports its converter.
 
     Raises:
-        KeyError: for a target that this version has no module for.
+        KeyError: if this version has no such target.
     """
     if target.name == "onnx":
         from microforge_export.targets.onnx.lower import lower_all as lower_onnx
 
         return lower_onnx
     if target.name == "executorch":
-        with quiet("torch.utils._pytree"):  # torchao, which comes with it, warns about its own use of torch
+        with quiet("torch.utils._pytree"):  # torchao warns about its own use of torch
             from microforge_export.targets.executorch.lower import lower_all as lower_executorch
 
         return lower_executorch

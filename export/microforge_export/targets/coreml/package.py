@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import types
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from microforge_export.targets.coreml.descriptions import add_descriptions
 from microforge_export.targets.coreml.tools import ct, quiet
+from microforge_export.targets.descriptions import ComponentDescription
 
 SUFFIX = ".mlpackage"
 #: Namespace of the identifiers in the manifest of a package; any fixed value works.
@@ -23,8 +26,15 @@ _MODEL, _WEIGHTS = "Data/com.apple.CoreML/model.mlmodel", "Data/com.apple.CoreML
 _DATE = "com.github.apple.coremltools.conversion_date"
 
 
-def save(model: Any, path: Path) -> tuple[Path, ...]:
+def save(
+    model: Any, path: Path, descriptions: Mapping[str, ComponentDescription] = types.MappingProxyType({})
+) -> tuple[Path, ...]:
     """Write ``model`` to the new package ``path``.
+
+    Args:
+        model: a coremltools ``MLModel``.
+        path: the new package.
+        descriptions: texts by the name of the function that they belong to; ``main`` if there is one function.
 
     Returns:
         The files of the package, the model first.
@@ -41,18 +51,22 @@ def save(model: Any, path: Path) -> tuple[Path, ...]:
         scratch = Path(folder) / path.name
         with quiet():
             ct.utils.save_spec(model.get_spec(), str(scratch), weights_dir=model.weights_dir)
-        _normalize(scratch)
+        _normalize(scratch, descriptions)
         scratch.rename(path)
     files = (path / relative for relative in (_MODEL, "Manifest.json", _WEIGHTS))
     return tuple(file for file in files if file.is_file())  # a network without weights has no weight file
 
 
-def merge(packages: Mapping[str, Path], out: Path) -> tuple[Path, ...]:
+def merge(
+    packages: Mapping[str, Path], out: Path,
+    descriptions: Mapping[str, ComponentDescription] = types.MappingProxyType({}),
+) -> tuple[Path, ...]:  # fmt: skip
     """Merge packages into one (iOS 18) with a function per entry of ``packages``; equal weights are stored once.
 
     Args:
         packages: function name -> package with one function. The first one is the default function.
         out: the new package.
+        descriptions: texts by function name.
 
     Returns:
         The files of the package, the model first.
@@ -70,14 +84,15 @@ def merge(packages: Mapping[str, Path], out: Path) -> tuple[Path, ...]:
         descriptor.default_function_name = next(iter(packages))
         merged = Path(folder) / f"merged{SUFFIX}"
         ct.utils.save_multifunction(descriptor, str(merged))
-        return save(ct.models.MLModel(str(merged), skip_model_load=True), out)
+        return save(ct.models.MLModel(str(merged), skip_model_load=True), out, descriptions)
 
 
-def _normalize(package: Path) -> None:
-    """Remove everything that differs between two builds of a network, and make the files readable for all users."""
+def _normalize(package: Path, descriptions: Mapping[str, ComponentDescription]) -> None:
+    """Remove everything that differs between two builds of a network, add ``descriptions``, set readable modes."""
     model_path = package / _MODEL
     spec = ct.utils.load_spec(str(model_path))
     spec.description.metadata.userDefined.pop(_DATE, None)
+    add_descriptions(spec, descriptions)
     model_path.write_bytes(spec.SerializeToString(deterministic=True))
     manifest_path = package / "Manifest.json"
     manifest = json.loads(manifest_path.read_text("utf-8"))

@@ -1,12 +1,13 @@
-"""Core ML as a target of a bundle: packages of all components, linted, written and counted.
+"""Core ML as a target of a bundle: lints and writes the packages of all components.
 
 For iOS 17 every component is a package. For iOS 18 the sizes of one role, and the two layouts of a denoiser, are
-functions of one package, named by their component keys, with one set of weights. A bundle that edits is for iOS 18.
+functions of one package, named by their component keys, with shared weights. A bundle that edits needs iOS 18.
 """
 
 from __future__ import annotations
 
 import tempfile
+import types
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,27 +22,29 @@ from microforge.bundle.targets import FileEntry, Memory
 from microforge.errors import GraphLintError
 from microforge_export.components.component import SourceComponent
 from microforge_export.targets.base import MAX_RANK, TargetFiles, most_frequent_first
+from microforge_export.targets.coreml.descriptions import MAIN
 from microforge_export.targets.coreml.lower import Deployment, Precision, Weights, lower
 from microforge_export.targets.coreml.package import SUFFIX, merge, save
+from microforge_export.targets.descriptions import ComponentDescription
 from microforge_runtimes.mil.elementwise import OPERATORS
 from microforge_runtimes.mil.interpreter import activation_bytes
 from microforge_runtimes.mil.reader import Function, Program, operator_names, read_program
 
 FOLDER = "coreml"
-#: Roles whose weights are another role's: they are functions of its package.
+#: Roles that have the weights of another role and become functions of its package.
 _LAYOUTS: Mapping[Role, Role] = {"denoiser_edit": "denoiser"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CoreMLRecipe:
-    """How Core ML packages are made: computation, stored weights, the oldest system that runs them."""
+    """Precision of the computation, storage of the weights, and the oldest system that runs the packages."""
 
     precision: Precision
     weights: Weights
     deployment: Deployment = "ios17"
 
 
-#: By the name of a bundle's precision, and the palettes.
+#: Recipes by the precision of a bundle, and by the size of palettes.
 RECIPES: Mapping[str, CoreMLRecipe] = {
     "fp32": CoreMLRecipe(precision="fp32", weights="none"),
     "fp16": CoreMLRecipe(precision="fp16", weights="none"),
@@ -60,7 +63,7 @@ class CoreMLArtefacts:
     deployment: Deployment
 
     def lint(self) -> None:
-        """Refuse operators that the interpreter could not check, and tensors with too many axes.
+        """Refuse operators that the interpreter cannot check, and tensors with too many axes.
 
         Raises:
             GraphLintError: names the component and every problem, at most five of them.
@@ -70,12 +73,22 @@ class CoreMLArtefacts:
             if problems:
                 raise GraphLintError(f"{key}: {'; '.join(problems[:5])}")
 
-    def write(self, folder: Path) -> TargetFiles:
-        """Write ``coreml/NAME.mlpackage`` into the bundle ``folder``; a component's file is its package's model."""
+    def write(
+        self,
+        folder: Path,
+        descriptions: Mapping[str, ComponentDescription] = types.MappingProxyType({}),
+    ) -> TargetFiles:
+        """Write ``coreml/NAME.mlpackage`` into the bundle ``folder``; the file of a component is its package's model.
+
+        See ``base.Artefacts``.
+        """
         programs = self._programs()
         counts = Counter(name for program in programs.values() for name in operator_names(program))
         (folder / FOLDER).mkdir()
-        written = {key: self._entries(folder, files) for key, files in self._write(folder / FOLDER).items()}
+        written = {
+            key: self._entries(folder, files)
+            for key, files in self._write(folder / FOLDER, descriptions).items()
+        }
         memory = {}
         for key, program in programs.items():
             weights = sum(entry.bytes for entry in written[key] if entry.path.endswith(".bin"))
@@ -88,23 +101,31 @@ class CoreMLArtefacts:
             memory=memory,
         )
 
-    def _write(self, folder: Path) -> dict[str, tuple[Path, ...]]:
-        """The files of every component, its package's model first."""
+    def _write(
+        self, folder: Path, descriptions: Mapping[str, ComponentDescription]
+    ) -> dict[str, tuple[Path, ...]]:
+        """Write all packages; the files of every component, the model of its package first."""
+
+        def save_alone(key: str) -> tuple[Path, ...]:
+            texts = {MAIN: descriptions[key]} if key in descriptions else {}
+            return save(self.models[key], folder / f"{key}{SUFFIX}", texts)
+
         if self.deployment == "ios17":
-            return {key: save(model, folder / f"{key}{SUFFIX}") for key, model in self.models.items()}
+            return {key: save_alone(key) for key in self.models}
         written = {}
         groups: dict[Role, list[str]] = defaultdict(list)
         for key, role in self.roles.items():
             groups[_LAYOUTS.get(role, role)].append(key)
         for role, keys in groups.items():
             if len(keys) == 1:
-                written[keys[0]] = save(self.models[keys[0]], folder / f"{keys[0]}{SUFFIX}")
+                written[keys[0]] = save_alone(keys[0])
                 continue
-            with tempfile.TemporaryDirectory() as drafts:
-                apart = {key: Path(drafts) / f"{key}{SUFFIX}" for key in keys}
-                for key, path in apart.items():
+            with tempfile.TemporaryDirectory() as scratch:
+                packages = {key: Path(scratch) / f"{key}{SUFFIX}" for key in keys}
+                for key, path in packages.items():
                     save(self.models[key], path)
-                written |= dict.fromkeys(keys, merge(apart, folder / f"{role}{SUFFIX}"))
+                texts = {key: descriptions[key] for key in keys if key in descriptions}
+                written |= dict.fromkeys(keys, merge(packages, folder / f"{role}{SUFFIX}", texts))
         return {key: written[key] for key in self.models}
 
     def _entries(self, folder: Path, files: Sequence[Path]) -> tuple[FileEntry, ...]:
@@ -117,13 +138,13 @@ class CoreMLArtefacts:
 def lower_all(
     components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram], recipe: CoreMLRecipe
 ) -> CoreMLArtefacts:
-    """Every component as an ML program.
+    """Lower every component to an ML program.
 
     Raises:
-        GraphLintError: when coremltools cannot lower a component; names it.
+        GraphLintError: if coremltools cannot lower a component; names it.
     """
     edits = any(item.role in _LAYOUTS for item in components)
-    # Only packages of iOS 18 hold several functions, and two copies of a denoiser are too much for a phone.
+    # Only packages for iOS 18 can hold several functions, and two copies of a denoiser are too large for a phone.
     deployment: Deployment = "ios18" if edits else recipe.deployment
     models = {
         item.key: lower(

@@ -1,12 +1,13 @@
-"""ExportedProgram -> ExecuTorch programs (``.pte``) on the XNNPACK delegate, with static shapes.
+"""Lowers ExportedPrograms to ExecuTorch programs (``.pte``) on the XNNPACK delegate, with static shapes.
 
-Components that share weights (the sizes of a denoiser, its generate and edit layouts) become methods of one
-program, named by the component's key: the program stores equal constants once. Every other component has a
-program of its own, so that a device loads one stage at a time.
+Components that share weights (the sizes of a denoiser, its layouts for generation and editing) become methods of one
+program, named by their component keys, because a program stores equal constants once. Every other component has a
+program of its own, so that a device can load one component at a time.
 """
 
 from __future__ import annotations
 
+import types
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from microforge.errors import GraphLintError, MicroForgeError
 from microforge.io.quiet import quiet
 from microforge_export.components.component import SourceComponent
 from microforge_export.targets.base import MAX_RANK, TargetFiles, most_frequent_first
+from microforge_export.targets.descriptions import ComponentDescription
 from microforge_export.targets.executorch.decompositions import simplify
 from microforge_export.targets.executorch.delegation import (
     coverage,
@@ -38,7 +40,7 @@ from microforge_export.targets.executorch.delegation import (
     rejections,
 )
 
-#: Which program of a bundle holds a role's methods: those with the same weights lie together.
+#: The program that holds the methods of a role; roles with the same weights share one.
 PROGRAMS: Mapping[Role, str] = {
     "text_encoder": "text_encoder",
     "denoiser": "denoiser",
@@ -51,11 +53,19 @@ _TYPES = frozenset({torch.float32, torch.float16, torch.int64, torch.int32, torc
 
 @dataclass(frozen=True)
 class ExecutorchArtefacts:
-    """Lowered programs of a bundle; ``programs`` maps a file's stem to an edge manager with its methods."""
+    """The lowered programs of a bundle.
+
+    Attributes:
+        programs: stem of a file -> edge manager with its methods.
+        homes: component key -> stem of its file.
+        weights: component key -> bytes of its constants.
+        coverage: component key -> operators inside and outside delegates.
+        operators: number of each operator.
+    """
 
     programs: Mapping[str, Any]
-    homes: Mapping[str, str]  # component key -> stem
-    weights: Mapping[str, int]  # component key -> bytes of its constants
+    homes: Mapping[str, str]
+    weights: Mapping[str, int]
     coverage: Mapping[str, Coverage]
     operators: Mapping[str, int]
 
@@ -70,8 +80,12 @@ class ExecutorchArtefacts:
             if problems:
                 raise GraphLintError(f"{key}: {'; '.join(problems[:5])}")
 
-    def write(self, folder: Path) -> TargetFiles:
-        """Write ``executorch/STEM.pte`` into the bundle ``folder``."""
+    def write(
+        self,
+        folder: Path,
+        descriptions: Mapping[str, ComponentDescription] = types.MappingProxyType({}),
+    ) -> TargetFiles:
+        """Write ``executorch/STEM.pte`` into the bundle ``folder``; the format has no place for descriptions."""
         (folder / "executorch").mkdir()
         entries: dict[str, FileEntry] = {}
         memory: dict[str, Memory] = {}
@@ -97,10 +111,10 @@ class ExecutorchArtefacts:
 def lower_all(
     components: Sequence[SourceComponent], programs: Mapping[str, ExportedProgram]
 ) -> ExecutorchArtefacts:
-    """Lower every component to XNNPACK: in fp32, but for what a program has quantized (``quantize_executorch``).
+    """Lower every component to XNNPACK, in fp32 except for what ``executorch_quantizer`` has quantized.
 
     Raises:
-        GraphLintError: when ExecuTorch cannot lower a component; names it.
+        GraphLintError: if ExecuTorch cannot lower a component; names it.
     """
     grouped: dict[str, dict[str, ExportedProgram]] = {}
     for component in components:
@@ -127,9 +141,9 @@ def lower_all(
 
 
 class _Partitioner(XnnpackPartitioner):  # type: ignore[misc]  # the library has no types
-    """XNNPACK's partitioner, which takes all that it matches as one piece where that leaves no cycle.
+    """XNNPACK's partitioner with a shortcut: all matches become one partition if that causes no cycle.
 
-    The library merges matches pair by pair, in time quadratic in the graph, and arrives at the same.
+    The library arrives at the same result by merging matches pair by pair, in time quadratic in the graph.
     """
 
     def generate_partitions(self, ep: ExportedProgram) -> list[Partition]:
@@ -141,9 +155,12 @@ class _Partitioner(XnnpackPartitioner):  # type: ignore[misc]  # the library has
 
 
 def _memory(weights: int, buffers: Sequence[int], graphs: Sequence[fx.Graph]) -> Memory:
-    """``buffers`` is the memory plan of a method; its first entry stands for constants and is always 0.
+    """Memory of a method.
 
-    Delegates run one after another on one workspace, so the largest counts.
+    Args:
+        weights: bytes of its constants.
+        buffers: its memory plan; the first entry stands for constants and is always 0.
+        graphs: graphs of its delegates, which run one after another in one workspace, so that the largest counts.
     """
     arena = sum(buffers[1:])
     activations = arena + max((live_bytes(graph) for graph in graphs), default=0)
@@ -151,7 +168,7 @@ def _memory(weights: int, buffers: Sequence[int], graphs: Sequence[fx.Graph]) ->
 
 
 def _constant_bytes(program: ExportedProgram) -> int:
-    """Bytes of the constants that a program's graph uses, equal storage counted once."""
+    """Bytes of the constants that the graph of a program uses; shared storage counts once."""
     values = {**program.state_dict, **program.constants}
     used = [values[spec.target] for spec in program.graph_signature.input_specs if spec.target in values]
     unique = {value.data_ptr(): value for value in used if isinstance(value, torch.Tensor)}
@@ -173,11 +190,11 @@ def _problems(graph: fx.Graph) -> Iterator[str]:
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Turn whatever torch.export or ExecuTorch raise into one line about the component; errors of ours pass."""
+    """Convert exceptions of torch.export and ExecuTorch to one line about the component; MicroForge errors pass."""
     try:
         yield
     except MicroForgeError:
         raise
-    except Exception as error:  # their exception classes share no base of their own
+    except Exception as error:  # their exceptions have no common base class
         reason = " ".join(str(error).split())[:300]
         raise GraphLintError(f"{what}: ExecuTorch cannot lower it: {reason}") from error

@@ -7,6 +7,7 @@ Everything that varies between two runs (paths, stack traces) is removed. ``shar
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from microforge.errors import GraphLintError
 from microforge.io.quiet import quiet
 from microforge_export.components.component import SourceComponent
 from microforge_export.targets.base import TargetFiles
+from microforge_export.targets.descriptions import ComponentDescription
 from microforge_export.targets.onnx.accelerator_support import usability
 from microforge_export.targets.onnx.lint import lint, operator_counts
 from microforge_export.targets.onnx.merge_layers import merge_layers
@@ -57,8 +59,12 @@ class OnnxArtefacts:
         for key, graph in self.graphs.items():
             lint(key, graph)
 
-    def write(self, folder: Path) -> TargetFiles:
-        """Write ``onnx/KEY.onnx`` and the shared weights into the bundle ``folder``.
+    def write(
+        self,
+        folder: Path,
+        descriptions: Mapping[str, ComponentDescription] = types.MappingProxyType({}),
+    ) -> TargetFiles:
+        """Write ``onnx/KEY.onnx`` and the shared weights into the bundle ``folder``; see ``base.Artefacts``.
 
         Raises:
             GraphLintError: if a written file is not valid ONNX.
@@ -69,6 +75,8 @@ class OnnxArtefacts:
         files = {key: f"onnx/{key}.onnx" for key in self.graphs}
         with SharedWeights(folder / WEIGHTS) as weights:
             for key, graph in self.graphs.items():
+                if key in descriptions:
+                    add_description(graph, descriptions[key])
                 write_graph(graph, folder / files[key], weights)
         for key, relative in files.items():
             try:
@@ -82,6 +90,20 @@ class OnnxArtefacts:
             shared_sha256={key: shared_digest(folder / relative) for key, relative in files.items()},
             usability=support,
         )
+
+
+def add_description(graph: ir.Model, description: ComponentDescription) -> None:
+    """Write the texts of ``description`` into ``graph``: ``metadata_props`` and doc strings."""
+    graph.doc_string = graph.graph.doc_string = description.summary
+    graph.metadata_props.update(
+        {**description.properties, "license": description.licence, "author": description.author}
+    )
+    for values, texts in (
+        (graph.graph.inputs, description.inputs),
+        (graph.graph.outputs, description.outputs),
+    ):
+        for value in values:
+            value.doc_string = texts.get(value.name or "")
 
 
 def _with_shapes(graph: ir.Model) -> onnx.ModelProto:
