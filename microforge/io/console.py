@@ -38,7 +38,8 @@ def exit_code(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         result = command.main(args=list(arguments), standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller: `command >&-`
+            sys.stdout.flush()
         if result == INTERRUPTED:  # recent versions of typer return this code on Ctrl-C
             say_error("interrupted")
         return result if isinstance(result, int) else DONE

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -213,3 +215,9 @@ def test_a_signed_edit_names_its_source(
         tmp_path / "none.pem",
     )
     assert _run(*words) == 2 and "none.pem cannot be read" in capsys.readouterr().err
+
+
+def test_a_closed_stdout_is_no_error(folded_bundle: Path, tmp_path: Path) -> None:
+    command = f'"{sys.executable}" -m microforge_runtimes.cli "{folded_bundle}" "a circle" --out "{tmp_path}/x.png" >&-'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and (tmp_path / "x.png").is_file()
