@@ -14,10 +14,9 @@ from microforge.facade.backends import Backend, Size
 from microforge.facade.images import ImageInput, mask_pixels, source_image
 from microforge.facade.publish import publish
 from microforge.facade.result import GeneratedImage
-from microforge_runtimes.generator import Result
+from microforge_runtimes.commands.output import settings_of
 from microforge_runtimes.images.resampling import FACTORS
 from microforge_runtimes.images.source_request import SourceRequest
-from microforge_runtimes.marks.settings import Settings
 from microforge_runtimes.open_model import draw
 from microforge_runtimes.sampler import Step
 
@@ -178,6 +177,8 @@ class Model:
             raise BundleError(f"{self.path} cannot {task}; its tasks: {', '.join(self.tasks)}")
         generator = self._backend.generator(size, request)
         optional = task in ("inpaint", "super-resolve")
+        for remark in () if request is None else request.source.remarks:
+            warnings.warn(remark, stacklevel=3)
         start = time.perf_counter()
         result, pixels = draw(
             generator, request, (prompt or None) if optional else prompt, seed, steps, callback
@@ -187,24 +188,7 @@ class Model:
             limit = generator.max_length
             warnings.warn(f"the prompt is longer than {limit} tokens; its end is ignored", stacklevel=3)
         profile = None if request is None else request.source.profile
-        settings = self._settings(task, request, result)
+        settings = settings_of(result, request, prompt or None, self._backend.target, self._backend.threads)
         return GeneratedImage(
             pixels, settings, seconds, result.truncated, None if profile is None else profile.icc
-        )
-
-    def _settings(self, task: str, request: SourceRequest | None, result: Result) -> Settings:
-        """What it takes to generate the image again; of images only their hashes."""
-        return Settings(
-            task=task,
-            prompt=result.prompt or None,
-            seed=result.seed,
-            steps=result.steps,
-            height=result.height,
-            width=result.width,
-            bundle=result.bundle_id,
-            target=self._backend.target,
-            threads=self._backend.threads,
-            factor=request.factor if request is not None and task == "super-resolve" else None,
-            composite=request is not None and request.composite,
-            source_sha256=None if request is None else request.source.digest(),
         )

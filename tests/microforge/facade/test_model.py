@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import microforge
 from microforge.errors import BundleError, DataError, PromptError, SpecError
+from microforge.io.console import exit_code
 from microforge.pipeline import MicroForgePipeline
+from microforge_runtimes.cli import app
 
 SOURCE = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
 MASK = np.zeros((50, 70), np.bool_)
@@ -127,3 +130,32 @@ def test_a_closed_model_loads_its_networks_again(editing_checkpoint: Path, editi
         model.close()
         assert np.array_equal(model.generate("a star").array, first.array)
         model.close()
+
+
+def test_mf_generate_makes_a_saved_result_again(
+    from_bundle: microforge.Model, editing_bundle: Path, tmp_path: Path
+) -> None:
+    source = from_bundle.generate("a red circle", seed=1).save(tmp_path / "source.png")
+    first = from_bundle.edit(source, "make it red", seed=5, steps=2)
+    first.save(tmp_path / "first.png")
+    words = [
+        editing_bundle,
+        "--like",
+        tmp_path / "first.png",
+        "--source",
+        source,
+        "--out",
+        tmp_path / "again.png",
+    ]
+    assert exit_code(app, list(map(str, words))) == 0
+    with Image.open(tmp_path / "again.png") as again:
+        assert np.array_equal(np.asarray(again), first.array)
+
+
+def test_what_was_passed_over_in_a_source_image_is_a_warning(
+    from_bundle: microforge.Model, tmp_path: Path
+) -> None:
+    Image.fromarray(SOURCE).save(tmp_path / "odd.png", icc_profile=b"no profile")
+    with pytest.warns(UserWarning, match="colour profile cannot be used") as caught:
+        from_bundle.edit(tmp_path / "odd.png", "make it red", steps=1)
+    assert caught[0].filename == __file__
