@@ -26,7 +26,7 @@ from microforge_benchmarks.studies.scaling import (
 )
 from microforge_benchmarks.studies.scaling_cli import app, counts
 from microforge_benchmarks.studies.scaling_view import scaling_plot, scaling_table
-from microforge_export.recipes.int8_recipe import parse_recipe
+from microforge_export.recipes.recipe_file import parse_recipe
 
 TOKENS = (16, 64, 256, 1024)
 
