@@ -22,11 +22,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from microforge.errors import CheckpointError, SpecError
+from microforge.io import checkpoint_files
 from microforge.io.atomic import atomic_folder
+from microforge.io.checkpoint_files import check_folder, unreadable_weights
+from microforge.io.user_file import UnusableFileError, read_user_text
 from microforge.spec import TASKS, ModelSpec, from_dict, to_dict
 from microforge.tokenizer import PromptTokenizer
 
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+CONFIG, WEIGHTS, TOKENIZER = checkpoint_files.CONFIG, checkpoint_files.WEIGHTS, checkpoint_files.TOKENIZER
 FORMAT = 2
 #: Part of a format-1 ``model`` -> its keys that have another name in format 2; such checkpoints are still read.
 _FORMAT_1_KEYS: Mapping[str, Mapping[str, str]] = {
@@ -59,12 +62,13 @@ class Checkpoint:
         """Load the weights called ``name`` into ``module``.
 
         Raises:
-            CheckpointError: when weights are missing, unexpected or of another shape.
+            CheckpointError: when weights are missing, unexpected, of another shape, or integers for floating point.
         """
         tensors = self.module_tensors(name)
         if not tensors:
             stages = ", ".join(self.stages) or "nothing"
             raise CheckpointError(f"the checkpoint holds no {name} weights (trained so far: {stages})")
+        _check_dtypes(name, tensors, module)
         try:
             module.load_state_dict(tensors)
         except RuntimeError as error:
@@ -76,7 +80,8 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     """Read and check a checkpoint folder, together with its base if it has one.
 
     Raises:
-        CheckpointError: for a missing folder or file, a bad config.json, or a truncated weight file.
+        CheckpointError: for a missing folder or file, a bad config.json, a truncated weight file, or weights that are
+            not finite; names the tensor.
     """
     checkpoint, base = _read_folder(Path(folder))
     return checkpoint if base is None else _with_base(checkpoint, _read_base(Path(folder), base))
@@ -84,10 +89,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
 
 def _read_folder(folder: Path) -> tuple[Checkpoint, object]:
     """The content of ``folder`` without its base, and the ``base`` of its config.json, unchecked."""
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            what = "no such checkpoint folder" if not folder.is_dir() else f"the checkpoint has no {name}"
-            raise CheckpointError(f"{folder}: {what}; a checkpoint is a folder with {CONFIG} and {WEIGHTS}")
+    check_folder(folder)
     config = _read_config(folder / CONFIG)
     stages = config.get("stages", [])
     if not isinstance(stages, list) or not all(isinstance(stage, str) for stage in stages):
@@ -103,16 +105,6 @@ def _read_folder(folder: Path) -> tuple[Checkpoint, object]:
     return checkpoint, config.get("base")
 
 
-def _read_config(path: Path) -> dict[str, object]:
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from None
-    if not isinstance(config, dict) or config.get("format") not in (1, FORMAT):
-        raise CheckpointError(f"{path} is not a MicroForge checkpoint of format 1 or {FORMAT}")
-    return config
-
-
 def _spec(folder: Path, config: Mapping[str, object], stages: list[str]) -> ModelSpec:
     model = _upgraded(config.get("model")) if config["format"] == 1 else config.get("model")
     try:
@@ -121,6 +113,24 @@ def _spec(folder: Path, config: Mapping[str, object], stages: list[str]) -> Mode
         raise CheckpointError(f"{folder}: {error}") from None
     # The edit stage teaches all tasks and does not change the configuration.
     return replace(spec, tasks=TASKS) if "edit" in stages else spec
+
+
+def _read_config(path: Path) -> dict[str, object]:
+    try:
+        config = json.loads(read_user_text(path))
+    except OSError as error:
+        raise CheckpointError(f"{path} {_said(error)}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict) or config.get("format") not in (1, FORMAT):
+        raise CheckpointError(f"{path} is not of a MicroForge checkpoint of format 1 or {FORMAT}")
+    return config
+
+
+def _said(error: OSError) -> str:
+    return (
+        str(error) if isinstance(error, UnusableFileError) else f"cannot be read: {error.strerror or error}"
+    )
 
 
 def _upgraded(model: object) -> object:
@@ -168,11 +178,44 @@ def _lacking(base: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or truncated ({error}); copy or train it again") from None
-    return {
-        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-    }
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{path} {unreadable_weights(path, error)}") from None
+    converted = {}
+    for name, tensor in tensors.items():
+        if tensor.is_complex():
+            raise CheckpointError(
+                f"{path}: {name} is {_dtype(tensor)}; allowed: real numbers in floating point"
+            )
+        converted[name] = tensor.float() if tensor.is_floating_point() else tensor
+        _check_finite(path, name, tensor, converted[name])
+    return converted
+
+
+def _check_finite(path: Path, name: str, stored: Tensor, values: Tensor) -> None:
+    """Refuse NaN, infinities, and numbers that are infinite in float32 (``values``)."""
+    if not values.is_floating_point() or values.isfinite().all():
+        return
+    count = int((~values.isfinite()).sum())
+    beyond = " in float32" if stored.dtype == torch.float64 and stored.isfinite().all() else ""
+    raise CheckpointError(
+        f"{path}: {name} has {count} of {values.numel()} values that are not finite{beyond} (NaN or infinity); "
+        "such weights generate black images: use an earlier checkpoint, or convert or train it again"
+    )
+
+
+def _check_dtypes(module_name: str, tensors: Mapping[str, Tensor], module: nn.Module) -> None:
+    """Refuse integers where ``module`` has floating point: ``load_state_dict`` would convert them without a word."""
+    for key, parameter in module.state_dict().items():
+        tensor = tensors.get(key)
+        if tensor is not None and parameter.is_floating_point() and not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{module_name}.{key} is {_dtype(tensor)}, the model needs floating point; allowed: float32, float16, "
+                "bfloat16, float64 and float8 (quantize with mf-export build --precision int8, not in the checkpoint)"
+            )
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def write_checkpoint(
@@ -231,10 +274,10 @@ def copy_whole(folder: str | Path, target: str | Path) -> None:
         OutputExistsError: when ``target`` exists.
     """
     folder, checkpoint = Path(folder), read_checkpoint(folder)
-    config = json.loads((folder / CONFIG).read_text("utf-8"))
+    config = dict(_read_config(folder / CONFIG))
     tensors = load_file(folder / WEIGHTS)
     if (base := config.pop("base", None)) is not None:
-        tensors |= _lacking(load_file(folder / base / WEIGHTS), tensors)
+        tensors |= _lacking(load_file(folder / str(base) / WEIGHTS), tensors)
     with atomic_folder(target, marker=CONFIG) as out:
         (out / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
         save_file(tensors, out / WEIGHTS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -47,6 +48,8 @@ class VAESpec:
                 raise SpecError(
                     f"{name} has {len(values)} numbers for {self.latent_channels} latent channels"
                 )
+        if any(value <= 0.0 for value in self.latent_std):
+            raise SpecError(f"latent_std has {min(self.latent_std)}; allowed: above 0")
 
     @property
     def downsample(self) -> int:
@@ -287,4 +290,12 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     accepted = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}[hint]
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise SpecError(f"{where} must be {hint.__name__}, got {value!r}")
-    return float(value) if hint is float else value
+    if hint is not float:
+        return value
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond them
+        number = math.inf
+    if not math.isfinite(number):
+        raise SpecError(f"{where} must be a finite number, got {str(value)[:40]}")
+    return number

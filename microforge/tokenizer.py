@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from microforge.errors import CheckpointError, PromptError, SpecError
+from microforge.io.long_text import first_tokens
+from microforge.io.user_file import read_user_text
 from microforge.spec import TASKS
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
@@ -32,6 +34,8 @@ TASK_IDS = {task: RESERVED.index(f"<{task}>") for task in TASKS}
 SHIPPED_TOKENIZER = Path(__file__).parent / "pretrained" / "tokenizer.json"
 #: Reserved positions around the text: bos, task, eos.
 _FRAME = 3
+#: Longer texts, in characters, are not tokenized to their end.
+_LONG = 10_000
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class PromptTokenizer:
         if tokenizer.get_added_tokens_decoder():
             raise CheckpointError("the tokenizer has added tokens, which a prompt could spell; remove them")
         self._tokenizer = tokenizer
+        self._longest = max(map(len, vocabulary))  # of a byte-level token: its bytes
 
     @classmethod
     def load(cls, path: str | Path = SHIPPED_TOKENIZER) -> PromptTokenizer:
@@ -70,8 +75,8 @@ class PromptTokenizer:
             CheckpointError: when it is missing, not a tokenizer, or lacks the reserved tokens.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_user_text(Path(path))
+        except OSError as error:
             raise CheckpointError(f"cannot read tokenizer {path}: {error}") from None
         try:
             tokenizer = Tokenizer.from_str(text)
@@ -102,7 +107,7 @@ class PromptTokenizer:
         """
         if max_length <= _FRAME:
             raise SpecError(f"max_length is {max_length}; at least {_FRAME + 1} is needed")
-        tokens = self.tokens(text)
+        tokens = self._first_tokens(text, max_length - _FRAME + 1)
         if not tokens:
             raise PromptError("the prompt is empty; describe the image in a few words")
         return _framed(tokens, task, max_length)
@@ -119,13 +124,24 @@ class PromptTokenizer:
 
     def tokens(self, text: str) -> list[int]:
         """The ids of ``text`` without reserved tokens; half a surrogate pair becomes a question mark."""
-        clean = text.encode("utf-8", "replace").decode("utf-8")
-        return list(self._tokenizer.encode(clean, add_special_tokens=False).ids)
+        return list(self._tokenizer.encode(clean_text(text), add_special_tokens=False).ids)
+
+    def _first_tokens(self, text: str, count: int) -> list[int]:
+        """At least the first ``count`` of ``tokens(text)``, or all; does not tokenize a long text to its end."""
+        ids = None
+        if len(text) > _LONG:
+            ids = first_tokens(self._tokenizer, clean_text(text), count, self._longest)
+        return self.tokens(text) if ids is None else ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The normalised text of ``ids`` without reserved tokens."""
         plain = [index for index in map(int, ids) if index >= len(RESERVED)]
         return self._tokenizer.decode(plain, skip_special_tokens=False).removeprefix(" ")
+
+
+def clean_text(text: str) -> str:
+    """``text`` without lone surrogates, which stand for undecodable bytes of a command line: each becomes ``?``."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _framed(tokens: list[int], task: str, max_length: int) -> TokenIds:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from microforge.errors import OutputError, OutputExistsError
+from microforge.io.leftovers import PARTIAL, lock_file, lock_folder, remove_leftovers
 
 
 def check_output(path: str | Path, force: bool = False) -> None:
@@ -71,9 +72,11 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[BinaryIO]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
+        remove_leftovers(path)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", suffix=PARTIAL, dir=path.parent)
         temporary = Path(name)
         with os.fdopen(handle, "w+b") as stream:
+            lock_file(handle)
             yield stream
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
@@ -100,11 +103,15 @@ def atomic_folder(path: str | Path, force: bool = False, *, marker: str) -> Iter
     _check_replaceable(path, marker)
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
+        check_output(path, force)  # once more: an interrupted replacement may just have been undone
         work = Path(tempfile.mkdtemp(prefix=f".{path.name[:64]}.", dir=path.absolute().parent))
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
     new, old = work / "new", work / "old"
+    lock: int | None = None
     try:
+        lock = lock_folder(work, path.name)
         new.mkdir()
         yield new
         check_output(path, force)
@@ -119,6 +126,8 @@ def atomic_folder(path: str | Path, force: bool = False, *, marker: str) -> Iter
         if old.exists() and not os.path.lexists(path):
             os.replace(old, path)
         shutil.rmtree(work, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def _check_replaceable(path: Path, marker: str) -> None:

@@ -6,10 +6,14 @@ raise a ``MicroForgeError``: user mistakes (ValueError) exit with 2, failed chec
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import typer
@@ -17,6 +21,17 @@ import typer
 from microforge.errors import MicroForgeError
 
 DONE, FELL_SHORT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+#: Signals that ask a process to end, and its exit code then is this plus the signal's number.
+_ENDING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+_SIGNALLED = 128
+
+
+class _Terminated(BaseException):
+    """A signal asked the process to end. No Exception: nothing but cleaning up catches it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def command_app(summary: str) -> typer.Typer:
@@ -35,11 +50,19 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
 def exit_code(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run ``app`` as ``run`` does and return the exit code."""
     command = typer.main.get_command(app)
-    arguments = sys.argv[1:] if arguments is None else arguments
+    _open_missing_streams()
     try:
-        result = command.main(args=list(arguments), standalone_mode=False)
-        if sys.stdout is not None:  # closed by the caller: `command >&-`
-            sys.stdout.flush()
+        with _signals_as_exceptions():
+            return _run_command(command, list(sys.argv[1:] if arguments is None else arguments))
+    except _Terminated as error:
+        say_error(f"ended by {signal.Signals(error.number).name}; what was unfinished is removed")
+        return _SIGNALLED + error.number
+
+
+def _run_command(command: Any, arguments: list[str]) -> int:
+    try:
+        result = command.main(args=arguments, standalone_mode=False)
+        sys.stdout.flush()
         if result == INTERRUPTED:  # recent versions of typer return this code on Ctrl-C
             say_error("interrupted")
         return result if isinstance(result, int) else DONE
@@ -52,11 +75,53 @@ def exit_code(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit flush fails again
         return DONE
+    except OSError as error:  # a full disk, a file that vanished: what the system says, without a traceback
+        where = f"{error.filename}: " if error.filename else ""
+        say_error(f"{where}{error.strerror or error}")
+        return FELL_SHORT
     except Exception as error:
         code = _usage_error(error)
         if code is None:
             raise
         return code
+
+
+@contextlib.contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP raise, so that ``finally`` blocks remove what is unfinished."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    previous = {number: signal.getsignal(number) for number in _ENDING_SIGNALS}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for other in _ENDING_SIGNALS:
+            signal.signal(other, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+        raise _Terminated(number)
+
+    for number, handler in previous.items():
+        if handler is signal.SIG_DFL:  # ignored by nohup, or handled by somebody else: stays so
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _open_missing_streams() -> None:
+    """Streams that the caller closed (``>&-``) lead nowhere: else the next opened file would take their number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is not None:
+            continue
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+        setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # for the rest of the process
 
 
 def _usage_error(error: Exception) -> int | None:

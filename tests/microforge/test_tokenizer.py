@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from microforge.errors import CheckpointError, PromptError, SpecError
+from microforge.io.long_text import first_tokens
 from microforge.spec import TASKS
 from microforge.tokenizer import (
     BOS,
@@ -20,6 +22,7 @@ from microforge.tokenizer import (
     SHIPPED_TOKENIZER,
     TASK_IDS,
     PromptTokenizer,
+    clean_text,
     train_tokenizer,
 )
 
@@ -131,3 +134,45 @@ def test_prompt_tokenizer_refuses_added_tokens_that_text_could_spell() -> None:
     tokenizer.add_special_tokens(["<eos>"])
     with pytest.raises(CheckpointError, match="has added tokens"):
         PromptTokenizer(tokenizer)
+
+
+#: Texts whose beginning is hard to cut: words without an end, marks that compose, spaces, contractions, emoji.
+_PIECES = (
+    "a red circle ", "a", "\u0301", "é", " ", "\x00", "1", "'re", "don't ", "\U0001f469\u200d\U0001f4bb", "日本", "ab", "ba",
+    "the", "İ", "ﬁ", "!?", "\n", "circle", "recircle",
+)  # fmt: skip
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(_PIECES), st.integers(1, 400)), min_size=1, max_size=6),
+    st.integers(4, 64),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_long_prompt_has_the_ids_of_tokenizing_it_whole(
+    parts: list[tuple[str, int]], max_length: int
+) -> None:
+    text = "".join(piece * count for piece, count in parts)
+    whole = TOKENIZER.tokens(text)
+    first = first_tokens(LIBRARY, text, max_length - 2, max(map(len, LIBRARY.get_vocab())))
+    assert first is None or (len(first) >= max_length - 2 and first == whole[: len(first)])
+
+
+@pytest.mark.parametrize("piece", _PIECES)
+def test_a_prompt_of_a_megabyte_is_cut_before_it_is_tokenized(piece: str) -> None:
+    text = "x" + piece * (1_000_000 // len(piece.encode())) + "x"
+    short = "x" + piece * (30_000 // len(piece.encode())) + "x"
+    started = time.process_time()
+    result = TOKENIZER.encode(text)
+    assert time.process_time() - started < 1.0
+    assert result.truncated and list(result.ids[2:63]) == TOKENIZER.tokens(short)[:61]
+
+
+def test_first_tokens_are_not_guessed_for_texts_that_end_early() -> None:
+    assert first_tokens(LIBRARY, "a red circle", 5, 23) is None
+    blank = " " * 50_000
+    assert first_tokens(LIBRARY, blank + "a" + blank, 5, 23) is None
+    assert not TOKENIZER.encode(blank + "a" + blank).truncated
+
+
+def test_clean_text_replaces_what_is_no_character() -> None:
+    assert clean_text("a \udce9 \ud800b é") == "a ? ?b é"

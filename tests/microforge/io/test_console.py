@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +30,8 @@ def act(what: str) -> None:
         raise ParityError("40 dB, needed: 60 dB")
     if what == "interrupt":
         raise KeyboardInterrupt
+    if what == "full disk":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out.bin")
     if what == "bug":
         raise ZeroDivisionError
     say_warning("nearly")
@@ -36,6 +45,7 @@ def act(what: str) -> None:
         ("mistake", 2, "error: size is 7; allowed: 32\n"),
         ("check", 1, "error: 40 dB, needed: 60 dB\n"),
         ("interrupt", 130, "error: interrupted\n"),
+        ("full disk", 1, "error: out.bin: No space left on device\n"),
     ],
 )
 def test_errors_are_one_line_with_their_exit_code(
@@ -69,3 +79,65 @@ def test_run_exits_with_the_code() -> None:
     with pytest.raises(SystemExit) as caught:
         run(app, ["check"])
     assert caught.value.code == 1
+
+
+#: A command that builds a folder and waits in the middle, as a long build does.
+_SLOW = """
+import sys, time
+from pathlib import Path
+from microforge.io.atomic import atomic_folder
+from microforge.io.console import command_app, run
+app = command_app("An app.")
+@app.command()
+def build(out: Path) -> None:
+    with atomic_folder(out, marker="m") as folder:
+        (folder / "m").write_text("1")
+        print("ready", flush=True)
+        time.sleep(60)
+run(app)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_leaves_nothing_behind_and_says_so(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-c", _SLOW, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number and list(tmp_path.iterdir()) == []
+    assert errors == f"error: ended by {number.name}; what was unfinished is removed\n"
+
+
+def test_a_command_outside_the_main_thread_runs_without_handlers(capsys: Capture) -> None:
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(exit_code(app, ["go"])))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams_neither_crash_nor_are_written_into_files(tmp_path: Path, closed: str) -> None:
+    source = """
+import sys
+from microforge.io.console import command_app, print_json, run, say_warning
+app = command_app("An app.")
+@app.command()
+def write(out: str) -> None:
+    with open(out, "w") as stream:
+        print("lost")
+        say_warning("lost")
+        print_json({"lost": 1})
+        stream.write("kept")
+run(app)
+"""
+    (tmp_path / "app.py").write_text(source)
+    line = f'"{sys.executable}" "{tmp_path / "app.py"}" "{tmp_path / "out"}" {closed}'
+    assert (
+        subprocess.run(
+            line, shell=True, timeout=60, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        ).returncode
+        == 0
+    )
+    assert (tmp_path / "out").read_text() == "kept"
