@@ -146,7 +146,7 @@ def _locked_folder() -> tuple[Path, int]:
     lock = os.open(new, os.O_CREAT | os.O_RDWR, 0o600)
     if fcntl is not None:
         fcntl.flock(lock, fcntl.LOCK_EX)
-    os.replace(new, folder / _LOCK)  # under its name only when locked: nobody finds it free in between
+    os.replace(new, folder / _LOCK)  # renamed when locked: no other process sees it unlocked
     return folder, lock
 
 

@@ -1,4 +1,4 @@
-"""What a file is that cannot be used: told from its first bytes, for one clear line. No torch, no decoder."""
+"""The kind of a file that cannot be used, guessed from its first bytes for a clear message. No torch, no decoder."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_composite_keeps_what_did_not_visibly_change(editing_bundle: Path, tmp_p
         (("a", "--source", "ICON", "--mask", "BLACK"), "is black, its brightest value is 0 of 255; paint white what is to be generated"),
         (("a", "--source", "ICON", "--factor", "2"), "--factor belongs to --task super-resolve, not to edit"),
         (("--task", "super-resolve", "--source", "ICON", "--factor", "3"), "--factor is 3; allowed: 2, 4"),
-        (("--task", "super-resolve", "--source", "LARGE", "--factor", "4"), "makes 37800 drawings, at most 256 are made"),
+        (("--task", "super-resolve", "--source", "LARGE", "--factor", "4"), "takes 37800 tiles, at most 256 are allowed"),
         (("a", "--composite"), "--composite belongs to --task edit, not to generate"),
         (("a", "--source", "missing.png"), "missing.png cannot be read: No such file"),
         (("a", "--source", "ICON", "--size", "32"), "no size 32x32; it has: 64x64, 64x96"),

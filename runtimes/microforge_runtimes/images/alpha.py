@@ -14,7 +14,7 @@ Pixels = NDArray[np.uint8]
 
 #: Below this alpha an image laid on white says too little about its own colour.
 FAINT = 16
-#: So many pixels of a source reach visibly into an enlarged one.
+#: Distance in source pixels up to which a pixel visibly changes an enlarged image.
 _REACH = 4
 
 
@@ -54,7 +54,7 @@ def enlarge_alpha(alpha: Pixels, factor: int) -> Pixels:
 
 
 def enlarge_colors(colors: Pixels, alpha: Pixels, factor: int) -> Pixels:
-    """``colors`` (h, w, 3) ``factor`` times larger, each weighted by its ``alpha``: nothing invisible shines through."""
+    """``colors`` (h, w, 3) ``factor`` times larger, each weighted by its ``alpha``: invisible colours do not mix in."""
     weight = alpha.astype(np.float32) / 255.0
     large_weight = _enlarged_plane(weight, factor)
     planes = []

@@ -16,9 +16,9 @@ from microforge_runtimes.sampler import Floats
 
 #: How much larger super-resolution makes an image.
 FACTORS = (2, 4)
-#: It is drawn so much larger still and shrunk: what an autoencoder blurs is then half as wide.
+#: It generates images larger by this factor, which are then shrunk: blur of the autoencoder is then half as wide.
 OVERSAMPLING = 2
-#: How much larger one drawing of super-resolution makes what it shows.
+#: Factors by which one generated image of super-resolution enlarges its part of the source.
 MAGNIFICATIONS = (2, 4, 8)
 #: Slopes of Keys' kernel that torch uses to enlarge, and to shrink with anti-aliasing.
 _SLOPE, _SMOOTH_SLOPE = -0.75, -0.5
@@ -34,7 +34,7 @@ def upsampled(image: Floats, factor: int) -> Floats:
     """
     if factor not in MAGNIFICATIONS:
         allowed = ", ".join(map(str, MAGNIFICATIONS))
-        raise SpecError(f"the factor of one drawing of super-resolution is {factor}; allowed: {allowed}")
+        raise SpecError(f"the factor of one super-resolved image is {factor}; allowed: {allowed}")
     matrices = (_enlarging(side, factor) for side in image.shape[2:])
     return np.clip(_resampled(image, *matrices), 0.0, 1.0).astype(np.float32)
 
@@ -58,14 +58,14 @@ def consistent(image: Floats, source: Floats, factor: int) -> Floats:
     missing = source[0].astype(np.float64) - _resampled(image, *downs)[0]
     ups = [_inverse(side, factor) for side in source.shape[2:]]
     moved = image[0] + ups[0] @ missing @ ups[1].T
-    found: Floats = np.clip(moved, 0.0, 1.0).astype(np.float32)[None]
-    return found
+    projected: Floats = np.clip(moved, 0.0, 1.0).astype(np.float32)[None]
+    return projected
 
 
 def _resampled(image: Floats, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
     """(1, 3, H', W'): both axes of ``image`` through a matrix each."""
-    found: NDArray[np.float64] = (rows @ image[0].astype(np.float64) @ columns.T)[None]
-    return found
+    resampled: NDArray[np.float64] = (rows @ image[0].astype(np.float64) @ columns.T)[None]
+    return resampled
 
 
 @functools.lru_cache(maxsize=8)

@@ -18,7 +18,7 @@ from microforge_runtimes.images.image_file import Pixels
 
 #: Share of a tile's side that it has in common with its neighbour, at least.
 OVERLAP = 0.25
-#: A drawing per tile: more of them than this is no use of a small model.
+#: Largest number of tiles; each takes a whole run of the model.
 MOST = 256
 
 
@@ -45,7 +45,7 @@ def tiles(own: tuple[int, int], window: tuple[int, int]) -> tuple[Tile, ...]:
     if count > MOST:
         raise SpecError(
             f"the source has {own[1]}x{own[0]} pixels; this model enlarges {window[1]}x{window[0]} at a time, which "
-            f"makes {count} drawings, at most {MOST} are made: shrink it, or cut a part out"
+            f"takes {count} tiles, at most {MOST} are allowed: shrink the source, or crop a part of it"
         )
     return tuple(Tile(rows, columns) for rows, columns in itertools.product(*spans))
 
