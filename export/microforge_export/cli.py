@@ -7,6 +7,7 @@ from microforge_export.commands.archive import pack, unpack
 from microforge_export.commands.build import build
 from microforge_export.commands.bundles import fit, inspect, verify
 from microforge_export.commands.distill import distill
+from microforge_export.commands.doctor import doctor
 from microforge_export.commands.quantize import tune
 from microforge_export.commands.signing import fetch, sign
 from microforge_export.commands.text_encoder import text_encoder
@@ -39,6 +40,7 @@ app.command(rich_help_panel=_BUNDLES, epilog="Example: mf-export sign model.mfb 
 app.command(
     rich_help_panel=_BUNDLES, epilog="Example: mf-export fetch https://example.org/model.mfb --out model.mfb"
 )(fetch)
+app.command(rich_help_panel=_OTHER, epilog="Example: mf-export doctor --target onnx,coreml")(doctor)
 app.command(
     rich_help_panel=_OTHER,
     epilog="Example: mf-export distill runs/tiny/flow/checkpoint --out runs/tiny-4 --bf16   (kill it at will; repeat with --resume)",

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
 from microforge.io.console import exit_code
 from microforge_export.cli import app
@@ -174,3 +175,22 @@ def test_pack_and_unpack_give_the_bundle_back(
     values = json.loads(capsys.readouterr().out.splitlines()[-1])
     names = [sorted(p.relative_to(f) for p in Path(f).rglob("*") if p.is_file()) for f in (folder, back)]
     assert names[0] == names[1] and values["files"] == len(names[0])
+
+
+@pytest.mark.parametrize("command", sorted(typer.main.get_command(app).commands))  # type: ignore[attr-defined]
+def test_every_command_has_help_with_an_example(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert run(command, "--help") == 0
+    shown = capsys.readouterr().out
+    assert f"Example: mf-export {command}" in shown
+    if command != "distill":
+        assert "range>" not in shown and "[x>=" not in shown, "bounds belong into the sentence, if anywhere"
+
+
+@pytest.mark.parametrize("words", [["--rounds", "0"], ["--prompts", "many"], ["--threads", "-1"]])
+def test_a_count_below_one_is_bad_input(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("tune", *words) == 2
+    error = capsys.readouterr().err
+    assert "is not a whole number of at least 1" in error and error.count("\n") == 1

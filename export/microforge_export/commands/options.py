@@ -9,6 +9,22 @@ import typer
 
 _OUTPUT, _CONTENT, _TUNING = "Output", "What the bundle contains", "Measurement"
 
+
+def positive(text: str | int) -> int:
+    """A whole number of at least 1; without the notation of ranges that typer adds to the help.
+
+    Raises:
+        BadParameter: if it is none.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise typer.BadParameter(f"{text!r} is not a whole number of at least 1")
+    return number
+
+
 # Arguments
 Bundle = Annotated[
     Path,
@@ -75,6 +91,16 @@ TextEncoderOut = Annotated[
 Force = Annotated[
     bool,
     typer.Option("--force", help="Replace the output if it exists.", rich_help_panel=_OUTPUT),
+]
+
+# Environment
+DoctorTargets = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        help="Engines that must be usable, separated by commas: onnx, executorch, coreml. Default: onnx, and every installed package in a tested version.",
+        metavar="NAMES",
+    ),
 ]
 
 # What a bundle contains
@@ -148,7 +174,7 @@ StartRecipe = Annotated[
 Prompts = Annotated[
     int,
     typer.Option(
-        min=1,
+        parser=positive,
         help="Images that are compared with fp32, now and in every build that applies the recipe.",
         metavar="N",
         rich_help_panel=_TUNING,
@@ -156,12 +182,14 @@ Prompts = Annotated[
 ]
 Rounds = Annotated[
     int,
-    typer.Option(min=1, help="Timed evaluations of each candidate.", metavar="N", rich_help_panel=_TUNING),
+    typer.Option(
+        parser=positive, help="Timed evaluations of each candidate.", metavar="N", rich_help_panel=_TUNING
+    ),
 ]
 Threads = Annotated[
     int,
     typer.Option(
-        min=1, help="Threads of the engine while it is timed.", metavar="N", rich_help_panel=_TUNING
+        parser=positive, help="Threads of the engine while it is timed.", metavar="N", rich_help_panel=_TUNING
     ),
 ]
 Measured = Annotated[
