@@ -1,1 +1,1 @@
-"""Does an image show what its prompt says? The oracle, its verdicts, image metrics and whole evaluations."""
+"""Evaluation of generated images: a rule-based detector, verdicts, image metrics and scores of whole test sets."""

@@ -83,7 +83,7 @@ def without_image(result: JudgedImage) -> JudgedImage:
 
 
 def true_renders(height: int, width: int, round_trip: RoundTrip | None = None) -> ImageGenerator:
-    """Generator of the evaluation's ceiling: true renders of every prompt, through the autoencoder when one is given."""
+    """Generator of the evaluation's ceiling: true renders of every prompt, optionally after a round trip of the autoencoder."""
 
     def generate(prompts: Sequence[Prompt], seed: int) -> Images:
         images = render_prompts(prompts, seed, height, width)

@@ -1,4 +1,4 @@
-"""The script that compares predicted with measured memory, and the figures that are checked in."""
+"""The script that compares predicted with measured memory, and the results that are checked in."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def script() -> Any:
 def test_the_script_compares_both_ways_to_load(script: Any, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "memory.json"
     assert exit_code(script.app, [str(bundle), "--within", "0.5", "--out", str(out)]) == 0
-    found = json.loads(out.read_text("utf-8"))
-    assert [item["loading"] for item in found] == ["resident", "staged"]
-    assert exit_code(script.app, [str(bundle), "--out", str(out)]) == 2  # never overwritten unasked
+    comparisons = json.loads(out.read_text("utf-8"))
+    assert [item["loading"] for item in comparisons] == ["resident", "staged"]
+    assert exit_code(script.app, [str(bundle), "--out", str(out)]) == 2  # nothing is replaced without --force
 
 
 def test_checked_in_predictions_lie_within_ten_percent_and_the_page_quotes_them() -> None:
-    found = json.loads((ROOT / "benchmarks" / "results" / "memory.json").read_text("utf-8"))
-    assert max(abs(item["ratio"] - 1) for item in found) <= 0.1
+    comparisons = json.loads((ROOT / "benchmarks" / "results" / "memory.json").read_text("utf-8"))
+    assert max(abs(item["ratio"] - 1) for item in comparisons) <= 0.1
     page = (ROOT / "docs" / "devices.md").read_text("utf-8")
-    for item in found:
-        assert f"{item['predicted'] / 1e6:.1f} / {item['measured'] / 1e6:.1f}" in page
+    for item in comparisons:
+        assert f"| {item['predicted'] / 1e6:.1f} | {item['measured'] / 1e6:.1f} |" in page

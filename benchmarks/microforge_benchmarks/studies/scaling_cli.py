@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from microforge.errors import SpecError
 from microforge.io.console import command_app, print_json, say
-from microforge_benchmarks.measure.random_bundles import Precision
+
+if TYPE_CHECKING:
+    from microforge_benchmarks.measure.random_bundles import Precision
 
 app = command_app("Measure time and memory against image size and number of tokens.")
 FILE, PLOT = "scaling.json", "scaling.png"
@@ -66,9 +68,11 @@ def as_precision(text: str) -> Precision:
     Raises:
         SpecError: when it is none.
     """
+    from microforge_benchmarks.measure.random_bundles import Precision
+
     if text not in get_args(Precision):
         raise SpecError(f"--precision is {text!r}; allowed: {', '.join(get_args(Precision))}")
-    return cast("Precision", text)
+    return cast(Precision, text)
 
 
 def counts(text: str, option: str) -> tuple[int, ...]:

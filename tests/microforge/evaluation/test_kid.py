@@ -14,9 +14,9 @@ from torch import Tensor
 from microforge.data.world.captions import evaluation_prompts
 from microforge.errors import DataError
 from microforge.evaluation.classifier import load_classifier
+from microforge.evaluation.classifier_training import gaussian_blur
 from microforge.evaluation.generation import to_float_images, true_renders
 from microforge.evaluation.kid import Kid, kid, squared_mmd
-from microforge.evaluation.train_classifier import gaussian_blur
 
 
 def _normal(seed: int, *shape: int) -> Tensor:

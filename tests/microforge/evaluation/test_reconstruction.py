@@ -14,7 +14,7 @@ from rich.console import Console
 from microforge.data.stickers import image_source
 from microforge.data.stickers.image_source import StickerSource
 from microforge.evaluation import reconstruction
-from microforge.evaluation.reconstruction import held_out_images, reconstruct, sheet
+from microforge.evaluation.autoencoder_quality import comparison_sheet, held_out_images, reconstruct
 from microforge.io.console import DONE, exit_code
 from microforge.vae import MicroForgeVAE
 
@@ -25,8 +25,8 @@ def test_metrics_are_those_of_each_image(mini: Any) -> None:
     result = reconstruct(vae, images)
     error = (result.outputs[7] - images[7]).square().mean()
     assert float(result.psnr[7]) == pytest.approx(float(-10 * torch.log10(error)), abs=1e-3)
-    assert result.summary["images"] == 10 and result.summary["psnr_db_p10"] <= result.summary["psnr_db"]
-    assert sheet([result, result], 3).shape == (3, 4 * 64, 3 * 64)
+    assert result.scores.images == 10 and result.scores.psnr_db_p10 <= result.scores.psnr_db
+    assert comparison_sheet([result, result], 3).shape == (3, 4 * 64, 3 * 64)
 
 
 def test_groups_are_held_out_stickers_and_shapes(
