@@ -47,7 +47,7 @@ class PackageState:
 
     @property
     def requirement(self) -> str:
-        """What pip is given to install a tested version."""
+        """The argument with which pip installs a tested version."""
         return f"{self.name}{self.tested}"
 
     @property
@@ -138,16 +138,16 @@ def pip_line(packages: Iterable[PackageState]) -> str:
 
 def _requirements(lines: Sequence[Requirement], extra: str) -> Mapping[str, str]:
     """Name -> specifier of what ``extra`` alone adds; extras that refer to other extras are followed."""
-    found: dict[str, str] = {}
+    specifiers: dict[str, str] = {}
     for line in lines:
         if not _applies(line, extra):
             continue
         if canonicalize_name(line.name) == DISTRIBUTION:
             for other in sorted(line.extras):
-                found |= _requirements(lines, other)
+                specifiers |= _requirements(lines, other)
         else:
-            found[canonicalize_name(line.name)] = str(line.specifier)
-    return found
+            specifiers[canonicalize_name(line.name)] = str(line.specifier)
+    return specifiers
 
 
 def _applies(line: Requirement, extra: str) -> bool:

@@ -32,8 +32,8 @@ def doctor(target: options.DoctorTargets = None, json: options.Json = False) -> 
     problems = environment.problems(targets)
     print_result(json, _values(environment, targets), _table(environment))
     for item in problems:
-        found = "is not installed" if item.installed is None else f"is installed in version {item.installed}"
-        say_error(f"{item.name} {found}; tested: {item.tested or 'any version'}")
+        state = "is not installed" if item.installed is None else f"is installed in version {item.installed}"
+        say_error(f"{item.name} {state}; tested: {item.tested or 'any version'}")
     if problems:
         say(f"to mend it: {pip_line(problems)}")
     return FELL_SHORT if problems else DONE
