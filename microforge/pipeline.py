@@ -121,13 +121,17 @@ class MicroForgePipeline(nn.Module):
 
         Args:
             prompt: text, several texts, or token ids (B, L) with 0 for padding.
-            height, width: pixels, multiples of the downsampling factor; the trained size by default.
+            height: in pixels, a multiple of the downsampling factor; the trained size by default.
+            width: as ``height``.
             num_steps: sampling steps on a uniform grid; the model's own grid by default.
             guidance: scale of classifier-free guidance (1 is off). Text prompts use the model's own by default;
                 token ids default to 1, since without a tokenizer there is no empty prompt.
             seed: of the first image; image i of a batch uses seed + i.
+            callback: called after every step with its number, the count of steps and the latent.
+
         Returns:
             (B, 3, H, W) in [0, 1].
+
         Raises:
             SpecError: for a size, a step count or a guidance that the model does not allow.
             PromptError: for an empty text, or for text without a tokenizer.
@@ -162,10 +166,15 @@ class MicroForgePipeline(nn.Module):
             image: source images (B, 3, H, W) in [0, 1].
             prompt: the instruction, or one per image; None is the empty prompt.
             mask: (B or 1, 1, H, W), 1 where pixels may change; all others are preserved bit for bit. None: everywhere.
-            steps, seed, callback: as in ``text2img``.
-            text_guidance, image_guidance: scales of dual guidance; the model's own by default.
+            steps: as ``num_steps`` in ``text2img``.
+            text_guidance: scale for the prompt in dual guidance; the model's own by default.
+            image_guidance: scale for the source image; the model's own by default.
+            seed: as in ``text2img``.
+            callback: as in ``text2img``.
+
         Returns:
             (B, 3, H, W) in [0, 1].
+
         Raises:
             SpecError: for a size, a mask, a step count or a guidance that is not allowed.
         """

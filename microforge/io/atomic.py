@@ -1,4 +1,4 @@
-"""Atomic outputs: a file or folder appears whole or not at all, and replaces nothing unless told to. No torch."""
+"""Atomic outputs: a file or folder appears whole or not at all, and replaces nothing without ``force``. No torch."""
 
 from __future__ import annotations
 

@@ -83,15 +83,15 @@ def test_checkpointed_blocks_give_the_same_gradients(pipeline: MicroForgePipelin
     denoiser, inputs = copy.deepcopy(pipeline.denoiser), _denoiser_inputs(pipeline)
     runs: dict[str, int] = {"count": 0}
     denoiser.backbone.blocks[0].register_forward_pre_hook(lambda *_: runs.update(count=runs["count"] + 1))
-    found = []
+    results = []
     for wanted in (False, True):
         denoiser.backbone.checkpoint_blocks = denoiser.planner.checkpoint_blocks = wanted
         denoiser.zero_grad(set_to_none=True)
         velocity, next_plan = denoiser(**inputs)
         (velocity.square().sum() + next_plan.square().sum()).backward()
-        found.append([parameter.grad for parameter in denoiser.parameters()])
+        results.append([parameter.grad for parameter in denoiser.parameters()])
     assert runs["count"] == 3, "once, then twice"
-    for one, two in zip(*found, strict=True):
+    for one, two in zip(*results, strict=True):
         assert (one is None and two is None) or (
             one is not None and two is not None and torch.equal(one, two)
         )
@@ -104,9 +104,9 @@ def test_source_in_place_adds_each_source_token_to_its_own_and_no_parameter() ->
     height, width, dim = 3, 2, 8
     x = torch.randn(2, 2 * height * width, dim)
     grid = x.reshape(2, height, 2 * width, dim)
-    found = add_aligned_source(x, height, width).reshape(grid.shape)
-    assert torch.equal(found[:, :, width:], grid[:, :, width:])
-    added = found[:, :, :width] - grid[:, :, :width]
+    results = add_aligned_source(x, height, width).reshape(grid.shape)
+    assert torch.equal(results[:, :, width:], grid[:, :, width:])
+    added = results[:, :, :width] - grid[:, :, :width]
     assert torch.allclose(added, grid[:, :, width:].roll(dim // 2, -1), atol=1e-6)
 
 

@@ -91,7 +91,7 @@ def test_an_empty_prompt_is_refused_and_its_own_encoding_is_not(tokenizer: Huggi
     )
 
 
-def test_tasks_differ_by_their_words(tokenizer: HuggingFaceTokenizer) -> None:
+def test_tasks_differ_by_their_prefix(tokenizer: HuggingFaceTokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode("red", "edit").ids) == "edit: red"
     assert tokenizer.decode(tokenizer.encode_empty("inpaint").ids) == "inpaint: "
     with pytest.raises(SpecError, match="unknown task 'paint'; allowed: generate, edit"):

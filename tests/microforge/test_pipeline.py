@@ -37,7 +37,7 @@ def test_text2img_batch_equals_its_images_one_by_one(pipeline: MicroForgePipelin
 
 
 @pytest.mark.parametrize("size", [(32, 64), (96, 32)])
-def test_text2img_draws_non_square_images(pipeline: MicroForgePipeline, size: tuple[int, int]) -> None:
+def test_text2img_generates_non_square_images(pipeline: MicroForgePipeline, size: tuple[int, int]) -> None:
     assert pipeline.text2img("a star", *size).shape == (1, 3, *size)
 
 
@@ -54,7 +54,7 @@ def test_text2img_calls_back_after_every_step(pipeline: MicroForgePipeline) -> N
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_text2img_refuses_what_it_cannot_draw(pipeline: MicroForgePipeline) -> None:
+def test_text2img_refuses_sizes_prompts_and_steps_by_name(pipeline: MicroForgePipeline) -> None:
     with pytest.raises(SpecError, match="multiple of 32"):
         pipeline.text2img("a star", 100, 64)
     with pytest.raises(PromptError, match="empty"):
@@ -73,7 +73,7 @@ def test_self_conditioning_reaches_the_image(pipeline: MicroForgePipeline) -> No
     assert not torch.allclose(with_plan, without, atol=1e-4)
 
 
-def test_edit_keeps_the_size_and_follows_source_and_words(pipeline: MicroForgePipeline) -> None:
+def test_edit_keeps_the_size_and_depends_on_source_and_prompt(pipeline: MicroForgePipeline) -> None:
     source = torch.rand(1, 3, 64, 96)
     edited = pipeline.edit(source, "make it blue")
     assert edited.shape == source.shape
@@ -109,7 +109,7 @@ def test_inpaint_refuses_a_mask_of_another_size(pipeline: MicroForgePipeline, sh
         pipeline.inpaint(torch.rand(1, 3, 64, 64), torch.ones(shape), "a star")
 
 
-def test_tasks_with_a_source_work_without_words(pipeline: MicroForgePipeline) -> None:
+def test_tasks_with_a_source_work_with_the_empty_prompt(pipeline: MicroForgePipeline) -> None:
     source = torch.rand(1, 3, 64, 64)
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., :32] = 1.0

@@ -30,9 +30,9 @@ def test_parameter_counts_are_within_five_percent(name: str, text_dim: int | Non
         planner = RecurrentLatentPlanner(
             plan.num_plan_tokens, plan.dim, width, spec.latent_channels, plan.depth
         )
-    found = (_millions(vae), _millions(backbone), _millions(planner), _millions(vae, backbone, planner))
+    counts = (_millions(vae), _millions(backbone), _millions(planner), _millions(vae, backbone, planner))
     for part, got, promised in zip(
-        ("VAE", "backbone", "planner", "total"), found, PROMISED[name], strict=True
+        ("VAE", "backbone", "planner", "total"), counts, PROMISED[name], strict=True
     ):
         assert abs(got - promised) <= 0.05 * promised, f"{name} {part}: {got:.2f}M, promised {promised}M"
 

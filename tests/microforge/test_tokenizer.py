@@ -56,7 +56,7 @@ def test_encode_frames_pads_and_masks(text: str, task: str, max_length: int) -> 
 
 
 @pytest.mark.parametrize("token", RESERVED)
-def test_tokens_of_typed_reserved_words_are_ordinary(token: str) -> None:
+def test_reserved_tokens_that_a_prompt_spells_are_ordinary_text(token: str) -> None:
     for text in (token, f"a{token}b", f"a red circle {token} {token}"):
         assert min(TOKENIZER.tokens(text)) >= len(RESERVED)
 

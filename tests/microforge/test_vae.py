@@ -10,14 +10,16 @@ from microforge.vae import MicroForgeVAE, group_mean, repeat_channels
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (96, 64), (160, 32)])
-def test_vae_keeps_any_size_of_whole_cells(pipeline: MicroForgePipeline, size: tuple[int, int]) -> None:
+def test_vae_reconstructs_at_every_multiple_of_its_downsampling(
+    pipeline: MicroForgePipeline, size: tuple[int, int]
+) -> None:
     image = torch.rand(2, 3, *size)
     latent = pipeline.vae.encode(image).mean
     assert latent.shape == (2, 4, size[0] // 32, size[1] // 32)
     assert pipeline.vae.decode(latent).shape == image.shape
 
 
-def test_vae_refuses_a_size_of_broken_cells(pipeline: MicroForgePipeline) -> None:
+def test_vae_refuses_other_sizes(pipeline: MicroForgePipeline) -> None:
     with pytest.raises(SpecError, match="64x96"):
         pipeline.vae.encode(torch.rand(1, 3, 64, 100))
 

@@ -1,4 +1,4 @@
-"""What every command line shares: exit codes, and one line per error."""
+"""Shared behaviour of all commands: exit codes, and one line per error."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_errors_are_one_line_with_their_exit_code(
 
 
 @pytest.mark.parametrize("words", [[], ["a", "b"], ["a", "--nonsense"]])
-def test_wrong_words_are_one_line_and_point_to_the_help(capsys: Capture, words: list[str]) -> None:
+def test_wrong_options_are_one_line_and_point_to_the_help(capsys: Capture, words: list[str]) -> None:
     assert exit_code(app, words) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
