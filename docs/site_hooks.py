@@ -22,6 +22,7 @@ PAGES = {
     "CODE_OF_CONDUCT.md": "code_of_conduct.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
+    "examples/README.md": "examples.md",
     "microforge/pretrained/README.md": "model_card.md",
 }
 #: Files that pages link to; they are copied.

@@ -24,7 +24,7 @@ CARD = "microforge/pretrained/README.md"
 _UNFINISHED = {f"docs/{name}.md" for name in ("bundle", "data", "distillation", "glossary", "training")}
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/**/*.md", CARD)
+    for pattern in ("*.md", "docs/**/*.md", "examples/*.md", CARD)
     for path in ROOT.glob(pattern)
     if path.relative_to(ROOT).as_posix() not in _UNFINISHED
 )
