@@ -94,4 +94,4 @@ def test_distances_that_do_not_rise_are_refused(distances: tuple[float, float]) 
     with pytest.raises(SpecError, match="allowed: two rising distances from 0, or null"):
         SamplerSpec(preserve_distances=distances)
     with pytest.raises(ValidationError, match="two rising distances"):
-        Sampler(timesteps=(1.0, 0.0), guidance="folded", prediction="velocity", distances=distances)
+        Sampler(timesteps=(1.0, 0.0), guidance="folded", prediction="velocity", unchanged=distances)
