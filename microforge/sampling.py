@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-#: Reports (step, steps, latent after the step) while an image is drawn.
+#: Reports (step, steps, latent after the step) while an image is sampled.
 StepCallback = Callable[[int, int, Tensor], None]
 #: (latent after a step, its time) -> the latent to go on with.
 AfterStep = Callable[[Tensor, float], Tensor]

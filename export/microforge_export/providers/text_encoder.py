@@ -27,7 +27,7 @@ from microforge_export.recipes.build_recipe import THRESHOLDS
 from microforge_runtimes.engines.onnx import OnnxSession
 
 DESCRIPTION, GRAPH, TOKENIZER = "text_encoder.json", "text_encoder.onnx", "tokenizer.json"
-#: Weights up to so many bytes lie in the graph; a protobuf ends at 2 GiB.
+#: Weights up to this many bytes are stored in the graph; a protobuf ends at 2 GiB.
 INLINE_LIMIT = 1 << 30
 #: Distributions whose versions the description records.
 PACKAGES = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime")

@@ -49,7 +49,7 @@ _STYLE_SAID, _BACKGROUND_SAID, _RELATION_SAID, _LEAD = 0.3, 0.95, 0.25, 0.36
 def sticker_caption(
     world: StickerWorld, scene: Scene, rng: np.random.Generator, language: str | None = None
 ) -> str:
-    """One of many true captions of ``scene``, in ``language`` or in one drawn with ``LANGUAGE_SHARES``."""
+    """One of many true captions of ``scene``, in ``language`` or in one sampled by ``LANGUAGE_SHARES``."""
     language = language or draw_language(rng)
     grammar = GRAMMARS[language]
     plain = bool(rng.random() < 0.5)

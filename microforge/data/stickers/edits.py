@@ -37,7 +37,7 @@ _LONE = ("portrait", "single")
 def sample_sticker_edit(
     world: StickerWorld, rng: np.random.Generator, operation: str | None = None, language: str | None = None
 ) -> Edit:
-    """Draw one edit, of the given operation or of any with equal chance, in a language drawn as those of captions are.
+    """Sample one edit, of the given operation or of any with equal chance, in a language sampled as for captions.
 
     Raises:
         DataError: for an unknown operation, or one that this set cannot show.

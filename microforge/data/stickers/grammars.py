@@ -1,7 +1,7 @@
 """The words of captions in six languages, as tables: a grammar is data, and one set of functions reads all of them.
 
 Sentences are built so that no gender and no case of a noun must be known: a colour is "of the colour red" where an adjective
-would have to agree, and things are counted as so many stickers of it.
+would have to agree, and things are counted as a number of stickers of them.
 """
 
 from __future__ import annotations

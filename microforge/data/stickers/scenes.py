@@ -31,7 +31,7 @@ from microforge.data.world.scenes import (
 )
 from microforge.errors import DataError
 
-#: Kinds of scene and how often each is drawn: most have one subject, large in the middle.
+#: Kinds of scene and how often each is sampled: most have one subject, large in the middle.
 KINDS: Mapping[str, float] = types.MappingProxyType(
     {"portrait": 0.50, "single": 0.09, "two": 0.15, "counting": 0.12, "position": 0.08, "attribute": 0.06}
 )

@@ -18,7 +18,7 @@ from microforge.data.stickers.store import SpriteStore
 from microforge.data.world.scenes import COLORS
 from microforge.errors import DataError
 
-#: How often subjects of a group are drawn, against 1: alone, and in company.
+#: How often subjects of a group are sampled, relative to 1: alone, and in company.
 ALONE: Mapping[str, float] = types.MappingProxyType({"flags": 0.3, "symbols": 0.4, "people-body": 0.7})
 IN_COMPANY: Mapping[str, float] = types.MappingProxyType(
     {"flags": 0.03, "symbols": 0.06, "people-body": 0.3, "smileys-emotion": 0.5}

@@ -87,7 +87,7 @@ def _docstrings(source: str) -> Iterator[str]:
 
 
 def _prose(text: str) -> Iterator[str]:
-    """Sentences of a documentation page, without indented code blocks and without words that contain code signs."""
+    """Words of a documentation page, except indented code blocks and words that contain code signs."""
     for paragraph in re.split(r"\n\s*\n", text):
         if not paragraph.startswith("    "):
             words = re.findall(r"(?<![\w.`*\"'])[A-Za-z]+(?:'[a-z]+)?[,.;:?!]?(?=\s|$)", paragraph)

@@ -121,7 +121,7 @@ def _check_folder(out: Path, force: bool) -> None:
 
 
 def _claim(out: Path, recipe: dict[str, object], force: bool) -> None:
-    """Write the recipe; with ``force`` pictures of before are made anew."""
+    """Write the recipe; with ``force`` earlier pictures are made anew."""
     path = out / RECIPE
     text = json.dumps(recipe, indent=1) + "\n"
     if path.is_file():

@@ -16,7 +16,7 @@ _AS_PICTURE = "fe0f"
 
 @dataclass(frozen=True)
 class Icon:
-    """The inner SVG of an icon, drawn on ``width`` x ``height`` units; ``mirrored`` left to right."""
+    """The inner SVG of an icon on ``width`` x ``height`` units; ``mirrored`` left to right."""
 
     body: str
     width: float

@@ -23,7 +23,7 @@ TIMEOUT = 600
 
 @dataclass(frozen=True)
 class Package:
-    """One npm package and what its licence asks to be told."""
+    """One npm package and the attribution that its licence requires."""
 
     npm: str
     title: str
@@ -40,7 +40,7 @@ class Package:
 
 @dataclass(frozen=True)
 class StylePackage:
-    """A set of icons drawn in one style; ``glyphs`` is the package that says which emoji each icon shows."""
+    """A set of icons of one style; ``glyphs`` is the package that says which emoji each icon shows."""
 
     style: str
     package: Package
