@@ -27,7 +27,7 @@ teacher=$(find "$out/teacher" -mindepth 2 -maxdepth 2 -name checkpoint | sort -V
 
 if [ ! -e "$out/student" ]; then
     # shellcheck disable=SC2046
-    mf-export distill "$teacher" --out "$out/student" --bf16 --filter-samples --int8-grid "${distill[@]}" \
+    mf-export distill "$teacher" --out "$out/student" --bf16 --filter-samples --set int8_grid=true "${distill[@]}" \
         $(resume "$out/student.run")
 fi
 

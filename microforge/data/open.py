@@ -51,7 +51,7 @@ def open_source(
     if not parts or len(parts) < len(_BETWEEN.split(data)):
         return _open_files(data, cache, console, augmentation)
     if augmentation not in (None, Augmentation()):
-        raise SpecError(f"--flip and --random-crop belong to your own images, not to --data {data}")
+        raise SpecError(f"flip and random_crop belong to your own images, not to --data {data}")
     opened = []
     for part in parts:
         weight = float(part[1] or 1.0)
@@ -100,4 +100,4 @@ def open_triples(source: ImageSource, edits: str | None) -> TripleSource:
         return StickerTriples(source)
     if isinstance(source, SceneSource):
         return SceneTriples()
-    raise DataError(f"{source.name} has no edits of its own; pass --edits FOLDER")
+    raise DataError(f"{source.name} has no edits of its own; give a folder of them (--set edits=FOLDER)")

@@ -1,74 +1,88 @@
-"""Every number of a training run, typed; presets per stage and model size.
+"""Settings of each training stage: frozen dataclasses that check their values.
 
-The learning rate is constant after a warm-up and falls over the last ``decay_fraction`` of the steps
-(warm-up, stable, decay; arXiv 2405.18392), so a run can be resumed with more steps than it started with.
+The defaults of a stage and a model size are in ``presets``. The learning rate is constant after a warm-up and decays over
+the last ``decay_fraction`` of the steps (warmup-stable-decay, arXiv 2405.18392), so a run can be resumed with more steps
+than it started with.
 """
 
 from __future__ import annotations
 
 import math
-import types
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from microforge.errors import SpecError
 
 OPTIMIZERS = ("adamw", "muon")
-#: Stages that learn from the model's own judged drawings, after all others.
-SELF_TAUGHT = ("reward", "rewrite")
-#: Stages that go on from a flow's weights, and those that may be given a teacher.
-ON_A_FLOW, TAUGHT = ("edit", *SELF_TAUGHT), ("kd", "edit", *SELF_TAUGHT)
-STAGES = ("vae", "flow", "kd", *ON_A_FLOW)
-#: The stages whose networks have hidden matrices, and are worth compiling.
+#: Stages that learn from samples of the model itself, judged by the oracle.
+FEEDBACK_STAGES = ("reward", "rewrite")
+#: Stages that continue from the weights of a flow.
+CONTINUED_STAGES = ("edit", *FEEDBACK_STAGES)
+#: Stages that can use a teacher checkpoint.
+TEACHER_STAGES = ("kd", *CONTINUED_STAGES)
+STAGES = ("vae", "flow", "kd", *CONTINUED_STAGES)
+#: Stages that train the denoiser: only these have hidden matrices for Muon, and blocks worth compiling.
 DENOISER_STAGES = STAGES[1:]
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise SpecError unless ``value`` is a finite number above 0."""
+    if not 0.0 < value < math.inf:
+        raise SpecError(f"{name} is {value}; allowed: above 0")
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW with clipping, and a slower group without weight decay for the SSM's decay, B and C.
+    """AdamW with gradient clipping, and a slower group without weight decay for the SSM's decay, B and C.
 
-    ``kind`` "muon" gives the hidden matrices to Muon and leaves the rest to AdamW; see ``optimizers``.
+    ``kind`` "muon" trains the hidden matrices with Muon and everything else with AdamW; see ``engine.optimizers``.
     """
 
-    learning_rate: float
-    kind: str = "adamw"
-    warmup_steps: int = 200
-    decay_fraction: float = 0.3
-    weight_decay: float = 0.01
-    beta2: float = 0.99
-    ssm_rate: float = 0.2
-    clip: float = 2.0
-    ema: float = 0.999
+    learning_rate: float  # peak learning rate
+    kind: str = "adamw"  # adamw, or muon for the hidden matrices (all stages but vae)
+    warmup_steps: int = 200  # steps of linear warm-up
+    decay_fraction: float = 0.3  # fraction of the steps, the last ones, in which the rate decays
+    weight_decay: float = 0.01  # of matrices
+    beta2: float = 0.99  # of AdamW's second moment
+    ssm_rate: float = 0.2  # learning rate of the SSM group, as a share of learning_rate
+    clip: float = 2.0  # largest gradient norm
+    ema: float = 0.999  # decay of the averaged weights
 
     def __post_init__(self) -> None:
         if self.kind not in OPTIMIZERS:
             raise SpecError(f"optimizer is {self.kind!r}; allowed: {', '.join(OPTIMIZERS)}")
-        if not 0.0 < self.learning_rate < math.inf:
-            raise SpecError(f"learning_rate is {self.learning_rate}; allowed: above 0")
+        check_positive("learning_rate", self.learning_rate)
         if not 0.0 <= self.ema < 1.0:
             raise SpecError(f"ema is {self.ema}; allowed: 0 up to 1")
 
 
 @dataclass(frozen=True)
-class VAESettings:
-    """Stage 1. Weights of the loss terms are SPEC section 11's, where they were measured."""
+class TrainingSettings:
+    """What every run has: an optimizer, a number of optimizer steps, and a batch size."""
 
     optimizer: OptimizerSettings
-    steps: int = 20_000
-    batch: int = 16
-    kl: float = 1e-6
-    gradient: float = 2.0
-    pooled: float = 0.5
-    pool_sizes: tuple[int, ...] = (4, 16, 64)
-    crop: int | None = None  # side in pixels of the windows that are trained on; None = whole images
-    decoder_noise: float = 0.1  # of a decoder-only run, in standard deviations of the latent
-    # Optional terms; 0 leaves one out and costs nothing.
-    fft: float = 0.0
+    steps: int = 20_000  # optimizer steps
+    batch: int = 64  # images or captions per step
+
+
+@dataclass(frozen=True)
+class VAESettings(TrainingSettings):
+    """Stage 1, the autoencoder. The loss weights were measured (SPEC section 11); 0 disables a term."""
+
+    batch: int = 16  # images per step
+    kl: float = 1e-6  # weight of the KL divergence
+    gradient: float = 2.0  # L1 of image gradients
+    pooled: float = 0.5  # L1 of average-pooled images
+    pool_sizes: tuple[int, ...] = (4, 16, 64)  # in pixels
+    crop: int | None = None  # side of square image crops in pixels; None trains on whole images
+    decoder_noise: float = 0.1  # noise on the latents of a decoder-only run, in their standard deviations
+    # optional loss terms
+    fft: float = 0.0  # L1 of spectrum magnitudes
     perceptual: float = 0.0  # features of a fixed random network
-    lpips: float = 0.0  # the user's own lpips package, or a hook given to the stage
+    lpips: float = 0.0  # the lpips package, or a hook passed to the stage
     adversarial: float = 0.0  # PatchGAN
-    adversarial_start: float = 0.7  # share of the steps after which the PatchGAN is on: the last phase
-    adversary_optimizer: OptimizerSettings = OptimizerSettings(2e-4, weight_decay=0.0)
+    adversarial_start: float = 0.7  # fraction of the steps after which the PatchGAN is active
+    discriminator_optimizer: OptimizerSettings = OptimizerSettings(2e-4, weight_decay=0.0)
 
     def __post_init__(self) -> None:
         for name in ("kl", "gradient", "pooled", "fft", "perceptual", "lpips", "adversarial"):
@@ -78,243 +92,151 @@ class VAESettings:
             raise SpecError(f"adversarial_start is {self.adversarial_start}; allowed: 0 to 1")
 
 
-def _check_positive(name: str, value: float) -> None:
-    if not 0.0 < value < math.inf:
-        raise SpecError(f"{name} is {value}; allowed: above 0")
-
-
 @dataclass(frozen=True)
-class FlowSettings:
-    """Stage 2: rectified flow on cached latents.
+class FlowSettings(TrainingSettings):
+    """Stages 2 and 3, rectified flow on cached latents.
 
-    ``batch`` latents share one caption encoding with ``draws`` noise draws each, so that the text
-    encoder runs once for ``draws`` samples.
+    A step takes ``batch`` captioned latents and noises each ``noise_samples`` times, so that the text encoder runs once
+    for ``noise_samples`` training samples.
     """
 
-    optimizer: OptimizerSettings
-    steps: int = 20_000
-    batch: int = 64
-    draws: int = 4
-    scenes: int = 65_536
-    captions_per_scene: int = 4
-    text_dropout: float = 0.1
-    self_condition: float = 0.9
-    diversity: float = 1e-2
-    time_shift: float = 1.0  # above 1: more of the drawn times near the noise, where a layout is decided
+    noise_samples: int = 4  # noise samples per caption
+    scenes: int = 65_536  # images of the built-in world in the latent cache
+    captions_per_scene: int = 4  # captions of each image in the latent cache
+    text_dropout: float = 0.1  # fraction of captions replaced by the empty prompt
+    self_condition: float = 0.9  # fraction of samples that get a previous plan
+    diversity: float = 1e-2  # weight of the plan similarity
+    time_shift: float = 1.0  # above 1 samples more times near the noise, where the layout is decided
 
     def __post_init__(self) -> None:
-        _check_positive("time_shift", self.time_shift)
+        check_positive("time_shift", self.time_shift)
 
 
 @dataclass(frozen=True)
 class KDSettings(FlowSettings):
-    """Stage 4: the flow with a teacher beside it."""
+    """Stage 4, knowledge distillation: the flow loss and the distance to a teacher's velocity."""
 
     teacher_weight: float = 1.0  # lambda of ``lambda (1 - t) ||v_student - v_teacher||^2``
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < self.teacher_weight < math.inf:
-            raise SpecError(f"teacher_weight is {self.teacher_weight}; allowed: above 0")
+        check_positive("teacher_weight", self.teacher_weight)
 
 
 @dataclass(frozen=True)
 class EditSettings(FlowSettings):
-    """Stage 5: the flow with three tasks that have a source beside it (SPEC section 6).
+    """Stage 5, editing: the flow together with three tasks that have a source image (SPEC section 6).
 
-    ``batch`` counts the examples of all tasks. Of those with a source, ``drop_text`` lose their words,
-    ``drop_source`` their source and ``drop_both`` both: what three-way guidance contrasts with.
-
-    ``triples`` examples with a source are made and encoded once, before the first step, and drawn from at every step;
-    0 makes new ones at every step, which costs a step two images to encode for each.
+    ``batch`` counts the examples of all tasks. Of those with a source, ``drop_text`` lose their prompt, ``drop_source``
+    their source and ``drop_both`` both, which dual guidance needs.
     """
 
-    generate: float = 0.40
-    edit: float = 0.35
-    inpaint: float = 0.15
-    super_resolve: float = 0.10
-    drop_text: float = 0.10
-    drop_source: float = 0.05
-    drop_both: float = 0.05
-    triples: int = 0
-    keep: bool = False  # rows that generate learn the velocity from before the run instead of the data's
+    generate: float = 0.40  # share of the batch; the four shares sum to 1
+    edit: float = 0.35  # share of the batch
+    inpaint: float = 0.15  # share of the batch
+    super_resolve: float = 0.10  # share of the batch
+    drop_text: float = 0.10  # fraction of examples with a source that lose their prompt
+    drop_source: float = 0.05  # fraction that lose their source
+    drop_both: float = 0.05  # fraction that lose both
+    triples: int = 0  # examples with a source encoded once; 0 makes new ones every step
+    preserve_generation: bool = False  # rows that generate learn the reference velocity instead of the data's
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.triples < 0:
             raise SpecError(f"triples is {self.triples}; allowed: 0 or more")
-        for name, value in (*self.shares.items(), ("drop_text", self.drop_text),
-                            ("drop_source", self.drop_source), ("drop_both", self.drop_both)):  # fmt: skip
+        drops = {name: getattr(self, name) for name in ("drop_text", "drop_source", "drop_both")}
+        for name, value in {**self.shares, **drops}.items():
             if not 0.0 <= value <= 1.0:
                 raise SpecError(f"{name} is {value}; allowed: 0 to 1")
         if abs(sum(self.shares.values()) - 1.0) > 1e-6:
             raise SpecError(
                 f"the shares of the tasks sum to {sum(self.shares.values()):g}; they must sum to 1"
             )
-        if self.drop_text + self.drop_source + self.drop_both > 1.0:
+        if sum(drops.values()) > 1.0:
             raise SpecError("drop_text, drop_source and drop_both sum to more than 1; lower one")
 
     @property
     def shares(self) -> Mapping[str, float]:
         """Task -> its share of a batch."""
         return {
-            "generate": self.generate, "edit": self.edit, "inpaint": self.inpaint,
+            "generate": self.generate,
+            "edit": self.edit,
+            "inpaint": self.inpaint,
             "super-resolve": self.super_resolve,
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True)
-class JudgedSettings(EditSettings):
-    """The edit stage with the model's own judged drawings beside it: what reward and rewrite share (``judged``).
+class FeedbackSettings(EditSettings):
+    """What the stages reward and rewrite share: the edit stage and samples of the model that the oracle has judged.
 
-    ``judged`` drawings are made once, ``group`` of each caption. A step takes ``judged_per_example`` captions of
-    them for each example of ``batch``.
+    ``judged_samples`` are generated once, ``samples_per_prompt`` of each prompt. A step takes ``judged_per_example``
+    prompts of them for each example of ``batch``.
     """
 
-    judged: int = 24_576
-    group: int = 8
-    judged_per_example: int = 2
-    judged_shift: float = 3.0  # time_shift of the judged drawings
-    drawing_steps: int = 16  # of a drawer that is no few-step student
+    judged_samples: int = 24_576  # samples that are generated and judged
+    samples_per_prompt: int = 8  # samples of each prompt
+    judged_per_example: int = 2  # prompts with judged samples in a step, per example of the batch
+    judged_time_shift: float = 3.0  # time_shift of the judged samples
+    sampling_steps: int = 16  # of a checkpoint that is not a few-step student
 
     @property
     def judged_captions(self) -> int:
-        """Captions with judged drawings in a step."""
+        """Prompts with judged samples in a step."""
         return self.batch * self.judged_per_example
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("judged_per_example", "drawing_steps", "group"):
+        for name in ("judged_per_example", "sampling_steps", "samples_per_prompt"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
-        if self.judged < self.group:
-            raise SpecError(f"judged is {self.judged}; allowed: {self.group} (group) or more")
-        _check_positive("judged_shift", self.judged_shift)
+        if self.judged_samples < self.samples_per_prompt:
+            raise SpecError(
+                f"judged_samples is {self.judged_samples}; allowed: {self.samples_per_prompt} "
+                "(samples_per_prompt) or more"
+            )
+        check_positive("judged_time_shift", self.judged_time_shift)
 
 
 @dataclass(frozen=True)
-class RewardSettings(JudgedSettings):
-    """Stage 6: drawings that the oracle finds right, against those that it does not (``reward_stage``).
+class RewardSettings(FeedbackSettings):
+    """Stage reward: the oracle's verdicts on the model's samples; a step takes ``noise_samples`` samples per prompt."""
 
-    A step takes ``draws`` drawings of each caption.
-    """
-
-    reward: float = 1.0  # weight beside the edit stage's own loss
+    reward: float = 1.0  # weight beside the edit stage's loss
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive("reward", self.reward)
-        if self.group < max(2, self.draws):
-            raise SpecError(f"group is {self.group}; allowed: {max(2, self.draws)} (draws) or more")
+        check_positive("reward", self.reward)
+        least = max(2, self.noise_samples)
+        if self.samples_per_prompt < least:
+            raise SpecError(
+                f"samples_per_prompt is {self.samples_per_prompt}; allowed: {least} (noise_samples) or more"
+            )
 
 
 @dataclass(frozen=True)
-class RewriteSettings(JudgedSettings):
-    """Stage 7: a vague prompt is read as a clear one (``rewrite_stage``).
+class RewriteSettings(FeedbackSettings):
+    """Stage rewrite: ambiguous prompts learn the velocity of their rewritten form.
 
-    A step takes one right drawing of each caption, with ``draws`` draws of noise.
+    A step takes one correct sample of each prompt and noises it ``noise_samples`` times.
     """
 
-    rewrite: float = 4.0  # weight beside the edit stage's own loss
-    group: int = 1
-    judged: int = 8_192
+    rewrite: float = 4.0  # weight beside the edit stage's loss
+    samples_per_prompt: int = 1  # samples of each prompt
+    judged_samples: int = 8_192  # samples that are generated and judged
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive("rewrite", self.rewrite)
+        check_positive("rewrite", self.rewrite)
 
 
-#: Of any stage: VAESettings or FlowSettings, and so KDSettings, EditSettings, RewardSettings and RewriteSettings.
+#: Settings of any stage; the other classes derive from FlowSettings.
 StageSettings = VAESettings | FlowSettings
 
 
-@dataclass(frozen=True)
-class LoopSettings:
-    """How a run is watched and kept, whatever it trains."""
-
-    log_every: int = 50
-    save_every: int = 500
-    sample_every: int = 2_000
-    seed: int = 0
-    device: str = "cpu"
-    bfloat16: bool = False
-    compile: bool = False  # torch.compile the denoiser: flow, kd and edit
-    accumulate: int = 1  # micro-batches per process and step
-    checkpoint_blocks: bool = False  # run blocks again in the backward pass instead of storing them
-    tensorboard: bool = False
-    workers: int = 0  # processes that make the built-in world's images ahead
-    minutes: float | None = None  # the steps are those that fit; None = those of the stage
-
-    @property
-    def cuda(self) -> bool:
-        """Whether the run is on a GPU of CUDA's, any of them."""
-        return self.device.startswith("cuda")
-
-    def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise SpecError(f"accumulate is {self.accumulate}; allowed: 1 or more")
-        if self.workers < 0:
-            raise SpecError(f"workers is {self.workers}; allowed: 0 or more")
-        if self.minutes is not None and not 0.0 < self.minutes < math.inf:
-            raise SpecError(f"minutes is {self.minutes}; allowed: above 0")
-
-
-VAE_SETTINGS: Mapping[str, VAESettings] = types.MappingProxyType({
-    "nano": VAESettings(OptimizerSettings(1e-3), steps=16_000),
-    "tiny": VAESettings(OptimizerSettings(1e-3), steps=50_000),
-    "small": VAESettings(OptimizerSettings(3e-4), steps=50_000),
-    "base": VAESettings(OptimizerSettings(1e-4), steps=50_000),
-})  # fmt: skip
-
-FLOW_SETTINGS: Mapping[str, FlowSettings] = types.MappingProxyType({
-    "nano": FlowSettings(OptimizerSettings(1.5e-3), steps=10_000, batch=48, scenes=49_152),
-    "tiny": FlowSettings(OptimizerSettings(1e-3), steps=100_000, draws=2),
-    "small": FlowSettings(OptimizerSettings(2e-4), steps=100_000),
-    "base": FlowSettings(OptimizerSettings(1e-4), steps=100_000),
-})  # fmt: skip
-
-KD_SETTINGS: Mapping[str, KDSettings] = types.MappingProxyType({
-    "nano": KDSettings(OptimizerSettings(5e-4), steps=5_000, batch=48, scenes=49_152),
-    "tiny": KDSettings(OptimizerSettings(1e-4), steps=30_000),
-    "small": KDSettings(OptimizerSettings(5e-5), steps=30_000),
-    "base": KDSettings(OptimizerSettings(2e-5), steps=30_000),
-})  # fmt: skip
-
-EDIT_SETTINGS: Mapping[str, EditSettings] = types.MappingProxyType({
-    "nano": EditSettings(OptimizerSettings(5e-4), steps=10_000, batch=48, scenes=49_152),
-    "tiny": EditSettings(OptimizerSettings(2e-4), steps=20_000, draws=2),
-    "small": EditSettings(OptimizerSettings(5e-5), steps=20_000),
-    "base": EditSettings(OptimizerSettings(1e-5), steps=20_000),
-})  # fmt: skip
-
-
-#: Of a short continuation of finished weights. Measured for tiny alone; larger models learn slower.
-_SHORT = OptimizerSettings(2e-4, "muon", warmup_steps=5, decay_fraction=0.9, ema=0.98)
-_REWARD = RewardSettings(
-    _SHORT, steps=300, batch=16, scenes=24_576, captions_per_scene=6, time_shift=2.0,
-    generate=0.875, edit=0.0, inpaint=0.125, super_resolve=0.0,
-)  # fmt: skip
-REWARD_SETTINGS: Mapping[str, RewardSettings] = types.MappingProxyType({
-    "nano": _REWARD,
-    "tiny": _REWARD,
-    "small": replace(_REWARD, optimizer=replace(_SHORT, learning_rate=5e-5)),
-    "base": replace(_REWARD, optimizer=replace(_SHORT, learning_rate=2e-5)),
-})  # fmt: skip
-
-_REWRITE = RewriteSettings(
-    _SHORT, steps=600, batch=8, draws=2, judged_per_example=8, scenes=24_576, captions_per_scene=6, time_shift=2.0,
-    generate=0.75, edit=0.0, inpaint=0.25, super_resolve=0.0,
-)  # fmt: skip
-REWRITE_SETTINGS: Mapping[str, RewriteSettings] = types.MappingProxyType({
-    "nano": _REWRITE,
-    "tiny": _REWRITE,
-    "small": replace(_REWRITE, optimizer=replace(_SHORT, learning_rate=5e-5)),
-    "base": replace(_REWRITE, optimizer=replace(_SHORT, learning_rate=2e-5)),
-})  # fmt: skip
-
-
 def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
-    """The rate at ``step`` of ``steps``: linear warm-up, constant, then 1 - sqrt down to zero."""
+    """Learning rate at ``step`` of ``steps``: linear warm-up, constant, then ``1 - sqrt`` decay to zero."""
     warm = min(1.0, (step + 1) / max(settings.warmup_steps, 1))
     decay_start = steps * (1.0 - settings.decay_fraction)
     progress: float = max(0.0, (step - decay_start) / max(steps - decay_start, 1.0))
@@ -322,7 +244,7 @@ def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
 
 
 def check_steps(steps: int) -> int:
-    """``steps`` when it is at least 1; SpecError otherwise."""
+    """Return ``steps`` when it is at least 1; raise SpecError otherwise."""
     if steps < 1:
         raise SpecError(f"steps is {steps}; allowed: 1 or more")
     return steps

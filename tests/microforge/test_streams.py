@@ -14,7 +14,7 @@ from microforge.spec import TASKS
 from microforge.streams import STREAM_LENGTH, FixedSeed, StepStream, TensorStream
 from microforge.training.engine.batch_shard import WHOLE
 from microforge.training.settings import EditSettings, OptimizerSettings
-from microforge.training.stages.edit import task_rows
+from microforge.training.stages.edit_batches import task_rows
 
 #: Streams of more than one ``STREAM_LENGTH``.
 LENGTHS = {"TRAJECTORY_NOISE": len(TASKS) * STREAM_LENGTH}
@@ -76,7 +76,7 @@ def test_rewritten_prompts_and_the_task_mix_of_step_0_come_from_different_genera
         return step_rng(seed, number)
 
     monkeypatch.setattr("microforge.data.world.explicit_prompts.step_rng", recorded)
-    monkeypatch.setattr("microforge.training.stages.edit.step_rng", recorded)
+    monkeypatch.setattr("microforge.training.stages.edit_batches.step_rng", recorded)
     sample_rewrites(2, seed=0)
     task_rows(EditSettings(OptimizerSettings(1e-3), batch=4), 0, 0, WHOLE)
     assert len(numbers) == 2 and numbers[0] != numbers[1]

@@ -19,7 +19,7 @@ from microforge.evaluation.generation import ImageGenerator, Images, RoundTrip, 
 from microforge.evaluation.planner_probe import PlannerMetrics, ProbeSettings, probe_planner
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import SamplerSpec, parse_size
-from microforge.training.stages.edit import drawn
+from microforge.training.stages.example_images import generate_examples
 from microforge_benchmarks.evaluate.model_under_test import (
     AnyTaskGenerator,
     ModelUnderTest,
@@ -124,6 +124,6 @@ def _task_generator(
             targets=examples.targets.to(device),
             masks=None if examples.masks is None else examples.masks.to(device),
         )
-        return drawn(pipeline, task, on_device, seed).cpu()
+        return generate_examples(pipeline, task, on_device, seed).cpu()
 
     return generate_task

@@ -27,7 +27,7 @@ from microforge.evaluation.metrics import psnr
 from microforge.evaluation.scores import Accuracy, GenerationScores, TaskScores
 from microforge.io.console import say
 from microforge.pipeline import MicroForgePipeline
-from microforge.training.stages.edit import drawn
+from microforge.training.stages.example_images import generate_examples
 from microforge_benchmarks.evaluate.plan_state_error import PlanStateError, plan_state_error
 
 BATCH = 16
@@ -225,5 +225,5 @@ def _task_scores(pipeline: MicroForgePipeline, count: int, seed: int) -> dict[st
     for task in pipeline.spec.tasks:
         if task != "generate":
             say(f"  {task}")
-            scores[task] = evaluate_task(task, partial(drawn, pipeline, task), settings)
+            scores[task] = evaluate_task(task, partial(generate_examples, pipeline, task), settings)
     return scores

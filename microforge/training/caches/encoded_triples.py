@@ -1,20 +1,19 @@
-"""Examples with a source, made and encoded once: what the edit stage draws from when new ones at every step cost too much.
+"""The cache of encoded triples: examples with a source that are made and encoded once and reused at every step.
 
-A step with new examples encodes two images for each; on a CPU that takes as long as the step itself. The cache is
-built in parts, each a file of its own, so that a killed build goes on where it stopped.
+Encoding two new images for every example takes a CPU as long as the training step itself. The cache is built in parts, each
+a file of its own, so that a killed build continues where it stopped.
 
-Letters: N examples of a task, C h w latent channels, height and width, L text tokens.
+Letters: N examples of a task, B examples of a batch, C h w latent channels, height and width, L text tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import safetensors
 import torch
 from rich.console import Console
@@ -22,15 +21,14 @@ from rich.progress import track
 from torch import Tensor
 
 from microforge.data.edit_examples import SOURCE_TASKS, TripleSource
-from microforge.data.pixels import from_uint8, to_uint8
+from microforge.data.pixels import to_uint8
 from microforge.streams import StepStream
-from microforge.tokenizer import PromptTokenizer
-from microforge.training.caches.latents import encoder_sha256, metadata, save_whole
-from microforge.training.settings import EditSettings, LoopSettings
-from microforge.vae import MicroForgeVAE
+from microforge.training.caches.encoder import LatentEncoder, encoder_sha256
+from microforge.training.caches.files import read_metadata, write_atomically
+from microforge.training.settings import EditSettings
 
-#: Examples of a part, and those encoded at once.
-PART, AT_ONCE = 512, 32
+#: Examples of a part, and examples that are encoded together.
+PART, BATCH = 512, 32
 _NAMES = ("sources", "targets", "ids")
 
 
@@ -43,64 +41,28 @@ class EncodedTriples:
     ids: Tensor
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """What turns examples into latents and ids: texts of at most ``length`` tokens, images of ``size`` (height, width)."""
-
-    vae: MicroForgeVAE
-    tokenizer: PromptTokenizer
-    length: int
-    size: tuple[int, int]
-    loop: LoopSettings
-
-    def part(self, triples: TripleSource, task: str, number: int, count: int) -> dict[str, Tensor]:
-        """``count`` examples of ``task``, the same again for the same ``number`` and seed."""
-        pieces = []
-        for start in range(0, count, AT_ONCE):
-            own = min(AT_ONCE, count - start)
-            # a stream of its own, so that no call draws what another one keeps
-            stream = StepStream.ENCODED_TRIPLES + (number * PART + start) // AT_ONCE
-            found = triples.triples(
-                task, self.loop.seed, stream, own, range(own), self.size, self.loop.device
-            )
-            latents = [
-                latents_of(self.vae, to_uint8(images), self.loop.device).half().cpu()
-                for images in (found.sources, found.targets)
-            ]
-            pieces.append((*latents, words_of(self.tokenizer, found.texts, task, self.length).int()))
-        return {name: torch.cat([piece[at] for piece in pieces]) for at, name in enumerate(_NAMES)}
-
-    def key(self, triples: TripleSource, counts: Mapping[str, int]) -> str:
-        """Names all that the examples depend on; what ``triples`` makes, by the first of each task."""
-        digest = hashlib.sha256(
-            f"{triples.name} {counts} {self.length} {self.size} {self.loop.seed}".encode()
-        )
-        for task in counts:
-            first = triples.triples(
-                task, self.loop.seed, StepStream.ENCODED_TRIPLES, 1, [0], self.size, "cpu"
-            )
-            digest.update(words_of(self.tokenizer, first.texts, task, self.length).numpy().tobytes())
-            for images in (first.sources, first.targets):
-                digest.update(to_uint8(images).numpy().tobytes())
-        return f"{encoder_sha256(self.vae)} {digest.hexdigest()}"
-
-
 def load_or_encode(
-    path: Path, triples: TripleSource, settings: EditSettings, encoding: Encoding, console: Console
+    path: Path,
+    triples: TripleSource,
+    settings: EditSettings,
+    encoder: LatentEncoder,
+    seed: int,
+    console: Console,
 ) -> dict[str, EncodedTriples]:
-    """``settings.triples`` examples, in the shares of their tasks: those at ``path`` when they are these, else new ones."""
+    """``settings.triples`` encoded examples, by task: those at ``path`` when they match, else new ones."""
     counts = task_counts(settings)
-    key = encoding.key(triples, counts)
-    if metadata(path).get("key") != key:
+    key = _key(triples, counts, encoder, seed)
+    if read_metadata(path).get("key") != key:
         folder = path.with_name(f".{path.name}.parts")
         folder.mkdir(parents=True, exist_ok=True)
         parts = [(task, number) for task, count in counts.items() for number in range(-(-count // PART))]
         files = {part: folder / f"{part[0]}-{part[1]:05d}.safetensors" for part in parts}
         for task, number in track(parts, "encoding examples with a source", console=console):
-            if metadata(files[task, number]).get("key") != key:
+            if read_metadata(files[task, number]).get("key") != key:
                 count = min(PART, counts[task] - number * PART)
-                save_whole(files[task, number], encoding.part(triples, task, number, count), {"key": key})
-        save_whole(path, _joined(files), {"key": key})
+                tensors = _encode_part(triples, task, number, count, encoder, seed)
+                write_atomically(files[task, number], tensors, {"key": key})
+        write_atomically(path, _concatenated(files), {"key": key})
         shutil.rmtree(folder)
     with safetensors.safe_open(str(path), "pt") as file:
         return {
@@ -108,7 +70,43 @@ def load_or_encode(
         }
 
 
-def _joined(files: Mapping[tuple[str, int], Path]) -> dict[str, Tensor]:
+def task_counts(settings: EditSettings) -> dict[str, int]:
+    """Examples of each task with a source, ``settings.triples`` in all; tasks without a share are left out."""
+    shares = {task: settings.shares[task] for task in SOURCE_TASKS if settings.shares[task] > 0.0}
+    return {
+        task: max(1, round(settings.triples * share / sum(shares.values()))) for task, share in shares.items()
+    }
+
+
+def _key(triples: TripleSource, counts: Mapping[str, int], encoder: LatentEncoder, seed: int) -> str:
+    """Identifies everything that the examples depend on; ``triples`` by its first example of each task."""
+    digest = hashlib.sha256(f"{triples.name} {counts} {encoder.max_length} {encoder.size} {seed}".encode())
+    for task in counts:
+        first = triples.triples(task, seed, StepStream.ENCODED_TRIPLES, 1, [0], encoder.size, "cpu")
+        digest.update(encoder.ids(first.texts, task).numpy().tobytes())
+        for images in (first.sources, first.targets):
+            digest.update(to_uint8(images).numpy().tobytes())
+    return f"{encoder_sha256(encoder.vae)} {digest.hexdigest()}"
+
+
+def _encode_part(
+    triples: TripleSource, task: str, number: int, count: int, encoder: LatentEncoder, seed: int
+) -> dict[str, Tensor]:
+    """``count`` encoded examples of ``task``, a function of ``number`` and ``seed`` alone."""
+    batches = []
+    for start in range(0, count, BATCH):
+        size = min(BATCH, count - start)
+        # every batch has a number of its own, so that none depends on how the others are cut
+        stream = StepStream.ENCODED_TRIPLES + (number * PART + start) // BATCH
+        examples = triples.triples(task, seed, stream, size, range(size), encoder.size, encoder.device)
+        latents = [
+            encoder.latents(to_uint8(images)).half().cpu() for images in (examples.sources, examples.targets)
+        ]
+        batches.append((*latents, encoder.ids(examples.texts, task).int()))
+    return {name: torch.cat([batch[index] for batch in batches]) for index, name in enumerate(_NAMES)}
+
+
+def _concatenated(files: Mapping[tuple[str, int], Path]) -> dict[str, Tensor]:
     """The parts of every task one after the other, as TASK.NAME."""
     whole: dict[str, list[Tensor]] = {}
     for (task, _), path in files.items():
@@ -116,28 +114,3 @@ def _joined(files: Mapping[tuple[str, int], Path]) -> dict[str, Tensor]:
             for name in _NAMES:
                 whole.setdefault(f"{task}.{name}", []).append(file.get_tensor(name))
     return {name: torch.cat(parts) for name, parts in whole.items()}
-
-
-def task_counts(settings: EditSettings) -> dict[str, int]:
-    """How many of ``settings.triples`` examples each task with a source has; a task without a share is left out."""
-    shares = {task: settings.shares[task] for task in SOURCE_TASKS if settings.shares[task] > 0.0}
-    return {
-        task: max(1, round(settings.triples * share / sum(shares.values()))) for task, share in shares.items()
-    }
-
-
-def words_of(tokenizer: PromptTokenizer, texts: Sequence[str | None], task: str, length: int) -> Tensor:
-    """Token ids (B, L) int64 with the task's prefix, padded to ``length``; None is no text."""
-    rows = [
-        tokenizer.encode_empty(task, length) if text is None else tokenizer.encode(text, task, length)
-        for text in texts
-    ]
-    return torch.from_numpy(np.stack([row.ids for row in rows]))
-
-
-@torch.no_grad()
-def latents_of(vae: MicroForgeVAE, pixels: Tensor, device: str) -> Tensor:
-    """Normalised latents (B, C, h, w) of bytes, in float32 whatever the training's precision, as the flow's cached ones."""
-    images = from_uint8(pixels.to(device, non_blocking=True))
-    with torch.autocast(images.device.type, enabled=False):
-        return vae.normalize(vae.encode(images).mean)

@@ -1,360 +1,247 @@
-"""``mf-export distill``: check everything, draw what is missing of the teacher's drawings, train, write the student.
+"""``mf-export distill``: checks all options, generates missing trajectories, trains and writes the student.
 
-CHECKPOINT2        the student; appears when it is finished
-CHECKPOINT2.run/   state, log, samples, trajectories/: kill the run at any moment and repeat it with --resume
+OUT        the student; written when it is finished
+OUT.run/   state, log, samples, trajectories/: the run can be killed at any moment and repeated with --resume
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-import torch
 from rich.console import Console
 
 from microforge.checkpoint import CONFIG, Checkpoint
 from microforge.data.edit_examples import SOURCE_TASKS, TripleSource
-from microforge.data.files.edit_triples import FolderTriples
 from microforge.data.image_source import ImageSource
-from microforge.data.open import open_source
+from microforge.data.open import open_triples
 from microforge.data.world.edit_triples import SceneTriples
 from microforge.data.world.image_source import SCENES
-from microforge.errors import CheckpointError, OutputExistsError, SpecError
+from microforge.errors import SpecError
 from microforge.io.atomic import atomic_folder, check_output
-from microforge.spec import ModelSpec, check_size, parse_size
-from microforge.training.distillation.rejection_sampling import JUDGED, keep_faithful
-from microforge.training.distillation.settings import DistillSettings, distill_settings
-from microforge.training.distillation.stage import DistillStage, student_spec
-from microforge.training.distillation.student_init import move_student, starting_student
-from microforge.training.distillation.task_teachers import kept_intervals, open_drawers
-from microforge.training.distillation.teacher import (
-    DrawingPlan,
-    Teacher,
-    build_cache,
-    known_tasks,
-    rows_of,
-    teacher_id,
+from microforge.training.distillation.plan import DistillPlan, plan_distill
+from microforge.training.distillation.rejection_sampling import JUDGED_TASKS, filter_samples
+from microforge.training.distillation.request import DistillRequest
+from microforge.training.distillation.stage import (
+    SHEET_PROMPTS,
+    DistillStage,
+    SheetInputs,
+    pipeline_of,
+    student_spec,
+    write_student,
 )
-from microforge.training.distillation.trajectory_cache import check_room, megabytes, predict_size
-from microforge.training.engine.distributed import Processes, end_processes, open_processes, speaks
-from microforge.training.engine.loop import Run, train
-from microforge.training.engine.state import STATE, RunIdentity, check_identity
-from microforge.training.runs.data_report import CACHE, report_data
-from microforge.training.runs.memory_estimate import describe
-from microforge.training.runs.plan import (
-    CHECKPOINT,
-    StagePlan,
-    TrainRequest,
-    loop_settings,
-    spread_over,
+from microforge.training.distillation.student_init import initial_student
+from microforge.training.distillation.task_teachers import intervals_per_task
+from microforge.training.distillation.task_teachers import student_steps as steps_of
+from microforge.training.distillation.teacher import FrozenTeacher, teacher_id
+from microforge.training.distillation.trajectories import TrajectoryInputs, build_cache
+from microforge.training.distillation.trajectory_cache import (
+    CacheSize,
+    TrajectoryDataset,
+    check_room,
+    megabytes,
 )
-from microforge.training.runs.starting_weights import SHIPPED, latents_id, open_checkpoint
-from microforge.training.settings import EditSettings, FlowSettings, LoopSettings
-
-#: In the run's folder.
-TRAJECTORIES = "trajectories"
+from microforge.training.engine.distributed import Processes, is_main_process
+from microforge.training.runs.data_report import open_data
+from microforge.training.runs.execution import launched, run_plan
+from microforge.training.runs.memory_estimate import MemoryEstimate, estimate
+from microforge.training.runs.plan import spread_over
+from microforge.training.runs.results import RunResult
+from microforge.training.runs.run_folder import check_run_folder
+from microforge.training.runs.starting_weights import SHIPPED, open_checkpoint
+from microforge.training.stages.flow_network import FlowNetwork
 
 
 @dataclass(frozen=True)
-class DistillRequest:
-    """The options of one ``mf-export distill`` call, as typed; None is the preset's own choice."""
+class DistillResult(RunResult):
+    """A finished student; ``cache`` is None when nothing was sampled."""
 
-    checkpoint: Path | None
-    out: Path | None
-    init: Path | None = None
-    init_teacher: Path | None = None
-    move: float = 1.0
-    steps: int = 4
-    skip: int | None = None
-    updates: int | None = None
-    batch: int | None = None
-    drawings: int | None = None
-    learning_rate: float | None = None
-    optimizer: str | None = None
-    ema: float | None = None
-    anchor: float | None = None
-    own: float | None = None
-    perturb: float | None = None
-    int8_grid: bool = False
-    generate: float | None = None
-    faithful: bool = False
-    true_targets: str | None = None
-    drawers: tuple[str, ...] = ()
-    size: str | None = None
-    data: str = SCENES
-    edits: str | None = None
-    cache: Path | None = None
-    resume: bool = False
-    force: bool = False
-    dry_run: bool = False
-    seed: int = 0
-    device: str = "cpu"
-    bf16: bool = False
-    compile: bool = False
-    accumulate: int | None = None
-    threads: int | None = None
-    save_every: int = 500
-    sample_every: int = 2000
-    tensorboard: bool = False
+    student_steps: int
+    cache: CacheSize | None
+
+    def values(self) -> dict[str, object]:
+        """The result as JSON values."""
+        return {**super().values(), "student_steps": self.student_steps, **_cache_values(self.cache)}
 
 
 @dataclass(frozen=True)
-class DistillPlan:
-    """One run, checked as far as options and the teacher's configuration go."""
+class DistillEstimate:
+    """What a run would need; both are None for a task-vector update without training."""
 
-    out: Path
-    folder: Path
-    cache: Path
-    settings: DistillSettings
-    loop: LoopSettings
-    size: tuple[int, int]
-    tasks: tuple[str, ...]
-    faithful: bool = False
-    true_targets: tuple[str, ...] = ()
-    #: Task -> who draws it in the teacher's place.
-    drawers: Mapping[str, Checkpoint] = field(default_factory=dict)
+    student_steps: int
+    cache: CacheSize | None
+    memory: MemoryEstimate | None
 
-    def drawing(self) -> DrawingPlan:
-        settings = self.settings
-        return DrawingPlan(
-            rows_of(settings.drawings, self.tasks, settings.generate), self.size, settings.intervals, settings.kept,
-            self.loop.seed, self.loop.bfloat16, self.true_targets,
-        )  # fmt: skip
+    def values(self) -> dict[str, object]:
+        """The estimate as JSON values."""
+        memory = {} if self.memory is None else self.memory.values()
+        return {"student_steps": self.student_steps, **_cache_values(self.cache), **memory}
 
 
-def run_distill(request: DistillRequest, console: Console | None = None) -> dict[str, object]:
-    """Distil and return where the student is; with ``dry_run`` only what it would take.
+def _cache_values(cache: CacheSize | None) -> dict[str, object]:
+    return {} if cache is None else {"cache_bytes": cache.total, "cache_missing_bytes": cache.missing}
+
+
+def run_distill(request: DistillRequest, console: Console | None = None) -> DistillResult:
+    """Distil a student.
 
     Raises:
-        SpecError, DataError, CheckpointError, OutputError, MissingExtraError: for options that cannot work; nothing
-            is written then.
+        MicroForgeError: SpecError, DataError, CheckpointError, OutputError or MissingExtraError for options that cannot
+            work; nothing is written then. DivergenceError when training diverges.
     """
-    console = Console(stderr=True, quiet=not speaks()) if console is None else console
+    console = Console(stderr=True, quiet=not is_main_process()) if console is None else console
     checkpoint = open_checkpoint(request.checkpoint or SHIPPED)
     plan = plan_distill(request, checkpoint)
-    start = starting_student(request.init, request.init_teacher, checkpoint, request.move)
-    if plan.settings.updates == 0:
-        spec = student_spec(checkpoint.spec, plan.settings.steps, plan.size, plan.tasks)
-        moved = start if request.init_teacher else None
-        return move_student(
-            plan.out, spec, checkpoint, moved, plan.settings.int8_grid, request.force, request.dry_run
-        )
-    here = _show_size(plan, checkpoint, console)
-    if request.dry_run:
-        return {**here, **describe(_as_stage(plan, checkpoint), _slow(plan, checkpoint), console)}
-    _check_folders(plan, checkpoint, request)
-    if request.threads is not None:
-        torch.set_num_threads(request.threads)
-    processes = open_processes(plan.loop.device)
-    try:
-        plan = _spread(plan, processes)
-        loss = _run(plan, checkpoint, start, request, console, processes)
-    finally:
-        end_processes(processes)
-    return {
-        "checkpoint": str(plan.out.absolute()), "steps": plan.settings.steps, "updates": plan.settings.updates,
-        "loss": loss, **here,
-    }  # fmt: skip
+    init = _initial_student(request, checkpoint)
+    options = request.loop
+    if plan.settings.steps == 0:
+        return write_updated_student(plan, checkpoint, _updated(request, plan, init), options.force)
+    size = _check_cache(plan, console)
+    check_output(plan.out, options.force or options.resume)
+    begun = plan.folder.is_dir()
+    check_run_folder(plan.folder, plan.identity(checkpoint), options.resume, options.force, begun)
+    with launched(plan.loop.device, options.threads) as processes:
+        plan = spread_over(plan, processes.count, processes.device)
+        loss = _train(plan, checkpoint, init, request, console, processes)
+    return DistillResult(plan.out, plan.settings.steps, loss, plan.settings.student_steps, size)
 
 
-def plan_distill(request: DistillRequest, teacher: Checkpoint) -> DistillPlan:
-    """The plan of a request.
+def estimate_distill(request: DistillRequest, console: Console | None = None) -> DistillEstimate:
+    """What ``run_distill`` would need on disk and in memory; writes nothing.
 
     Raises:
-        SpecError, CheckpointError, MissingExtraError: for options, or a teacher, that cannot work.
+        SpecError, CheckpointError, OutputError, MissingExtraError: for options that cannot work.
     """
-    if teacher.spec.sampler.guidance_distilled:
-        raise CheckpointError("this checkpoint was distilled already; distill from its teacher")
-    out = request.out
-    if out is None and not request.dry_run:
-        raise SpecError("say where to write the student: --out CHECKPOINT2")
-    out = Path("student") if out is None else out
-    settings = distill_settings(
-        teacher.spec.name, steps=request.steps, skip=request.skip, updates=request.updates, batch=request.batch,
-        drawings=request.drawings, learning_rate=request.learning_rate, kind=request.optimizer, ema=request.ema,
-        anchor=request.anchor, own=request.own, generate=request.generate, perturb=request.perturb,
-        int8_grid=request.int8_grid,
-    )  # fmt: skip
-    loop = loop_settings(_as_train(request, out))
-    factor = teacher.spec.vae.downsample
-    size = teacher.spec.native_size if request.size is None else parse_size(request.size, factor)
-    check_size(*size, factor)
-    tasks = known_tasks(teacher)
-    _check_together(request, settings, loop, tasks)
-    true_targets = _true_targets(request, tasks)
-    folder = out.with_name(out.name + ".run")
-    cache = folder / TRAJECTORIES if request.cache is None else request.cache
-    drawers = open_drawers(request.drawers, teacher, settings, true_targets)
-    return DistillPlan(
-        out, folder, cache, settings, loop, size, tasks, request.faithful, true_targets, drawers
-    )
+    console = Console(stderr=True, quiet=not is_main_process()) if console is None else console
+    checkpoint = open_checkpoint(request.checkpoint or SHIPPED)
+    plan = plan_distill(request, checkpoint, estimate=True)
+    init = _initial_student(request, checkpoint)
+    if plan.settings.steps == 0:
+        _updated(request, plan, init)
+        return DistillEstimate(plan.settings.student_steps, None, None)
+    size = _check_cache(plan, console)
+    memory = estimate(plan.memory_plan(), plan.target_spec)
+    return DistillEstimate(plan.settings.student_steps, size, memory)
 
 
-def _check_together(
-    request: DistillRequest, settings: DistillSettings, loop: LoopSettings, tasks: tuple[str, ...]
-) -> None:
-    """Raise SpecError for options that do not go together."""
-    if request.data != SCENES and len(tasks) > 1 and request.edits is None:
-        raise SpecError(
-            "the teacher edits: --data of your own needs --edits FOLDER, with source, instruction and target"
-        )
-    if request.edits is not None and len(tasks) == 1:
-        raise SpecError("--edits belongs to a teacher that edits; this one only generates")
-    if settings.batch % loop.accumulate:
-        raise SpecError(f"a batch of {settings.batch} does not divide into {loop.accumulate} micro-batches")
-    if request.skip is not None and request.own is not None:
-        raise SpecError("--own-rollout belongs to windows with an exact end, not to --skip")
-    if request.faithful and request.data != SCENES:
-        raise SpecError("--faithful needs captions that the oracle can judge: --data scenes")
+def _initial_student(request: DistillRequest, checkpoint: Checkpoint) -> Checkpoint | None:
+    options = request.options
+    return initial_student(options.init, options.init_teacher, checkpoint, options.delta_scale)
 
 
-def _true_targets(request: DistillRequest, tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """The tasks that --true-targets names; SpecError for one without a source."""
-    named = tuple((request.true_targets or "").replace(",", " ").split())
-    allowed = [task for task in tasks if task in SOURCE_TASKS]
-    for task in named:
-        if task not in allowed:
-            raise SpecError(
-                f"--true-targets is {task}; allowed for this teacher: {', '.join(allowed) or 'none'}"
-            )
-    return named
-
-
-def _as_train(request: DistillRequest, out: Path) -> TrainRequest:
-    """The loop's options under the names that ``mf-train`` has for them."""
-    return TrainRequest(
-        "distill", out, seed=request.seed, device=request.device, bf16=request.bf16, compile=request.compile,
-        accumulate=request.accumulate, save_every=request.save_every, sample_every=request.sample_every,
-        tensorboard=request.tensorboard,
-    )  # fmt: skip
-
-
-def _spread(plan: DistillPlan, processes: Processes) -> DistillPlan:
-    """--batch counts for each process, as in ``mf-train``."""
-    settings = replace(plan.settings, batch=plan.settings.batch * processes.count)
-    return replace(plan, settings=settings, loop=replace(plan.loop, device=processes.device))
-
-
-def _show_size(plan: DistillPlan, teacher: Checkpoint, console: Console) -> dict[str, object]:
-    """Say what the cache will take before anything is written.
+def _check_cache(plan: DistillPlan, console: Console) -> CacheSize:
+    """Print the size of the trajectory cache before anything is written.
 
     Raises:
         OutputError: when the disk is too full for it.
     """
-    spec, drawing = teacher.spec, plan.drawing()
-    height, width = (side // spec.vae.downsample for side in plan.size)
-    latent = (spec.latent_channels, height, width)
-    kept = kept_intervals(drawing.rows, plan.drawers, drawing.kept)
-    size = predict_size(plan.cache, drawing.rows, latent, kept, spec.text_encoder.max_length)
-    points = " or ".join(str(count + 1) for count in sorted(set(kept.values())))
-    counts = ", ".join(f"{count:,} {task}" for task, count in drawing.rows.items())
+    size, trajectories = plan.cache_size(), plan.trajectories()
+    intervals = intervals_per_task(trajectories.rows, plan.task_teachers, trajectories.cached_intervals)
+    points = " or ".join(str(count + 1) for count in sorted(set(intervals.values())))
+    counts = ", ".join(f"{count:,} {task}" for task, count in trajectories.rows.items())
     console.print(
-        f"teacher's drawings: {counts}; {points} points each: {megabytes(size.total)} in {plan.cache}, "
-        f"{megabytes(size.missing)} to be drawn, {megabytes(size.free)} free",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        f"trajectories: {counts}; {points} points each: {megabytes(size.total)} in {plan.cache}, "
+        f"{megabytes(size.missing)} to be generated, {megabytes(size.free)} free",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
     check_room(size, plan.cache)
-    return {"cache_bytes": size.total, "cache_missing_bytes": size.missing}
+    return size
 
 
-def identity(plan: DistillPlan, teacher: Checkpoint, data: str) -> RunIdentity:
-    """What a state on disk must agree with to be resumed."""
-    return RunIdentity(
-        plan.settings.name, f"{teacher.spec.name} of teacher {teacher_id(teacher)}", plan.loop.seed,
-        latents_id(teacher), plan.settings.optimizer.kind, SCENES if data == SCENES else "own images",
-    )  # fmt: skip
-
-
-def _check_folders(plan: DistillPlan, teacher: Checkpoint, request: DistillRequest) -> None:
-    """Never overwrite a checkpoint, never mix two runs."""
-    check_output(plan.out, request.force or request.resume)
-    exists = (plan.folder / STATE).is_file()
-    if request.resume and not exists and not plan.folder.is_dir():
-        raise CheckpointError(f"nothing to resume: {plan.folder} does not exist; leave out --resume")
-    if exists and request.resume:
-        check_identity(plan.folder, identity(plan, teacher, request.data))
-    elif exists and not request.force:
-        raise OutputExistsError(f"{plan.folder} holds a run; --resume goes on with it, --force starts over")
-
-
-def _run(
-    plan: DistillPlan, checkpoint: Checkpoint, start: Checkpoint | None, request: DistillRequest, console: Console,
+def _train(
+    plan: DistillPlan,
+    checkpoint: Checkpoint,
+    init: Checkpoint | None,
+    request: DistillRequest,
+    console: Console,
     processes: Processes,
-) -> float | None:  # fmt: skip
-    source, triples = _data(plan, request, console, processes)
-    if request.force and processes.is_main:
-        _clear(plan)
-    processes.wait()
-    teacher = Teacher(checkpoint, plan.loop.device)
+) -> float | None:
+    """Generate the missing trajectories, train, and write the student to ``plan.out``."""
+    source = open_data(request.data, plan.folder, console, processes)
+    force, edits = request.loop.force, request.data.edits
+    # a teacher that only generates has no use for edits, and its data need not have any
+    triples = SceneTriples() if len(plan.tasks) == 1 else open_triples(source, edits)
+    teacher = FrozenTeacher(checkpoint, plan.loop.device)
     if plan.loop.compile:
         teacher.network.compile_denoiser()
+    inputs = _trajectory_inputs(plan, teacher, source, triples)
+
+    def provide(console: Console, processes: Processes) -> Mapping[str, TrajectoryDataset]:
+        return _trajectories(plan, inputs, force, console, processes)
+
+    sheet = SheetInputs(source.prompts(SHEET_PROMPTS), triples)
+    settings = plan.settings
+    stage = DistillStage(teacher, plan.tasks, settings, plan.loop, plan.size, sheet, provide, init)
+    stage.data_sources = (triples, source)
+    loss = run_plan(plan, stage, plan.identity(checkpoint), source, force, console, processes)
     if processes.is_main:
-        report_data(source, plan.folder, console)
-    fingerprint = f"{source.fingerprint} {request.edits or SCENES}"
-    distinct = {teacher_id(one): one for one in plan.drawers.values()}
-    drawers = {name: Teacher(one, plan.loop.device) for name, one in distinct.items()}
-    cache = build_cache(
-        teacher, source, triples, plan.drawing(), plan.cache, fingerprint, console, processes, request.force,
-        {task: drawers[teacher_id(one)] for task, one in plan.drawers.items()},
-    )  # fmt: skip
-    if plan.faithful:
-        # results of the data need no judge, and edits of one's own have none
-        judged = [
-            task
-            for task in JUDGED
-            if task not in plan.true_targets and not (request.edits and task in SOURCE_TASKS)
-        ]
-        here = console if processes.is_main else Console(quiet=True)
-        keep_faithful(
-            teacher, {task: cache[task] for task in judged if task in cache}, plan.cache, here, processes
-        )
-    stage = DistillStage(
-        teacher, cache, plan.settings, plan.loop, plan.size, source.prompts(12), triples, start
-    )
-    settings, (height, width) = plan.settings, plan.size
-    run = Run(
-        plan.folder, plan.folder / CHECKPOINT, identity(plan, checkpoint, request.data), settings.updates,
-        settings.optimizer, plan.loop, f"{height}x{width}",
-    )  # fmt: skip
-    loss = train(run, stage, console, processes)
-    if processes.is_main:
-        with atomic_folder(plan.out, force=request.force or request.resume, marker=CONFIG) as target:
-            shutil.copytree(run.checkpoint, target, dirs_exist_ok=True)
+        replaced = force or request.loop.resume
+        with atomic_folder(plan.out, force=replaced, marker=CONFIG) as target:
+            shutil.copytree(plan.checkpoint, target, dirs_exist_ok=True)
     processes.wait()
     return loss
 
 
-def _data(
-    plan: DistillPlan, request: DistillRequest, console: Console, processes: Processes
-) -> tuple[ImageSource, TripleSource]:
-    here = console if processes.is_main else Console(quiet=True)
-    source = open_source(request.data, plan.folder / CACHE, here)
-    return source, SceneTriples() if request.edits is None else FolderTriples(Path(request.edits))
+def _trajectory_inputs(
+    plan: DistillPlan, teacher: FrozenTeacher, source: ImageSource, triples: TripleSource
+) -> TrajectoryInputs:
+    distinct = {teacher_id(checkpoint): checkpoint for checkpoint in plan.task_teachers.values()}
+    opened = {key: FrozenTeacher(checkpoint, plan.loop.device) for key, checkpoint in distinct.items()}
+    task_teachers = {task: opened[teacher_id(checkpoint)] for task, checkpoint in plan.task_teachers.items()}
+    data = f"{source.fingerprint} {plan.data.edits or SCENES}"
+    return TrajectoryInputs(teacher, source, triples, plan.trajectories(), data, task_teachers)
 
 
-def _clear(plan: DistillPlan) -> None:
-    """Remove the run's own files; drawings that still fit are kept."""
-    if not (plan.folder / STATE).is_file():
-        return
-    for name in (STATE, "log.jsonl", "loss.png", "skipped.txt"):
-        (plan.folder / name).unlink(missing_ok=True)
-    for name in (CHECKPOINT, "best", "samples", "tensorboard"):
-        shutil.rmtree(plan.folder / name, ignore_errors=True)
+def _trajectories(
+    plan: DistillPlan, inputs: TrajectoryInputs, rebuild: bool, console: Console, processes: Processes
+) -> dict[str, TrajectoryDataset]:
+    """The trajectories of all tasks, with rejected ones replaced if the plan says so."""
+    datasets = build_cache(inputs, plan.cache, console, processes, rebuild)
+    if plan.filter_samples:
+        # results of the data need no verdict, and the user's own edits have no oracle
+        judged = [
+            task
+            for task in JUDGED_TASKS
+            if task not in plan.true_targets and not (plan.data.edits and task in SOURCE_TASKS)
+        ]
+        quiet = console if processes.is_main else Console(quiet=True)
+        chosen = {task: datasets[task] for task in judged if task in datasets}
+        filter_samples(inputs.teacher, chosen, plan.cache, quiet, processes)
+    return datasets
 
 
-def _as_stage(plan: DistillPlan, teacher: Checkpoint) -> StagePlan:
-    """The run as a plan that the memory count understands: a sample is a drawing with all its windows."""
-    kind: Callable[..., FlowSettings] = FlowSettings if len(plan.tasks) == 1 else EditSettings
-    settings = plan.settings
-    flow = kind(settings.optimizer, steps=settings.updates, batch=settings.batch, draws=settings.steps)
-    return spread_over(
-        StagePlan(settings.name, settings.name, plan.folder, teacher.spec, flow, plan.loop, plan.size, SCENES),
-        1, plan.loop.device,
-    )  # fmt: skip
+def _updated(request: DistillRequest, plan: DistillPlan, init: Checkpoint | None) -> Checkpoint:
+    """The student of a task-vector update, for a run without steps.
+
+    Raises:
+        SpecError: without such a student, or for one of another number of sampling steps.
+    """
+    if init is None or request.options.init_teacher is None:
+        raise SpecError(
+            "--steps 0 only writes the student of a task-vector update: give --init and init_teacher, or more steps"
+        )
+    if (steps := steps_of(init)) != plan.settings.student_steps:
+        raise SpecError(
+            f"--init has {steps} sampling steps, --student-steps is {plan.settings.student_steps}"
+        )
+    return init
 
 
-def _slow(plan: DistillPlan, teacher: Checkpoint) -> ModelSpec | None:
-    """Segment-CD keeps a second network."""
-    return None if plan.settings.skip is None else teacher.spec
+def write_updated_student(
+    plan: DistillPlan, teacher: Checkpoint, student: Checkpoint, force: bool
+) -> DistillResult:
+    """Write the student of a task-vector update as it is, without sampling or training.
+
+    Raises:
+        OutputError: when it cannot be written.
+    """
+    check_output(plan.out, force)
+    frozen, network = FrozenTeacher(teacher, "cpu"), FlowNetwork(teacher.spec)
+    network.load(student)
+    spec = student_spec(teacher.spec, plan.settings.student_steps, plan.size, plan.tasks)
+    with atomic_folder(plan.out, force=force, marker=CONFIG) as target:
+        write_student(target, pipeline_of(network, frozen, spec), frozen, plan.settings.int8_grid)
+    return DistillResult(plan.out, 0, None, plan.settings.student_steps, None)

@@ -1,11 +1,11 @@
-"""Which of the teacher's drawings show what their words say, so that a student learns from those alone.
+"""Rejection sampling: a student learns only from samples that the rule-based detector accepts.
 
-A teacher draws some captions wrongly; a student of all its drawings learns its mistakes and adds its own. The oracle
-reads each drawing, as ``mf-eval`` reads an image, and one that fails is replaced by one that doesn't, of the same kind
-of caption, so that hard kinds keep their share (rejection sampling, as in RAFT, arXiv 2304.06767). An edit, or a filled
-hole, is right when the oracle finds in it what it finds in the true result. Only the built-in world can be judged.
+Some samples of a teacher do not show their prompt; a student of all of them learns these mistakes and adds its own. The
+oracle judges every sample as ``mf-eval`` judges an image, and a rejected one is replaced by an accepted one of the same kind
+of prompt, so that difficult kinds keep their share (as in RAFT, arXiv 2304.06767). An edit or an inpainting is accepted when
+the detector finds in it what it finds in the true result. Only the built-in world can be judged.
 
-A shard's verdicts lie beside it, so that they are made once.
+The verdicts on a cache file are stored beside it.
 """
 
 from __future__ import annotations
@@ -30,65 +30,79 @@ from microforge.evaluation.generation import to_uint8_images
 from microforge.evaluation.oracle.detector import DetectedObject, Detection, detect
 from microforge.evaluation.oracle.verdict import judge
 from microforge.io.atomic import atomic_bytes
-from microforge.training.distillation.teacher import Teacher
+from microforge.training.distillation.teacher import FrozenTeacher
 from microforge.training.distillation.trajectory_cache import (
-    CHUNK,
-    Drawings,
-    Shard,
-    shard_path,
-    verdicts_path,
+    FILE_ROWS,
+    TrajectoryBatch,
+    TrajectoryDataset,
+    cache_file,
+    file_count,
+    verdicts_file,
 )
 from microforge.training.engine.distributed import ALONE, Processes
 
-#: The tasks whose drawings the oracle can judge.
-JUDGED = ("generate", "edit", "inpaint")
-#: How far beside its true place, in shares of the image's side, a thing may lie: "to the left" leaves about so much open.
-NEAR = 0.08
+#: The tasks whose samples the oracle can judge.
+JUDGED_TASKS = ("generate", "edit", "inpaint")
+#: Largest distance of an object from its true place, in shares of the image's side: "to the left" is not more precise.
+MAX_DISTANCE = 0.08
 
 
-def keep_faithful(
-    teacher: Teacher, cache: Mapping[str, Drawings], folder: Path, console: Console, processes: Processes = ALONE
-) -> dict[str, int]:  # fmt: skip
-    """Let other drawings of a task stand in for those that fail; how many do not fail.
+def filter_samples(
+    teacher: FrozenTeacher,
+    datasets: Mapping[str, TrajectoryDataset],
+    folder: Path,
+    console: Console,
+    processes: Processes = ALONE,
+) -> dict[str, int]:
+    """Replace the rejected trajectories of each task; returns the number of accepted ones.
 
     Args:
-        cache: task, one of ``JUDGED``, -> its drawings, which lie in ``folder``.
+        teacher: Decodes and reads the trajectories.
+        datasets: Task, one of ``JUDGED_TASKS``, -> its trajectories.
+        folder: The cache that they lie in.
+        console: Shows progress and the numbers of accepted samples.
+        processes: Share the work.
 
     Raises:
-        DataError: when not one drawing of a task shows what its words say.
+        DataError: when not one sample of a task is accepted.
     """
-    kept = {}
-    for task, drawings in cache.items():
-        faithful = _judged(teacher, task, drawings, folder, console, processes)
-        drawings.stand_ins = stand_ins(faithful, kinds(teacher, task, drawings.ids()))
-        kept[task] = int(faithful.sum())
+    counts = {}
+    for task, dataset in datasets.items():
+        accepted = _verdicts_of(teacher, task, dataset, folder, console, processes)
+        dataset.replacements = replacements(accepted, prompt_kinds(teacher, task, dataset.ids()))
+        counts[task] = int(accepted.sum())
         console.print(
-            f"faithful: {kept[task]:,} of {drawings.rows:,} drawings of {task} show what they should",
+            f"rejection sampling: {counts[task]:,} of {dataset.rows:,} samples of {task} are accepted",
             highlight=False,
         )
-    return kept
+    return counts
 
 
-def _judged(
-    teacher: Teacher, task: str, drawings: Drawings, folder: Path, console: Console, processes: Processes
-) -> NDArray[np.bool_]:  # fmt: skip
-    """(S,) the verdicts of all drawings, those that are missing made first; each process judges its part."""
-    paths = [shard_path(folder, task, number) for number in range(-(-drawings.rows // CHUNK))]
+def _verdicts_of(
+    teacher: FrozenTeacher,
+    task: str,
+    dataset: TrajectoryDataset,
+    folder: Path,
+    console: Console,
+    processes: Processes,
+) -> NDArray[np.bool_]:
+    """(S,) the verdicts on all trajectories; missing ones are computed, each process its part."""
+    files = [cache_file(folder, task, number) for number in range(file_count(dataset.rows))]
     missing = [
-        (number, path)
-        for number, path in enumerate(paths)
-        if number % processes.count == processes.rank and not verdicts_path(path).is_file()
+        (number, file)
+        for number, file in enumerate(files)
+        if number % processes.count == processes.rank and not verdicts_file(file).is_file()
     ]
-    for number, path in track(missing, f"judging {task}", console=console, disable=not processes.is_main):
-        shard = drawings.take(range(number * CHUNK, (number + 1) * CHUNK))
-        _write(verdicts_path(path), verdicts(teacher, task, shard))
+    for number, file in track(missing, f"judging {task}", console=console, disable=not processes.is_main):
+        trajectories = dataset.take(range(number * FILE_ROWS, (number + 1) * FILE_ROWS))
+        _write(verdicts_file(file), verdicts(teacher, task, trajectories))
     processes.wait()
-    whole: NDArray[np.bool_] = np.concatenate([np.load(verdicts_path(path)) for path in paths])
-    return whole[: drawings.rows]
+    whole: NDArray[np.bool_] = np.concatenate([np.load(verdicts_file(file)) for file in files])
+    return whole[: dataset.rows]
 
 
-def facts(teacher: Teacher, ids: Tensor) -> list[Prompt | None]:
-    """What the captions with the token ``ids`` (S, L) say; None for one that was cut before it names a shape."""
+def read_prompts(teacher: FrozenTeacher, ids: Tensor) -> list[Prompt | None]:
+    """The facts of the captions with token ids (S, L); None for one that was truncated before it names a shape."""
     return [_read(teacher.tokenizer.decode(row)) for row in ids.tolist()]
 
 
@@ -100,76 +114,76 @@ def _read(text: str) -> Prompt | None:
 
 
 @torch.no_grad()
-def verdicts(teacher: Teacher, task: str, shard: Shard) -> NDArray[np.bool_]:
-    """(S,) whether each drawing shows what it was to show, after the VAE's decoder, as a user would see it."""
+def verdicts(teacher: FrozenTeacher, task: str, trajectories: TrajectoryBatch) -> NDArray[np.bool_]:
+    """(S,) whether each sample, decoded as a user would see it, shows what it should."""
 
-    def seen(latents: Tensor) -> list[Detection]:
+    def detections(latents: Tensor) -> list[Detection]:
         images = teacher.vae.decode(teacher.vae.denormalize(latents.to(teacher.device)))
         return [detect(image) for image in to_uint8_images(images)]
 
-    drawn = seen(shard.points[:, -1])
+    samples = detections(trajectories.points[:, -1])
     if task == "generate":
-        pairs = zip(facts(teacher, shard.ids), drawn, strict=True)
-        found = [prompt is not None and judge(prompt, one).correct for prompt, one in pairs]
+        pairs = zip(read_prompts(teacher, trajectories.ids), samples, strict=True)
+        accepted = [prompt is not None and judge(prompt, sample).correct for prompt, sample in pairs]
     else:
-        wanted = seen(shard.truth)
-        before = wanted if task == "inpaint" or shard.source is None else seen(shard.source)
-        found = [agrees(*three) for three in zip(drawn, wanted, before, strict=True)]
-    return np.array(found, dtype=np.bool_)
+        truth, source = detections(trajectories.truth), trajectories.source
+        sources = truth if task == "inpaint" or source is None else detections(source)
+        accepted = [shows_result(*three) for three in zip(samples, truth, sources, strict=True)]
+    return np.array(accepted, dtype=np.bool_)
 
 
-def agrees(drawn: Detection, wanted: Detection, before: Detection) -> bool:
-    """Whether a drawing has the objects and the background of the true result.
+def shows_result(sample: Detection, truth: Detection, source: Detection) -> bool:
+    """Whether a sample has the objects and the background of the true result.
 
-    What was there ``before``, by shape and colour, has one place to be: that of the true result, to ``NEAR``. What is
-    new may be anywhere, as words leave it open.
+    An object that the source has, by shape and colour, must be at its true place, to ``MAX_DISTANCE``. A new object may be
+    anywhere, as the prompt leaves its place open.
     """
-    names, old = Counter(map(_name, wanted.objects)), set(map(_name, before.objects))
-    if Counter(map(_name, drawn.objects)) != names or drawn.background != wanted.background:
+    names, old = Counter(map(_name, truth.objects)), set(map(_name, source.objects))
+    if Counter(map(_name, sample.objects)) != names or sample.background != truth.background:
         return False
     return all(
         any(
-            _name(one) == _name(item) and math.hypot(one.x - item.x, one.y - item.y) <= NEAR
-            for one in drawn.objects
+            _name(other) == _name(item) and math.hypot(other.x - item.x, other.y - item.y) <= MAX_DISTANCE
+            for other in sample.objects
         )
-        for item in wanted.objects
+        for item in truth.objects
         if _name(item) in old
     )
 
 
-def _name(one: DetectedObject) -> tuple[str, str]:
-    return one.shape, one.color
+def _name(item: DetectedObject) -> tuple[str, str]:
+    return item.shape, item.color
 
 
-def kinds(teacher: Teacher, task: str, ids: Tensor) -> list[Hashable]:
-    """What makes a drawing hard: for an edit its verb, elsewhere what ``kind`` says of the caption."""
+def prompt_kinds(teacher: FrozenTeacher, task: str, ids: Tensor) -> list[Hashable]:
+    """The difficulty class of each prompt: for an edit its verb, else ``caption_kind``."""
     if task == "edit":
         return [teacher.tokenizer.decode(row).partition(" ")[0].lower() for row in ids.tolist()]
-    return [kind(prompt) for prompt in facts(teacher, ids)]
+    return [caption_kind(prompt) for prompt in read_prompts(teacher, ids)]
 
 
-def kind(prompt: Prompt | None) -> Hashable:
-    """What makes a caption hard: how many objects it names, their number, whether it says how they lie."""
+def caption_kind(prompt: Prompt | None) -> Hashable:
+    """The difficulty class of a caption: the objects it names, their number, and whether it states their relation."""
     if prompt is None:
         return None
     return len(prompt.objects), prompt.objects[0].count, prompt.relation is not None
 
 
-def stand_ins(faithful: NDArray[np.bool_], kinds: Sequence[Hashable]) -> NDArray[np.int64]:
-    """For every row a faithful one: itself, or one of its kind in turn; of any kind where its own has none.
+def replacements(accepted: NDArray[np.bool_], kinds: Sequence[Hashable]) -> NDArray[np.int64]:
+    """For every row an accepted one: itself, or in turn those of its kind, or of any kind when its own has none.
 
     Raises:
-        DataError: when no row is faithful.
+        DataError: when no row is accepted.
     """
-    if not faithful.any():
-        raise DataError("not one of the teacher's drawings shows its caption: train the teacher further")
-    good: dict[Hashable, list[int]] = defaultdict(list)
-    for row in np.flatnonzero(faithful).tolist():
-        good[kinds[row]].append(row)
-    every = np.flatnonzero(faithful).tolist()
-    rows = np.arange(len(faithful), dtype=np.int64)
-    for turn, row in enumerate(np.flatnonzero(~faithful).tolist()):
-        choice = good.get(kinds[row], every)
+    if not accepted.any():
+        raise DataError("none of the teacher's samples shows its caption: train the teacher further")
+    by_kind: dict[Hashable, list[int]] = defaultdict(list)
+    for row in np.flatnonzero(accepted).tolist():
+        by_kind[kinds[row]].append(row)
+    every = np.flatnonzero(accepted).tolist()
+    rows = np.arange(len(accepted), dtype=np.int64)
+    for turn, row in enumerate(np.flatnonzero(~accepted).tolist()):
+        choice = by_kind.get(kinds[row], every)
         rows[row] = choice[turn % len(choice)]
     return rows
 

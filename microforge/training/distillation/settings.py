@@ -1,127 +1,113 @@
-"""Every number of step distillation (stage 6, SPEC section 5), typed, with presets per model size."""
+"""Settings of step distillation (SPEC section 5), with presets per model size."""
 
 from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from microforge.errors import SpecError
-from microforge.training.settings import OptimizerSettings
+from microforge.training.settings import OptimizerSettings, TrainingSettings
 
-#: Step counts that a student can have, each a uniform grid.
+#: Sampling steps that a student can have, each on a uniform time grid.
 STUDENT_STEPS = (1, 2, 4, 8)
-#: Guided steps of the teacher, of the second order: at least as exact as 32 of the first (docs/log.md), at half the price.
+#: Teacher steps (second-order Adams-Bashforth); as accurate as 32 Euler steps (docs/log.md).
 TEACHER_STEPS = 16
 TEACHER_ORDER = 2
-#: Intervals between the points that are kept of a drawing: one cache serves every step count.
-KEPT_INTERVALS = 8
+#: Intervals between the cached points of a trajectory: one cache serves every step count.
+CACHED_INTERVALS = 8
 
 
 @dataclass(frozen=True)
-class DistillSettings:
-    """One student: its grid, its targets and how it learns.
+class DistillSettings(TrainingSettings):
+    """One student: its time grid, its targets and how it is trained.
 
-    ``batch`` drawings give ``steps`` training samples each, one per window, which share a caption and a chain of
-    plans. ``anchor`` of the drawings train on the flow loss instead. ``generate`` is the share of plain generation among
-    the drawings of a teacher that knows more; None: the edit stage's mix. ``skip`` None: a window's target is its end,
-    exactly as the teacher reached it; a number: ``skip`` teacher steps further on, from where a slow copy of the
-    student jumps (segment-CD, arXiv 2403.06807). ``perturb`` shows a student the neighbourhood
-    of its latents, too (randomized smoothing, arXiv 1902.02918).
+    A segment is the part of the time axis that one step of the student covers. Each of the ``batch`` trajectories of a step
+    gives ``student_steps`` training samples, one per segment, which share a caption and a chain of plans. ``skip`` selects
+    segment consistency distillation (arXiv 2403.06807).
     """
 
-    optimizer: OptimizerSettings
-    steps: int = 4
-    skip: int | None = None
-    updates: int = 4_000
-    batch: int = 48
-    drawings: int = 8_192
-    huber: float = (
-        0.03  # where the pseudo-Huber loss turns from a parabola to a cone, in velocity per latent number
-    )
-    anchor: float = 0.1
-    generate: float | None = None
-    own: float = (
-        0.1  # share of the updates, the last ones, whose windows start from the student's own rollout
-    )
-    perturb: float = 0.0  # noise on the windows' starts: its largest standard deviation, in latents
-    int8_grid: bool = False  # what is written has weights that INT8 stores without loss
-    target_ema: float = 0.95  # of the slow copy
-    diversity: float = 1e-2
+    steps: int = 4_000  # optimizer steps; 0 only writes the student of a task-vector update
+    batch: int = 48  # trajectories per step
+    student_steps: int = 4  # sampling steps of the student
+    skip: int | None = None  # target N teacher steps ahead; by default the end of the segment
+    trajectories: int = 8_192  # teacher trajectories to train on, of all tasks
+    huber: float = 0.03  # transition of the pseudo-Huber loss, in velocity per latent element
+    flow_fraction: float = 0.1  # fraction of the trajectories that keep the flow loss instead
+    generate_share: float | None = None  # share of text-to-image; by default the edit stage's mix
+    on_policy_fraction: float = 0.1  # fraction of steps, the last ones, from the student's own samples
+    perturb: float = 0.0  # largest standard deviation of noise on segment starts (arXiv 1902.02918)
+    int8_grid: bool = False  # write weights that INT8 represents without loss
+    target_ema: float = 0.95  # decay of the network that gives the targets of skip
+    diversity: float = 1e-2  # weight of the plan similarity
 
     def __post_init__(self) -> None:
-        if self.steps not in STUDENT_STEPS:
+        if self.student_steps not in STUDENT_STEPS:
             allowed = ", ".join(map(str, STUDENT_STEPS))
-            raise SpecError(f"the student's steps are {self.steps}; allowed: {allowed}")
-        if self.skip is not None and (not 0 < self.skip < self.window or self.window % self.skip):
-            allowed = ", ".join(str(n) for n in range(1, self.window) if self.window % n == 0)
-            raise SpecError(
-                f"skip is {self.skip}; a window of {self.steps} steps holds {self.window} of the teacher's: "
-                f"allowed: {allowed or 'none'}"
-            )
-        for name, least in (("updates", 0), ("batch", 1), ("drawings", 1)):
+            raise SpecError(f"student_steps is {self.student_steps}; allowed: {allowed}")
+        self._check_skip()
+        for name, least in (("steps", 0), ("batch", 1), ("trajectories", 1)):
             if getattr(self, name) < least:
                 raise SpecError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
-        for name in ("anchor", "target_ema"):
+        for name in ("flow_fraction", "target_ema", "perturb"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise SpecError(f"{name} is {getattr(self, name)}; allowed: 0 up to 1")
-        if not 0.0 <= self.own <= 1.0:
-            raise SpecError(f"the share of own rollouts is {self.own}; allowed: 0 to 1")
-        if self.generate is not None and not 0.0 < self.generate < 1.0:
-            raise SpecError(f"the share of generate is {self.generate}; allowed: above 0 and below 1")
-        if not 0.0 <= self.perturb < 1.0:
-            raise SpecError(f"perturb is {self.perturb}; allowed: 0 up to 1")
-        if self.perturb > 0.0 and self.skip is not None:
-            raise SpecError("perturbed starts belong to windows with an exact end, not to skip")
+        if not 0.0 <= self.on_policy_fraction <= 1.0:
+            raise SpecError(f"on_policy_fraction is {self.on_policy_fraction}; allowed: 0 to 1")
+        if self.generate_share is not None and not 0.0 < self.generate_share < 1.0:
+            raise SpecError(f"generate_share is {self.generate_share}; allowed: above 0 and below 1")
         if self.huber <= 0.0:
             raise SpecError(f"huber is {self.huber}; allowed: above 0")
 
+    def _check_skip(self) -> None:
+        segment = self.teacher_steps_per_segment
+        if self.skip is None:
+            return
+        if not 0 < self.skip < segment or segment % self.skip:
+            allowed = ", ".join(str(n) for n in range(1, segment) if segment % n == 0)
+            raise SpecError(
+                f"skip is {self.skip}; a segment of {self.student_steps} student steps has {segment} teacher steps; "
+                f"allowed: {allowed or 'none'}"
+            )
+        if self.perturb > 0.0:
+            raise SpecError("perturb needs targets at the end of a segment and cannot be used with skip")
+
     @property
-    def window(self) -> int:
-        """Teacher steps in a window."""
-        return TEACHER_STEPS // self.steps
+    def teacher_steps_per_segment(self) -> int:
+        """Teacher steps in one segment."""
+        return TEACHER_STEPS // self.student_steps
 
     @property
     def intervals(self) -> int:
-        """Intervals between the points of a drawing that training needs."""
-        return self.steps if self.skip is None else TEACHER_STEPS // self.skip
+        """Intervals between the points of a trajectory that training needs."""
+        return self.student_steps if self.skip is None else TEACHER_STEPS // self.skip
 
     @property
-    def kept(self) -> int:
-        """Intervals that a new cache keeps: enough for every step count."""
-        return max(KEPT_INTERVALS, self.intervals)
+    def cached_intervals(self) -> int:
+        """Intervals that a new cache stores: enough for every step count."""
+        return max(CACHED_INTERVALS, self.intervals)
 
     @property
     def name(self) -> str:
-        """What a run on disk is called."""
-        return f"distill-{self.steps}" + ("" if self.skip is None else f"-skip-{self.skip}")
+        """The name of the run in its state."""
+        return f"distill-{self.student_steps}" + ("" if self.skip is None else f"-skip-{self.skip}")
 
 
-def _rate(learning_rate: float) -> OptimizerSettings:
+def _optimizer(learning_rate: float) -> OptimizerSettings:
     return OptimizerSettings(learning_rate, warmup_steps=100, decay_fraction=0.4)
 
 
-# Every drawing is seen six to eight times: the shipped nano learned 1,152 drawings by heart in ten rounds (docs/log.md).
-DISTILL_SETTINGS: Mapping[str, DistillSettings] = types.MappingProxyType({
-    "nano": DistillSettings(_rate(5e-4), drawings=32_768),
-    "tiny": DistillSettings(_rate(3e-4), updates=10_000, batch=64, drawings=98_304),
-    "small": DistillSettings(_rate(5e-5), updates=8_000, batch=64, drawings=65_536),
-    "base": DistillSettings(_rate(2e-5), updates=8_000, batch=64, drawings=65_536),
-})  # fmt: skip
+# Every trajectory is seen six to eight times: nano overfitted 1,152 trajectories in ten epochs (docs/log.md).
+DISTILL_SETTINGS: Mapping[str, DistillSettings] = types.MappingProxyType(
+    {
+        "nano": DistillSettings(_optimizer(5e-4), trajectories=32_768),
+        "tiny": DistillSettings(_optimizer(3e-4), steps=10_000, batch=64, trajectories=98_304),
+        "small": DistillSettings(_optimizer(5e-5), steps=8_000, batch=64, trajectories=65_536),
+        "base": DistillSettings(_optimizer(2e-5), steps=8_000, batch=64, trajectories=65_536),
+    }
+)
 
 
-def distill_settings(config: str, **given: object) -> DistillSettings:
-    """The preset of ``config`` with the values of ``given`` that are not None.
-
-    Args:
-        given: fields of ``DistillSettings``, and ``learning_rate``, ``kind`` and ``ema`` of its optimizer.
-
-    Raises:
-        SpecError: for a value that is not allowed; a configuration without a preset has tiny's.
-    """
-    preset = DISTILL_SETTINGS[config if config in DISTILL_SETTINGS else "tiny"]
-    values = {name: value for name, value in given.items() if value is not None}
-    own = {name: values.pop(name) for name in ("learning_rate", "kind", "ema") if name in values}
-    if own:
-        values["optimizer"] = replace(preset.optimizer, **own)  # type: ignore[arg-type]
-    return replace(preset, **values)  # type: ignore[arg-type]
+def distill_preset(config: str) -> DistillSettings:
+    """The preset of a configuration; tiny's for one without a preset."""
+    return DISTILL_SETTINGS[config if config in DISTILL_SETTINGS else "tiny"]

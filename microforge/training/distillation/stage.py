@@ -1,20 +1,22 @@
-"""Stage 6: a student that draws in a few steps what its teacher draws in thirty-two, guidance folded in (SPEC 5).
+"""Step distillation: a student samples in a few steps what its teacher samples in many guided ones (SPEC section 5).
 
-A window is a step of the student. ``v_s(z_k, t_k, text, plan)`` learns ``(z_k - z_k+1) / (t_k - t_k+1)``, the velocity
-that takes the teacher's latent at the window's start to the one at its end: exact, cached, and what an Euler step of
-the runtime needs. The plan is the student's own, handed on from window to window without gradient.
+A segment is the part of the time axis that one step of the student covers. ``v_s(z_k, t_k, text, plan)`` learns
+``(z_k - z_k+1) / (t_k - t_k+1)``, the velocity that takes the teacher's latent from the start of a segment to its end: exact,
+cached, and what an Euler step of the runtime needs. The plans are the student's own, passed from segment to segment without
+gradient.
 
-Letters: B drawings, W windows, C h w latent channels, height and width, H W image height and width.
+Letters: B trajectories, G segments, C h w latent channels, height and width, H W image height and width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint, write_checkpoint
@@ -26,53 +28,87 @@ from microforge.spec import ModelSpec
 from microforge.streams import FixedSeed, StepStream
 from microforge.text_encoder import PAD_ID
 from microforge.training.distillation.int8_grid import on_int8_grid
-from microforge.training.distillation.samples import Rows, Student, Text, repeated, window_samples
+from microforge.training.distillation.segments import (
+    DistillRows,
+    EncodedText,
+    StepInputs,
+    Student,
+    repeated,
+    segment_samples,
+)
 from microforge.training.distillation.settings import DistillSettings
-from microforge.training.distillation.teacher import Teacher, task_shares
-from microforge.training.distillation.trajectory_cache import Drawings
-from microforge.training.distillation.trajectory_cache import Shard as Drawn
-from microforge.training.engine.batch_shard import WHOLE, Shard
-from microforge.training.engine.loop import WithoutAdversary
+from microforge.training.distillation.teacher import FrozenTeacher, task_shares
+from microforge.training.distillation.trajectory_cache import TrajectoryBatch, TrajectoryDataset
+from microforge.training.engine.batch_shard import WHOLE, BatchShard
+from microforge.training.engine.distributed import Processes
+from microforge.training.engine.loop import StageDefaults
 from microforge.training.engine.plots import grid
 from microforge.training.engine.state import step_rng
-from microforge.training.settings import LoopSettings
-from microforge.training.stages.edit import drawn as drawn_from
-from microforge.training.stages.flow import FlowNetwork, without_padding
+from microforge.training.loop_options import LoopSettings
+from microforge.training.stages.example_images import generate_examples
+from microforge.training.stages.flow_network import FlowNetwork, without_padding
 
 #: Prompts, and examples of each task with a source, on a sample sheet.
-SHEET_PROMPTS, SHEET_EACH = 6, 2
+SHEET_PROMPTS, SHEET_EXAMPLES = 6, 2
+
+
+@dataclass(frozen=True)
+class SheetInputs:
+    """What sample sheets show: prompts, and examples with a source."""
+
+    prompts: tuple[str, ...]
+    triples: TripleSource
+
+
+#: Loads or generates the trajectories, by task.
+TrajectoryProvider = Callable[[Console, Processes], Mapping[str, TrajectoryDataset]]
 
 
 def student_spec(teacher: ModelSpec, steps: int, size: tuple[int, int], tasks: tuple[str, ...]) -> ModelSpec:
-    """The teacher's spec with the student's grid and guidance in the weights; the scales stay as a record."""
+    """The teacher's configuration as a guidance-distilled one with ``steps`` sampling steps; scales stay as a record."""
     sampler = replace(teacher.sampler, timesteps=uniform_grid(steps), guidance_distilled=True)
     return replace(teacher, sampler=sampler, native_size=size, tasks=tasks)
 
 
-class DistillStage(WithoutAdversary):
-    """Windowed consistency from cached drawings, or segment-CD with ``skip``."""
+class DistillStage(StageDefaults):
+    """Segment-wise consistency from cached trajectories, or segment consistency distillation with ``skip``."""
 
     def __init__(
-        self, teacher: Teacher, drawings: Mapping[str, Drawings], settings: DistillSettings, loop: LoopSettings,
-        size: tuple[int, int], prompts: tuple[str, ...], triples: TripleSource, start: Checkpoint | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        teacher: FrozenTeacher,
+        tasks: tuple[str, ...],
+        settings: DistillSettings,
+        loop: LoopSettings,
+        size: tuple[int, int],
+        sheet: SheetInputs,
+        provide: TrajectoryProvider,
+        init: Checkpoint | None = None,
+    ) -> None:
         """Build the student.
 
         Args:
-            drawings: of the tasks that are learned. prompts, triples: of the sample sheets.
-            start: the weights to start from; the teacher's by default.
+            teacher: The teacher.
+            tasks: The tasks that are learned.
+            settings: Settings of the run.
+            loop: How the run is executed.
+            size: Height and width of the images in pixels.
+            sheet: What sample sheets show.
+            provide: Called by ``prepare`` for the trajectories.
+            init: Starting weights; the teacher's by default.
         """
-        self.teacher, self.drawings, self.settings, self.loop = teacher, drawings, settings, loop
-        self.size, self.prompts, self.triples = size, prompts[:SHEET_PROMPTS], triples
-        self.spec = student_spec(teacher.spec, settings.steps, size, tuple(drawings))
-        self.shares = task_shares(tuple(drawings), settings.generate)
-        self.samples_per_step = settings.batch * settings.steps
+        self.teacher, self.settings, self.loop, self.size = teacher, settings, loop, size
+        self.sheet_inputs = replace(sheet, prompts=sheet.prompts[:SHEET_PROMPTS])
+        self.provide = provide
+        self.trajectories: Mapping[str, TrajectoryDataset] = {}
+        self.spec = student_spec(teacher.spec, settings.student_steps, size, tasks)
+        self.shares = task_shares(tasks, settings.generate_share)
+        self.samples_per_step = settings.batch * settings.student_steps
         self._teacher_images: dict[str, Tensor] = {}
         torch.manual_seed(loop.seed)
         self.student = Student(teacher.spec, settings.skip is not None)
-        self.student.load(teacher.checkpoint if start is None else start)
-        if self.student.slow is not None:
-            self.student.slow.load_state_dict(self.student.denoiser.state_dict())
+        self.student.load(teacher.checkpoint if init is None else init)
+        if self.student.target is not None:
+            self.student.target.load_state_dict(self.student.denoiser.state_dict())
         self.student.to(loop.device)
         self.student.checkpoint_blocks(loop.checkpoint_blocks)
         if loop.compile:
@@ -80,149 +116,161 @@ class DistillStage(WithoutAdversary):
 
     @property
     def network(self) -> nn.Module:
+        """The student."""
         return self.student
 
-    def loss(self, step: int, shard: Shard = WHOLE) -> Mapping[str, Tensor]:
-        """``window`` (pseudo-Huber) and ``flow`` over all tasks, and ``window_TASK``.
+    def prepare(self, folder: Path, console: Console, processes: Processes) -> None:
+        """Load or generate the trajectories."""
+        self.trajectories = self.provide(console, processes)
 
-        Every term is divided by the samples it is expected to have, so that the mean over the pieces of a batch is
-        the term of the whole batch; at a step without one of a task's rows its own is 0.
+    def loss(self, step: int, shard: BatchShard = WHOLE) -> Mapping[str, Tensor]:
+        """``segment`` (pseudo-Huber) and ``flow`` over all tasks, and ``segment_TASK``.
+
+        Every term is divided by the expected number of its samples, so that the mean over the pieces of a batch is the term
+        of the whole batch; the term of a task is 0 at a step without one of its rows.
         """
         if step > 0 and shard.index % self.loop.accumulate == 0:
-            self.student.follow(self.settings.target_ema)
-        tasks = (f"window_{_plain(task)}" for task in self.shares if len(self.shares) > 1)
-        names = ("loss", "window", "flow", "plan_similarity", *tasks)
+            self.student.update_target(self.settings.target_ema)
+        tasks = (_term(task) for task in self.shares if len(self.shares) > 1)
+        names = ("loss", "segment", "flow", "plan_similarity", *tasks)
         terms = dict.fromkeys(names, torch.zeros((), device=self.loop.device))
-        for rows in self.draw(step, shard):
+        for rows in self.make_rows(step, shard):
             for name, value in self._terms(rows, step, shard).items():
                 terms[name] = terms[name] + value
         settings = self.settings
-        total = (1.0 - settings.anchor) * terms["window"] + settings.anchor * terms["flow"]
+        fraction = settings.flow_fraction
+        total = (1.0 - fraction) * terms["segment"] + fraction * terms["flow"]
         return {**terms, "loss": total + settings.diversity * terms["plan_similarity"]}
 
-    def _terms(self, rows: Rows, step: int, shard: Shard) -> dict[str, Tensor]:
-        """One forward pass and its share of every term."""
-        settings, windows = self.settings, self.settings.steps
-        text = self._encode(rows.drawn.ids)
-        samples = window_samples(self.student, rows, text, settings, step, self.loop.seed)
-        wide = tuple(value.repeat_interleave(windows, 0) for value in text)
-        source = repeated(rows.drawn.source, windows)
+    def _terms(self, rows: DistillRows, step: int, shard: BatchShard) -> dict[str, Tensor]:
+        """One forward pass and its part of every term."""
+        settings, segments = self.settings, self.settings.student_steps
+        text = self._encode(rows.trajectories.ids)
+        inputs = StepInputs(self.student, settings, self.loop.seed, step)
+        samples = segment_samples(inputs, rows, text)
+        wide = tuple(value.repeat_interleave(segments, 0) for value in text)
+        source = repeated(rows.trajectories.source, segments)
         velocity, plan = self.student.denoiser(
             samples.z, samples.t, *wide, samples.previous, samples.has_plan, source
         )
-        squared = (velocity.float() - samples.target).square().mean((1, 2, 3))  # (B W,)
+        squared = (velocity.float() - samples.target).square().mean((1, 2, 3))  # (B G,)
         huber = settings.huber
-        window = ((samples.reach.square() * squared + huber**2).sqrt() - huber).reshape(-1, windows).mean(1)
-        flow = (loss_weight(samples.t) * squared / MEAN_LOSS_WEIGHT).reshape(-1, windows).mean(1)
-        batch, keeps = settings.batch / shard.count, rows.anchor.float()  # (B,)
-        ours = batch * (1.0 - settings.anchor)
-        found = {
-            "window": (window * (1.0 - keeps)).sum() / ours,
-            "flow": (flow * keeps).sum() / max(batch * settings.anchor, 1e-9),
+        segment = (
+            ((samples.length.square() * squared + huber**2).sqrt() - huber).reshape(-1, segments).mean(1)
+        )
+        flow = (loss_weight(samples.t) * squared / MEAN_LOSS_WEIGHT).reshape(-1, segments).mean(1)
+        batch, with_flow = settings.batch / shard.count, rows.with_flow.float()  # (B,)
+        expected = batch * (1.0 - settings.flow_fraction)
+        terms = {
+            "segment": (segment * (1.0 - with_flow)).sum() / expected,
+            "flow": (flow * with_flow).sum() / max(batch * settings.flow_fraction, 1e-9),
             "plan_similarity": plan_similarity(plan) * len(rows.tasks) / batch,
         }
         for task in dict.fromkeys(rows.tasks) if len(self.shares) > 1 else ():
-            own = torch.tensor([name == task for name in rows.tasks], device=keeps.device) & ~rows.anchor
-            found[f"window_{_plain(task)}"] = window[own].sum() / (ours * self.shares[task])
-        return found
+            of_task = torch.tensor([name == task for name in rows.tasks], device=with_flow.device)
+            terms[_term(task)] = segment[of_task & ~rows.with_flow].sum() / (expected * self.shares[task])
+        return terms
 
-    def _encode(self, ids: Tensor) -> Text:
+    def _encode(self, ids: Tensor) -> EncodedText:
         ids = without_padding(ids)
         mask = (ids != PAD_ID).float()
         text, pooled = self.student.text_encoder.encode(ids, mask)
         return text, mask, pooled
 
-    def draw(self, step: int, shard: Shard) -> list[Rows]:
+    def make_rows(self, step: int, shard: BatchShard) -> list[DistillRows]:
         """The rows ``shard`` of the batch of ``step``, those of one layout together.
 
-        A piece takes every ``count``-th row, so that all have some of each task.
+        A piece takes every ``count``-th row, so that all pieces have some of each task.
         """
         batch, device = self.settings.batch, self.loop.device
         shard.rows(batch)  # refuses a batch that does not divide
         rng = step_rng(self.loop.seed, StepStream.DISTILLATION_ROWS + step)
         edges = np.cumsum(list(self.shares.values()))[:-1]
-        places = np.searchsorted(edges, (np.arange(batch) + rng.random()) / batch, side="right")
-        tasks = [tuple(self.shares)[place] for place in places]
+        indices = np.searchsorted(edges, (np.arange(batch) + rng.random()) / batch, side="right")
+        tasks = [tuple(self.shares)[index] for index in indices]
         numbers = rng.random(batch)
-        anchors = np.zeros(batch, dtype=bool)
-        anchors[rng.permutation(batch)[: round(self.settings.anchor * batch)]] = True
-        found = []
-        for group in (("generate",), SOURCE_TASKS):
-            mine = [row for row in range(shard.index, batch, shard.count) if tasks[row] in group]
-            if not mine:
+        with_flow = np.zeros(batch, dtype=bool)
+        with_flow[rng.permutation(batch)[: round(self.settings.flow_fraction * batch)]] = True
+        layouts = []
+        for layout in (("generate",), SOURCE_TASKS):
+            places = [row for row in range(shard.index, batch, shard.count) if tasks[row] in layout]
+            if not places:
                 continue
             parts = [
-                self.drawings[task].take(
-                    [int(numbers[row] * self.drawings[task].rows) for row in mine if tasks[row] == task]
+                self.trajectories[task].take(
+                    [int(numbers[row] * self.trajectories[task].rows) for row in places if tasks[row] == task]
                 )
-                for task in dict.fromkeys(tasks[row] for row in mine)
+                for task in dict.fromkeys(tasks[row] for row in places)
             ]
-            places_here = torch.tensor(mine, device=device)
-            anchor = torch.from_numpy(anchors[mine]).to(device)
-            found.append(Rows([tasks[row] for row in mine], places_here, joined(parts, device), anchor))
-        return found
+            layouts.append(
+                DistillRows(
+                    [tasks[row] for row in places],
+                    torch.tensor(places, device=device),
+                    concatenated(parts, device),
+                    torch.from_numpy(with_flow[places]).to(device),
+                )
+            )
+        return layouts
 
     def pipeline(self, ema: nn.Module) -> MicroForgePipeline:
-        """The reference pipeline around the EMA weights, with the student's grid."""
+        """The reference pipeline of the averaged weights, with the student's time grid."""
         assert isinstance(ema, FlowNetwork)
-        return with_vae(ema, self.teacher, self.spec)
+        return pipeline_of(ema, self.teacher, self.spec)
 
     def sheet(self, ema: nn.Module) -> Tensor:
-        """Rows of the teacher's images above the student's, same prompts and noise; then those of edits."""
+        """Rows of the teacher's images above the student's, with the same prompts and noise; then those of edits."""
         if not self._teacher_images:
-            self._teacher_images = self._images(
-                with_vae(self.teacher.network, self.teacher, self.teacher.spec)
-            )
-        student = self._images(self.pipeline(ema))
-        images = []
-        for task, theirs in self._teacher_images.items():
-            blank = theirs.new_ones(SHEET_PROMPTS - len(theirs), *theirs.shape[1:])
-            images += [theirs, blank, student[task], blank]
-        return grid(torch.cat(images), SHEET_PROMPTS)
+            teacher = self.teacher
+            self._teacher_images = self._images(pipeline_of(teacher.network, teacher, teacher.spec))
+        student_images = self._images(self.pipeline(ema))
+        rows = []
+        for task, images in self._teacher_images.items():
+            blank = images.new_ones(SHEET_PROMPTS - len(images), *images.shape[1:])
+            rows += [images, blank, student_images[task], blank]
+        return grid(torch.cat(rows), SHEET_PROMPTS)
 
     def _images(self, pipeline: MicroForgePipeline) -> dict[str, Tensor]:
-        images = {}
+        images, triples = {}, self.sheet_inputs.triples
+        numbers, seed = range(SHEET_EXAMPLES), FixedSeed.UNSEEN_SCENES
         for task in self.shares:
             if task == "generate":
-                images[task] = pipeline.text2img(list(self.prompts), *self.size)
+                images[task] = pipeline.text2img(list(self.sheet_inputs.prompts), *self.size)
                 continue
-            numbers = range(SHEET_EACH)
-            found = self.triples.triples(
-                task, FixedSeed.UNSEEN_SCENES, 0, SHEET_EACH, numbers, self.size, self.loop.device
-            )
-            images[task] = torch.cat([found.sources, drawn_from(pipeline, task, found)])
+            examples = triples.triples(task, seed, 0, SHEET_EXAMPLES, numbers, self.size, self.loop.device)
+            images[task] = torch.cat([examples.sources, generate_examples(pipeline, task, examples)])
         return images
 
     def write(self, folder: Path, ema: nn.Module) -> None:
-        """The student as a checkpoint of its own: its grid and folded guidance are in config.json."""
+        """Write the student as a checkpoint; config.json holds its time grid and that guidance is distilled."""
         write_student(folder, self.pipeline(ema), self.teacher, self.settings.int8_grid)
 
 
-def with_vae(network: FlowNetwork, teacher: Teacher, spec: ModelSpec) -> MicroForgePipeline:
-    """``network`` and the VAE and tokenizer of its teacher."""
+def pipeline_of(network: FlowNetwork, teacher: FrozenTeacher, spec: ModelSpec) -> MicroForgePipeline:
+    """The pipeline of ``network`` with the VAE and tokenizer of its teacher."""
     denoiser = network.denoiser
     return MicroForgePipeline(
         teacher.vae, denoiser.backbone, network.text_encoder, denoiser.planner, teacher.tokenizer, spec
     )
 
 
-def write_student(folder: Path, student: MicroForgePipeline, teacher: Teacher, int8_grid: bool) -> None:
-    """Write a student of ``teacher`` as a checkpoint; ``int8_grid``: its weights as INT8 stores them."""
+def write_student(folder: Path, student: MicroForgePipeline, teacher: FrozenTeacher, int8_grid: bool) -> None:
+    """Write a student of ``teacher`` as a checkpoint; ``int8_grid``: with weights that INT8 represents without loss."""
     modules = student.modules_by_name()
-    if int8_grid:  # the VAE is the teacher's, to the bit
+    if int8_grid:  # the VAE stays that of the teacher
         modules = {name: part if name == "vae" else on_int8_grid(part) for name, part in modules.items()}
     stages = (*teacher.checkpoint.stages, "distill")
     write_checkpoint(folder, student.spec, modules, teacher.tokenizer, stages)
 
 
-def joined(parts: list[Drawn], device: str) -> Drawn:
-    """Drawings of several tasks, all with a source or all without, as one batch on ``device``."""
+def concatenated(parts: list[TrajectoryBatch], device: str) -> TrajectoryBatch:
+    """Trajectories of several tasks, all with a source or all without, as one batch on ``device``."""
     sources = [part.source for part in parts if part.source is not None]
     points, truth, ids = (
         torch.cat([getattr(part, name) for part in parts]).to(device) for name in ("points", "truth", "ids")
     )
-    return Drawn(points, truth, ids, torch.cat(sources).to(device) if sources else None)
+    return TrajectoryBatch(points, truth, ids, torch.cat(sources).to(device) if sources else None)
 
 
-def _plain(task: str) -> str:
-    return task.replace("-", "_")
+def _term(task: str) -> str:
+    """The name of a task's loss term."""
+    return f"segment_{task.replace('-', '_')}"

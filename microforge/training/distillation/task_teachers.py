@@ -1,75 +1,90 @@
-"""Checkpoints that draw, in the teacher's place, what a student learns of a task: ``--drawer TASK=CHECKPOINT``.
+"""Per-task teachers: checkpoints that generate the training samples of a task instead of the teacher.
 
-A student of before draws in its own few steps what it can, and a new one that learns it does not lose it (learning
-without forgetting, arXiv 1606.09282); its drawings cost a sixteenth of the teacher's guided ones.
+Learning from an earlier student's samples avoids forgetting (arXiv 1606.09282), and its few steps cost a sixteenth of the
+teacher's guided ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 
 from microforge.checkpoint import Checkpoint
 from microforge.errors import SpecError
 from microforge.training.distillation.settings import DistillSettings
-from microforge.training.distillation.student_init import alike
+from microforge.training.distillation.student_init import compatible_checkpoint
 from microforge.training.distillation.teacher import known_tasks
 
 
-def open_drawers(
-    given: Sequence[str], teacher: Checkpoint, settings: DistillSettings, true_targets: Collection[str] = ()
+def open_task_teachers(
+    assignments: Sequence[str],
+    teacher: Checkpoint,
+    settings: DistillSettings,
+    true_targets: Collection[str] = (),
 ) -> dict[str, Checkpoint]:
-    """Task -> the checkpoint that draws it; tasks that ``given`` does not name are the teacher's.
+    """Task -> the checkpoint that generates its samples; the teacher generates those of all other tasks.
 
     Args:
-        given: ``TASK=CHECKPOINT`` each.
-        true_targets: tasks that learn the data's own results, which nobody draws.
+        assignments: ``TASK=CHECKPOINT`` each.
+        teacher: The teacher of the run.
+        settings: Settings of the student.
+        true_targets: Tasks that learn the results of the data, so that nothing is sampled.
 
     Raises:
-        SpecError: for what is no such pair, a task that the teacher or the drawer does not know, or one that is named
-            twice or has true targets. CheckpointError: for a checkpoint of another configuration or other latents.
+        SpecError: for a text that is not such a pair, a task that a checkpoint does not know, that is named twice, or
+            that has true targets.
+        CheckpointError: for a checkpoint of another configuration or other latents.
     """
-    found: dict[str, Checkpoint] = {}
-    read: dict[str, Checkpoint] = {}  # by folder: one may draw several tasks
-    for text in given:
+    teachers: dict[str, Checkpoint] = {}
+    opened: dict[str, Checkpoint] = {}  # by folder: one checkpoint may serve several tasks
+    for text in assignments:
         task, _, folder = text.partition("=")
         allowed = [name for name in known_tasks(teacher) if name not in true_targets]
         if task not in allowed or not folder:
             raise SpecError(
-                f"--drawer is {text!r}; write TASK=CHECKPOINT, with a task of: {', '.join(allowed) or 'none'}"
+                f"--task-teacher is {text!r}; write TASK=CHECKPOINT, with a task of: {', '.join(allowed) or 'none'}"
             )
-        if task in found:
-            raise SpecError(f"--drawer names {task} twice; one checkpoint draws a task")
-        if folder not in read:
-            read[folder] = alike("--drawer", Path(folder), teacher)
-        _check_drawer(task, folder, read[folder], settings)
-        found[task] = read[folder]
-    return found
+        if task in teachers:
+            raise SpecError(f"--task-teacher names {task} twice; a task has one teacher")
+        if folder not in opened:
+            opened[folder] = compatible_checkpoint("--task-teacher", folder, teacher)
+        _check(task, folder, opened[folder], settings)
+        teachers[task] = opened[folder]
+    return teachers
 
 
-def _check_drawer(task: str, folder: str, checkpoint: Checkpoint, settings: DistillSettings) -> None:
-    """Raise SpecError when ``checkpoint``, from ``folder``, cannot draw ``task`` for a student of ``settings``."""
+def _check(task: str, folder: str, checkpoint: Checkpoint, settings: DistillSettings) -> None:
+    """Check that ``checkpoint``, from ``folder``, can generate samples of ``task`` for a student of ``settings``.
+
+    Raises:
+        SpecError: when it cannot.
+    """
     if task not in known_tasks(checkpoint):
         raise SpecError(
-            f"--drawer {folder} does not know {task}; it knows {', '.join(known_tasks(checkpoint))}"
+            f"--task-teacher {folder} does not know {task}; it knows {', '.join(known_tasks(checkpoint))}"
         )
-    steps = few_steps(checkpoint)
+    steps = student_steps(checkpoint)
     if steps is None:
         return
     if settings.skip is not None:
         raise SpecError(
-            f"--drawer {folder} is a student, which has no steps within a window; leave out --skip"
+            f"--task-teacher {folder} is a student, which has no steps within a segment; leave out skip"
         )
-    if steps != settings.steps:
-        raise SpecError(f"--drawer {folder} has {steps} steps, --steps is {settings.steps}")
+    if steps != settings.student_steps:
+        raise SpecError(
+            f"--task-teacher {folder} has {steps} sampling steps, --student-steps is {settings.student_steps}"
+        )
 
 
-def few_steps(checkpoint: Checkpoint) -> int | None:
-    """The steps of a student; None for a teacher, which draws in ``TEACHER_STEPS`` guided ones."""
+def student_steps(checkpoint: Checkpoint) -> int | None:
+    """The sampling steps of a student; None for a teacher, which uses ``TEACHER_STEPS`` guided ones."""
     sampler = checkpoint.spec.sampler
     return len(sampler.timesteps) - 1 if sampler.guidance_distilled else None
 
 
-def kept_intervals(tasks: Collection[str], drawers: Mapping[str, Checkpoint], kept: int) -> dict[str, int]:
-    """Task -> the intervals between the points of its drawings: ``kept`` of a teacher's, all of a student's."""
-    return {task: (few_steps(drawers[task]) if task in drawers else None) or kept for task in tasks}
+def intervals_per_task(
+    tasks: Collection[str], teachers: Mapping[str, Checkpoint], intervals: int
+) -> dict[str, int]:
+    """Task -> the cached intervals of its trajectories: ``intervals`` for a teacher's, all steps for a student's."""
+    return {
+        task: (student_steps(teachers[task]) if task in teachers else None) or intervals for task in tasks
+    }

@@ -1,8 +1,7 @@
-"""Which rows of a step's batch one process works on.
+"""The rows of a step's batch that one process or micro-batch works on.
 
-A step draws its whole batch, of every process and micro-batch, from generators seeded by the step's number;
-each piece then keeps its own rows. So two processes, or two accumulated micro-batches, see exactly what one
-process with the doubled batch would.
+Every process draws the whole batch of a step from generators seeded by the step's number and then keeps its own rows, so
+two processes, or two accumulated micro-batches, compute the same as one process with twice the batch.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from microforge.errors import SpecError
 
 
 @dataclass(frozen=True)
-class Shard:
+class BatchShard:
     """Piece ``index`` of ``count`` equal pieces of a batch."""
 
     index: int = 0
     count: int = 1
 
     def rows(self, total: int) -> slice:
-        """The rows of this piece in a batch of ``total``.
+        """The rows of this piece in a batch of ``total`` rows.
 
         Raises:
             SpecError: when ``total`` does not divide into ``count`` pieces.
@@ -33,4 +32,4 @@ class Shard:
         return slice(self.index * each, (self.index + 1) * each)
 
 
-WHOLE = Shard()
+WHOLE = BatchShard()

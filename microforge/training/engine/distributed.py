@@ -1,8 +1,8 @@
-"""The processes of a run: one, or as many as ``accelerate launch`` or ``torchrun`` started, on any machines.
+"""Data-parallel training: one process, or those that ``accelerate launch`` or ``torchrun`` started on any machines.
 
-Stages call parts of the network directly (EMA, torch.compile, checkpointed blocks), so the network is not
-wrapped: every process holds all of it, works on its ``Shard`` of each step's batch, and gradients are averaged
-before the update. Weights stay equal because every process does the same update to the same numbers.
+Stages call parts of the network directly (EMA, torch.compile, activation checkpointing), so the network is not wrapped in
+DistributedDataParallel. Every process holds the whole network, computes its ``BatchShard`` of each step, and gradients are
+averaged before the update. All processes apply the same update to the same numbers, so their weights stay equal.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from microforge.errors import CheckpointError, SpecError, missing_extra
-from microforge.training.engine.batch_shard import Shard
+from microforge.training.engine.batch_shard import BatchShard
 
-#: Encoding a data set on the main process may take long; the others wait so many hours.
+#: How long the other processes wait while the main one encodes a data set.
 PATIENCE = timedelta(hours=12)
-#: Where torchrun, accelerate and MPI say how many processes there are.
+#: Environment variables in which torchrun, accelerate and MPI give the number of processes.
 WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-#: Gradients travel in pieces of about so many numbers, not one message per parameter.
+#: Gradients are sent in messages of about this many numbers instead of one per parameter.
 BUCKET = 8_000_000
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among ``count``; a single one needs nothing of what is below."""
+    """This process among the ``count`` processes of a run; with one process every method is free."""
 
     rank: int = 0
     count: int = 1
@@ -38,15 +38,15 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes, logs and draws samples."""
+        """Whether this process writes files, logs and generates sample sheets."""
         return self.rank == 0
 
-    def shards(self, accumulate: int) -> list[Shard]:
-        """This process's pieces of a step's batch, one per micro-batch."""
-        return [Shard(self.rank * accumulate + k, self.count * accumulate) for k in range(accumulate)]
+    def shards(self, accumulate: int) -> list[BatchShard]:
+        """The pieces of a step's batch that belong to this process, one per micro-batch."""
+        return [BatchShard(self.rank * accumulate + k, self.count * accumulate) for k in range(accumulate)]
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of ``value``, any shape, over the processes; every one gets it."""
+        """The mean of ``value`` (any shape) over the processes, returned in each of them."""
         if self.count == 1:
             return value
         from accelerate.utils import reduce
@@ -56,7 +56,7 @@ class Processes:
 
     @torch.no_grad()
     def average_gradients(self, network: nn.Module) -> None:
-        """Replace the gradients of ``network`` by their means over the processes, a few large messages in all."""
+        """Replace the gradients of ``network`` by their means over the processes, in a few large messages."""
         if self.count == 1:
             return
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
@@ -67,34 +67,34 @@ class Processes:
                 gradient.copy_(piece.reshape(gradient.shape))
 
     def agree(self, steps: int) -> int:
-        """The mean of what every process estimates, the same for all of them."""
+        """The mean of the processes' estimates of a number of steps, the same in all of them."""
         return steps if self.count == 1 else int(self.mean(torch.tensor(float(steps), device=self.device)))
 
     def check_equal(self, network: nn.Module, step: int) -> None:
-        """Every process must start from the same step and weights.
+        """Check that all processes start from the same step and weights.
 
         Raises:
-            CheckpointError: when one does not, as when --out is a different folder on each machine.
+            CheckpointError: when they do not, for instance because --out is another folder on each machine.
         """
         if self.count == 1:
             return
         weights = torch.stack([p.detach().double().abs().sum() for p in network.parameters()]).sum()
-        mine = torch.stack([weights, weights.new_tensor(float(step))]).float()
-        spread = self.mean((mine - self.mean(mine)).abs())
-        if bool((spread > 1e-6 * mine.abs()).any()):
+        fingerprint = torch.stack([weights, weights.new_tensor(float(step))]).float()
+        spread = self.mean((fingerprint - self.mean(fingerprint)).abs())
+        if bool((spread > 1e-6 * fingerprint.abs()).any()):
             raise CheckpointError(
-                "the processes do not start from the same weights: --out and --data must be on a folder that all "
+                "the processes do not start from the same weights: --out and --data must be in folders that all "
                 "machines share"
             )
 
     def wait(self) -> None:
-        """Until every process has come here."""
+        """Block until every process has reached this point."""
         if self.count > 1:
             _state().wait_for_everyone()
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process does the block before the others do: it fills the caches that they read."""
+        """Run the block in the main process first: it fills the caches that the others read."""
         if self.count == 1:
             yield
         else:
@@ -119,14 +119,14 @@ def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def open_processes(device: str) -> Processes:
-    """Join the other processes, if ``accelerate launch`` started any.
+    """Join the other processes of a distributed run, if there are any.
 
     Args:
-        device: as ``pick_device`` returned it; each process on a machine takes a GPU of its own.
+        device: As returned by ``pick_device``; each process on a machine gets its own GPU.
 
     Raises:
         MissingExtraError: when there are several processes and accelerate is not installed.
-        SpecError: when several processes cannot share ``device``, or were asked for and not started.
+        SpecError: when several processes cannot share ``device``, or processes were requested but not started.
     """
     if max(int(os.environ.get(name, "1")) for name in WORLD_SIZES) < 2:
         if os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ:
@@ -142,7 +142,7 @@ def open_processes(device: str) -> Processes:
 
 
 def _state(device: str = "cpu") -> Any:  # accelerate has no types
-    """accelerate's process control, a singleton: its arguments count when it is first made."""
+    """accelerate's process state, a singleton that keeps the arguments of its first construction."""
     try:
         from accelerate import PartialState
     except ImportError:
@@ -151,23 +151,23 @@ def _state(device: str = "cpu") -> Any:  # accelerate has no types
 
 
 def launched_precision() -> bool:
-    """Whether ``accelerate launch --mixed_precision`` asked for bfloat16.
+    """Whether ``accelerate launch --mixed_precision`` requested bfloat16.
 
     Raises:
-        SpecError: for a precision that training does not have.
+        SpecError: for a precision that training does not support.
     """
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    if asked not in ("no", "bf16"):
-        raise SpecError(f"--mixed_precision is {asked!r}; allowed: no, bf16")
-    return asked == "bf16"
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if precision not in ("no", "bf16"):
+        raise SpecError(f"--mixed_precision is {precision!r}; allowed: no, bf16")
+    return precision == "bf16"
 
 
-def speaks() -> bool:
-    """Whether this process prints the command's result: the others would repeat it. To be asked after training."""
+def is_main_process() -> bool:
+    """Whether this process prints the command's result, which the others would only repeat."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def end_processes(processes: Processes) -> None:
-    """Leave the others in good order."""
+    """Leave the process group."""
     if processes.count > 1:
         _state().destroy_process_group()

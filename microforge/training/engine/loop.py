@@ -1,4 +1,4 @@
-"""The loop every stage shares: step, EMA, atomic state, last and best checkpoint, samples."""
+"""The training loop of every stage: optimizer steps, EMA, atomic state, last and best checkpoint, sample sheets."""
 
 from __future__ import annotations
 
@@ -14,33 +14,37 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from microforge.checkpoint import CONFIG
+from microforge.data.edit_examples import TripleSource
+from microforge.data.image_source import ImageSource
 from microforge.io.atomic import atomic_folder
-from microforge.training.engine.batch_shard import Shard
+from microforge.training.engine.batch_shard import BatchShard
 from microforge.training.engine.distributed import ALONE, Processes
-from microforge.training.engine.monitor import LOG, Watch, progress_line
+from microforge.training.engine.monitor import LOG, Monitor, progress_line
 from microforge.training.engine.optimizers import make_optimizers, set_rate, take_step, update_ema
 from microforge.training.engine.plots import plot_losses, save_sheet
 from microforge.training.engine.state import (
+    DISCRIMINATOR,
     STATE,
-    Parts,
     RunIdentity,
-    Standing,
+    RunProgress,
+    StateParts,
     load_state,
     save_state,
 )
-from microforge.training.engine.time_budget import Budget
-from microforge.training.settings import LoopSettings, OptimizerSettings, learning_rate
+from microforge.training.engine.time_budget import TimeBudget
+from microforge.training.loop_options import LoopSettings
+from microforge.training.settings import OptimizerSettings, learning_rate
 
-#: The checkpoint of the lowest smoothed loss, beside the last one.
+#: Folder of the checkpoint with the lowest smoothed score.
 BEST = "best"
 
 
-class Stage(Protocol):
-    """What one stage trains and how it judges it.
+class TrainingStage(Protocol):
+    """What one stage trains, and how its loss, samples and checkpoint are computed.
 
-    A step draws its *whole* batch, of all processes and micro-batches, from generators seeded by the step's
-    number, and works on the rows that ``shard`` names; its terms are means over those rows, so that the mean
-    over the shards is the term of the whole batch.
+    A step draws the *whole* batch, of all processes and micro-batches, from generators seeded by the step's number, and
+    works on the rows of ``shard``. Its terms are means over those rows, so that their mean over the shards is the term of
+    the whole batch.
     """
 
     samples_per_step: int  # of all processes
@@ -50,21 +54,28 @@ class Stage(Protocol):
         """The module that is trained."""
 
     @property
-    def adversary(self) -> nn.Module | None:
-        """A second module with an optimizer of its own (a discriminator), or None; the same one all the run."""
+    def discriminator(self) -> nn.Module | None:
+        """A second module with its own optimizer, or None; the same one during the whole run."""
 
     @property
-    def adversary_optimizer(self) -> OptimizerSettings:
-        """How the adversary learns."""
+    def discriminator_optimizer(self) -> OptimizerSettings:
+        """Optimizer settings of the discriminator."""
 
-    def loss(self, step: int, shard: Shard) -> Mapping[str, Tensor]:
-        """Terms of step ``step``; the one called ``loss`` is minimised, all are logged.
+    @property
+    def data_sources(self) -> tuple[ImageSource | TripleSource, ...]:
+        """The sources whose skipped files are reported at the end."""
 
-        A term called ``score`` is what the best checkpoint has least of, where the loss would not do.
+    def prepare(self, folder: Path, console: Console, processes: Processes) -> None:
+        """Compute what the stage needs before its first step, in all processes together; results are cached in ``folder``."""
+
+    def loss(self, step: int, shard: BatchShard) -> Mapping[str, Tensor]:
+        """Loss terms of step ``step``: ``loss`` is minimised, all are logged.
+
+        Optional ``score`` (lower is better) selects the best checkpoint instead of ``loss``.
         """
 
-    def adversary_loss(self, step: int, shard: Shard) -> Mapping[str, Tensor]:
-        """Terms of the adversary, {} when it does not learn at this step.
+    def discriminator_loss(self, step: int, shard: BatchShard) -> Mapping[str, Tensor]:
+        """Loss terms of the discriminator; {} when it is not updated at this step.
 
         Called once for every shard that ``loss`` was called with, after the network's update of the same step.
         """
@@ -73,31 +84,35 @@ class Stage(Protocol):
         """A grid of sample images (3, H, W) in [0, 1]."""
 
     def write(self, folder: Path, ema: nn.Module) -> None:
-        """Write the checkpoint made of ``ema``."""
+        """Write the checkpoint of the averaged weights ``ema``."""
 
 
-class WithoutAdversary:
-    """What a stage inherits that trains one network alone."""
+class StageDefaults:
+    """Defaults of a stage: no discriminator, and nothing to prepare."""
 
-    adversary: nn.Module | None = None
-    adversary_optimizer = OptimizerSettings(1e-4)  # of no one
+    discriminator: nn.Module | None = None
+    discriminator_optimizer = OptimizerSettings(1e-4)  # unused
+    data_sources: tuple[ImageSource | TripleSource, ...] = ()
 
-    def adversary_loss(self, step: int, shard: Shard) -> Mapping[str, Tensor]:
-        """Never called: there is no adversary."""
+    def prepare(self, folder: Path, console: Console, processes: Processes) -> None:
+        """Nothing to prepare."""
+
+    def discriminator_loss(self, step: int, shard: BatchShard) -> Mapping[str, Tensor]:
+        """No terms, since there is no discriminator."""
         return {}
 
 
 @dataclass(frozen=True)
-class Run:
-    """One call of ``mf-train``."""
+class TrainingRun:
+    """One call of the training loop: where it writes, how long it trains, and what identifies it."""
 
-    folder: Path  # of this stage: state, log, samples, best
-    checkpoint: Path  # where the last checkpoint goes
+    folder: Path  # of state, log, samples and best checkpoint
+    checkpoint: Path  # folder of the last checkpoint
     identity: RunIdentity
     steps: int
     optimizer: OptimizerSettings
     loop: LoopSettings
-    setting: str = ""  # scores are compared within it
+    setting: str = ""  # scores are comparable within it only
 
 
 @dataclass(frozen=True)
@@ -105,42 +120,41 @@ class _Trained:
     network: nn.Module
     ema: nn.Module
     optimizers: dict[str, torch.optim.Optimizer]
-    adversary: nn.Module | None
-    adversary_optimizers: dict[str, torch.optim.Optimizer]
+    discriminator: nn.Module | None
+    discriminator_optimizers: dict[str, torch.optim.Optimizer]
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> StateParts:
         modules = {"network": self.network, "ema": self.ema}
-        if self.adversary is not None:
-            modules["adversary"] = self.adversary
-        against = {f"adversary_{name}": value for name, value in self.adversary_optimizers.items()}
-        return Parts(modules, self.optimizers | against)
+        if self.discriminator is not None:
+            modules[DISCRIMINATOR] = self.discriminator
+        others = {f"{DISCRIMINATOR}_{name}": value for name, value in self.discriminator_optimizers.items()}
+        return StateParts(modules, self.optimizers | others)
 
 
-def train(run: Run, stage: Stage, console: Console, processes: Processes = ALONE) -> float | None:
-    """Train to ``run.steps``; a state in the folder is resumed.
+def train(
+    run: TrainingRun, stage: TrainingStage, console: Console, processes: Processes = ALONE
+) -> float | None:
+    """Train up to ``run.steps``; a state in the folder is resumed.
 
     Returns:
-        The last smoothed loss, or None when there was no step left to train.
+        The last smoothed score, or None when no step was left to train.
 
     Raises:
-        DivergenceError: when the loss is not finite or leaves its range; the state on disk stays good.
-        CheckpointError: when the state is damaged, or belongs to another run.
+        DivergenceError: when the loss is not finite or leaves its range; the state on disk stays valid.
+        CheckpointError: when the state is damaged or belongs to another run.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     if processes.is_main:
-        _sweep(run)
+        _remove_partial_files(run)
     trained = _assemble(run, stage)
-    standing = _resume(run, trained, console, processes)
-    start = standing.step
-    watch = Watch(run.folder, run.loop, run.steps, stage.samples_per_step, standing, processes)
-    with progress_line(console, visible=processes.is_main) as progress:
-        task = progress.add_task(run.identity.stage, total=run.steps, completed=start, note="")
-        budget = (
-            None
-            if run.loop.minutes is None
-            else Budget(run.loop.minutes, run.optimizer.decay_fraction, start)
-        )
+    progress = _resume(run, trained, console, processes)
+    start = progress.step
+    monitor = Monitor(run.folder, run.loop, run.steps, stage.samples_per_step, progress, processes)
+    with progress_line(console, visible=processes.is_main) as bar:
+        task = bar.add_task(run.identity.stage, total=run.steps, completed=start, note="")
+        minutes = run.loop.minutes
+        budget = None if minutes is None else TimeBudget(minutes, run.optimizer.decay_fraction, start)
         step = start
         while step < run.steps:
             terms = _step(run, stage, trained, step, processes)
@@ -148,68 +162,70 @@ def train(run: Run, stage: Stage, console: Console, processes: Processes = ALONE
             step += 1
             if budget is not None:
                 run = replace(run, steps=processes.agree(budget.steps(step, run.steps)))
-                watch.steps = run.steps
-            progress.update(task, completed=step, total=run.steps, note=watch.add(step - 1, terms))
+                monitor.steps = run.steps
+            bar.update(task, completed=step, total=run.steps, note=monitor.add(step - 1, terms))
             if processes.is_main:
-                _keep(run, stage, trained, watch, step)
+                _save_and_sample(run, stage, trained, monitor, step)
     if processes.is_main:
-        if start >= run.steps:  # no step was left, but what the stage stands on may have changed
+        if start >= run.steps:  # no step was left, but the VAE beside the weights may have changed
             stage.write(run.checkpoint, trained.ema)
-            _draw(run, stage, trained, watch, start)
+            _write_sheet(run, stage, trained, monitor, start)
         if (run.folder / LOG).is_file():
             plot_losses(run.folder / LOG, run.folder / "loss.png")
-    watch.close()
+    monitor.close()
     processes.wait()
-    return None if start >= run.steps else watch.standing.smoothed
+    return None if start >= run.steps else monitor.progress.smoothed
 
 
-def _assemble(run: Run, stage: Stage) -> _Trained:
-    network, adversary = stage.network, stage.adversary
+def _assemble(run: TrainingRun, stage: TrainingStage) -> _Trained:
+    network, discriminator = stage.network, stage.discriminator
     ema = copy.deepcopy(network).requires_grad_(False).eval()
-    against = {} if adversary is None else make_optimizers(adversary, stage.adversary_optimizer)
-    return _Trained(network, ema, make_optimizers(network, run.optimizer), adversary, against)
+    others = {} if discriminator is None else make_optimizers(discriminator, stage.discriminator_optimizer)
+    return _Trained(network, ema, make_optimizers(network, run.optimizer), discriminator, others)
 
 
-def _resume(run: Run, trained: _Trained, console: Console, processes: Processes) -> Standing:
-    """Load the state in the run's folder, if there is one; scores of another setting are forgotten."""
-    standing = Standing(setting=run.setting)
+def _resume(run: TrainingRun, trained: _Trained, console: Console, processes: Processes) -> RunProgress:
+    """Load the state in the run's folder, if there is one; scores of another setting are discarded."""
+    progress = RunProgress(setting=run.setting)
     if (run.folder / STATE).is_file():
-        found = load_state(run.folder, run.identity, trained.parts)
+        stored = load_state(run.folder, run.identity, trained.parts)
         if processes.is_main:
-            console.print(f"resuming {run.identity.stage} at step {found.step} of {run.steps}")
-        same = found.setting == run.setting
-        standing = found if same else replace(standing, step=found.step)
-    processes.check_equal(trained.network, standing.step)
-    return standing
+            console.print(f"resuming {run.identity.stage} at step {stored.step} of {run.steps}")
+        same = stored.setting == run.setting
+        progress = stored if same else replace(progress, step=stored.step)
+    processes.check_equal(trained.network, progress.step)
+    return progress
 
 
-def _step(run: Run, stage: Stage, trained: _Trained, step: int, processes: Processes) -> Mapping[str, Tensor]:
-    """One update of the network, then one of the adversary where the stage wants it."""
+def _step(
+    run: TrainingRun, stage: TrainingStage, trained: _Trained, step: int, processes: Processes
+) -> Mapping[str, Tensor]:
+    """Update the network, then the discriminator if the stage has terms for it."""
     shards = processes.shards(run.loop.accumulate)
     set_rate(trained.optimizers, learning_rate(run.optimizer, step, run.steps))
-    terms = _gradients(run.loop, stage.loss, step, shards)
+    terms = _backward(run.loop, stage.loss, step, shards)
     processes.average_gradients(trained.network)
     terms["grad_norm"] = take_step(trained.network, trained.optimizers, run.optimizer.clip)
-    if trained.adversary is not None:
-        settings = stage.adversary_optimizer
-        found = _gradients(run.loop, stage.adversary_loss, step, shards)
-        if found:
-            set_rate(trained.adversary_optimizers, learning_rate(settings, step, run.steps))
-            processes.average_gradients(trained.adversary)
-            take_step(trained.adversary, trained.adversary_optimizers, settings.clip)
-            terms |= {f"adversary_{name}": value for name, value in found.items()}
+    if trained.discriminator is not None:
+        settings = stage.discriminator_optimizer
+        judgement = _backward(run.loop, stage.discriminator_loss, step, shards)
+        if judgement:
+            set_rate(trained.discriminator_optimizers, learning_rate(settings, step, run.steps))
+            processes.average_gradients(trained.discriminator)
+            take_step(trained.discriminator, trained.discriminator_optimizers, settings.clip)
+            terms |= {f"discriminator_{name}": value for name, value in judgement.items()}
     return terms
 
 
 class _Loss(Protocol):
-    def __call__(self, step: int, shard: Shard) -> Mapping[str, Tensor]: ...
+    def __call__(self, step: int, shard: BatchShard) -> Mapping[str, Tensor]: ...
 
 
-def _gradients(loop: LoopSettings, loss: _Loss, step: int, shards: list[Shard]) -> dict[str, Tensor]:
-    """Mean terms over this process's ``shards``; their gradients are left in the parameters."""
+def _backward(loop: LoopSettings, loss: _Loss, step: int, shards: list[BatchShard]) -> dict[str, Tensor]:
+    """Mean terms over this process's ``shards``; accumulates their gradients in the parameters."""
     totals: dict[str, Tensor] = {}
     for shard in shards:
-        with torch.autocast(loop.device.split(":")[0], torch.bfloat16, enabled=loop.bfloat16):
+        with torch.autocast(loop.device_type, torch.bfloat16, enabled=loop.bfloat16):
             terms = dict(loss(step, shard))
         if not terms:
             return {}
@@ -220,34 +236,38 @@ def _gradients(loop: LoopSettings, loss: _Loss, step: int, shards: list[Shard]) 
     return totals
 
 
-def _keep(run: Run, stage: Stage, trained: _Trained, watch: Watch, done: int) -> None:
-    """Save and draw where it is time to, and at the end of the run."""
+def _save_and_sample(
+    run: TrainingRun, stage: TrainingStage, trained: _Trained, monitor: Monitor, done: int
+) -> None:
+    """Save the state and write a sample sheet when they are due, and at the end of the run."""
     if done % run.loop.save_every == 0 or done == run.steps:
-        _save(run, stage, trained, watch)
+        _save(run, stage, trained, monitor)
     if done % run.loop.sample_every == 0 or done == run.steps:
-        _draw(run, stage, trained, watch, done)
+        _write_sheet(run, stage, trained, monitor, done)
 
 
-def _save(run: Run, stage: Stage, trained: _Trained, watch: Watch) -> None:
-    """Checkpoints first, the state last: it says that they were written, and steps after it are repeated."""
+def _save(run: TrainingRun, stage: TrainingStage, trained: _Trained, monitor: Monitor) -> None:
+    """Write the checkpoints first and the state last: it vouches for them, and later steps are repeated."""
     stage.write(run.checkpoint, trained.ema)
-    if watch.improved():
+    if monitor.improved():
         with atomic_folder(run.folder / BEST, force=True, marker=CONFIG) as target:
             shutil.copytree(run.checkpoint, target, dirs_exist_ok=True)
-    standing = replace(watch.standing, complete=watch.standing.step >= run.steps)
-    save_state(run.folder, standing, run.identity, trained.parts)
+    progress = replace(monitor.progress, complete=monitor.progress.step >= run.steps)
+    save_state(run.folder, progress, run.identity, trained.parts)
 
 
-def _draw(run: Run, stage: Stage, trained: _Trained, watch: Watch, done: int) -> None:
+def _write_sheet(
+    run: TrainingRun, stage: TrainingStage, trained: _Trained, monitor: Monitor, done: int
+) -> None:
     sheet = stage.sheet(trained.ema)
     save_sheet(run.folder / "samples" / f"{done:07d}.png", sheet)
-    watch.show(sheet, done)
+    monitor.show(sheet, done)
 
 
-def _sweep(run: Run) -> None:
-    """Remove what a killed save has left half written."""
-    for half in run.folder.glob(f".{STATE}.*"):
-        half.unlink()
+def _remove_partial_files(run: TrainingRun) -> None:
+    """Remove what a killed save has left behind."""
+    for file in run.folder.glob(f".{STATE}.*"):
+        file.unlink()
     for folder in (run.checkpoint, run.folder / BEST):
-        for half in folder.parent.glob(f".{folder.name}.*") if folder.is_dir() else ():
-            shutil.rmtree(half)
+        for partial in folder.parent.glob(f".{folder.name}.*") if folder.is_dir() else ():
+            shutil.rmtree(partial)

@@ -1,7 +1,7 @@
-"""Watching a run: the loss smoothed and guarded, the log, TensorBoard, the progress line.
+"""The monitor of a run: smoothed loss, divergence check, log file, TensorBoard and progress line.
 
-Terms add up on the device and are read every ``log_every`` steps and before every save: reading one waits for
-the GPU. A window that holds anything but numbers ends the run before the weights behind it are saved.
+Loss terms are summed on the device and read every ``log_every`` steps and before every save, because reading one blocks
+until the GPU is done. An interval with a term that is not finite ends the run before its weights are saved.
 """
 
 from __future__ import annotations
@@ -28,34 +28,40 @@ from torch import Tensor
 
 from microforge.errors import DivergenceError, missing_extra
 from microforge.training.engine.distributed import ALONE, Processes
-from microforge.training.engine.state import Standing
-from microforge.training.settings import LoopSettings
+from microforge.training.engine.state import RunProgress
+from microforge.training.loop_options import LoopSettings
 
 LOG = "log.jsonl"
-#: Steps before a loss that rises is taken for divergence.
+#: Steps before a rising loss counts as divergence.
 PATIENCE = 500
 
 
-class Watch:
-    """Smooths, logs and guards the terms of a run; ``standing`` is what a state keeps of it."""
+class Monitor:
+    """Smooths, logs and checks the loss terms of a run; ``progress`` is what the saved state keeps of it."""
 
     def __init__(
-        self, folder: Path, loop: LoopSettings, steps: int, samples_per_step: int, standing: Standing,
+        self,
+        folder: Path,
+        loop: LoopSettings,
+        steps: int,
+        samples_per_step: int,
+        progress: RunProgress,
         processes: Processes = ALONE,
-    ) -> None:  # fmt: skip
+    ) -> None:
+        """Open the log, and TensorBoard where ``loop`` asks for it."""
         self.folder, self.loop, self.steps, self.samples_per_step = folder, loop, steps, samples_per_step
-        self.standing, self.processes = standing, processes
+        self.progress, self.processes = progress, processes
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.clock = time.monotonic()
         self.note = ""
         self.board = None
         if processes.is_main:
-            self._forget_after(standing.step)
-            self.board = open_board(folder, standing.step) if loop.tensorboard else None
+            self._drop_log_after(progress.step)
+            self.board = open_board(folder, progress.step) if loop.tensorboard else None
 
-    def _forget_after(self, start: int) -> None:
-        """Drop log lines of steps that a resumed run will repeat."""
+    def _drop_log_after(self, start: int) -> None:
+        """Drop the log lines of steps that a resumed run repeats."""
         path = self.folder / LOG
         if path.is_file():
             rows = path.read_text("utf-8").splitlines()
@@ -63,49 +69,49 @@ class Watch:
             path.write_text("".join(row + "\n" for row in kept), "utf-8")
 
     def add(self, step: int, terms: Mapping[str, Tensor]) -> str:
-        """Take the terms of step ``step``; the note for the progress line.
+        """Add the terms of step ``step``; return the note for the progress line.
 
         Raises:
-            DivergenceError: at the end of a window whose loss is not a number or has left its range.
+            DivergenceError: at the end of an interval whose loss is not finite or has left its range.
         """
         for name, value in terms.items():
             value = value.detach().float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
         done = step + 1
-        self.standing = replace(self.standing, step=done)
+        self.progress = replace(self.progress, step=done)
         if done % self.loop.log_every == 0 or done % self.loop.save_every == 0 or done == self.steps:
-            self._end_window(done)
+            self._end_interval(done)
         return self.note
 
     def improved(self) -> bool:
-        """Whether the score is better than when the best checkpoint was written; it counts as written then."""
-        if not self.standing.smoothed < self.standing.best:
+        """Whether the score is lower than at the last best checkpoint; if so, the new score is recorded as the best."""
+        if not self.progress.smoothed < self.progress.best:
             return False
-        self.standing = replace(self.standing, best=self.standing.smoothed)
+        self.progress = replace(self.progress, best=self.progress.smoothed)
         return True
 
     def show(self, sheet: Tensor, done: int) -> None:
-        """Put a sample sheet (3, H, W) on TensorBoard."""
+        """Write a sample sheet (3, H, W) to TensorBoard."""
         if self.board is not None:
             self.board.add_image("samples", sheet, done)
 
     def close(self) -> None:
-        """Write out what TensorBoard still holds back."""
+        """Flush and close TensorBoard."""
         if self.board is not None:
             self.board.close()
 
-    def _end_window(self, done: int) -> None:
+    def _end_interval(self, done: int) -> None:
         totals = self.processes.mean(
             torch.stack(list(self.sums.values()))
-        ).tolist()  # the one wait for the GPU
+        ).tolist()  # the only wait for the GPU
         means = {name: total / self.counts[name] for name, total in zip(self.sums, totals, strict=True)}
         if not all(math.isfinite(value) for value in means.values()):
             self._diverged(done, means["loss"])
-        score, was = means.get("score", means["loss"]), self.standing.smoothed
-        smoothed = score if math.isnan(was) else 0.8 * was + 0.2 * score
-        lowest = min(self.standing.lowest, smoothed)
-        self.standing = replace(self.standing, smoothed=smoothed, lowest=lowest)
+        score, previous = means.get("score", means["loss"]), self.progress.smoothed
+        smoothed = score if math.isnan(previous) else 0.8 * previous + 0.2 * score
+        lowest = min(self.progress.lowest, smoothed)
+        self.progress = replace(self.progress, smoothed=smoothed, lowest=lowest)
         if done > PATIENCE and smoothed > 5.0 * abs(lowest) + 1.0:
             self._diverged(done, means["loss"])
         seconds = max(time.monotonic() - self.clock, 1e-9)
@@ -132,15 +138,15 @@ class Watch:
 
 
 def _step_of(row: str) -> float:
-    """The step of a log line; a line cut short by a kill belongs to no step that is kept."""
+    """The step of a log line; infinity for a line that a kill cut short, so that it is dropped."""
     try:
         return int(json.loads(row)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 
 
-def open_board(folder: Path, start: int) -> Any:  # the writer has no types
-    """TensorBoard's writer below ``folder``; what it holds of later steps than ``start`` is dropped.
+def open_board(folder: Path, start: int) -> Any:  # the writer is untyped
+    """The TensorBoard writer of a run; events of later steps than ``start`` are purged.
 
     Raises:
         MissingExtraError: when tensorboard is not installed.
@@ -153,7 +159,7 @@ def open_board(folder: Path, start: int) -> Any:  # the writer has no types
 
 
 def progress_line(console: Console, visible: bool) -> Progress:
-    """Steps, time spent and left, loss and samples/s."""
+    """A progress bar with steps, elapsed and remaining time, loss and samples per second."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,7 +1,7 @@
-"""Muon for networks of many small matrices: those of one shape are orthogonalised together.
+"""Muon for networks of many small matrices: matrices of one shape are orthogonalised in one batch.
 
-``torch.optim.Muon`` works on one matrix after the other, thousands of small kernels a step, which keeps a GPU
-waiting longer than the training itself. Same rule, same state.
+``torch.optim.Muon`` processes one matrix at a time. With many small matrices that is thousands of kernels a step, and a GPU
+waits longer for them than it trains. The update rule and the state are the same.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 
 
 class BatchedMuon(torch.optim.Muon):
-    """``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``, all matrices of a shape at once."""
+    """``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``, batched over matrices of one shape."""
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override] # no loss to give back
-        """One update of every parameter that has a gradient."""
+    def step(self, closure: Any = None) -> None:  # type: ignore[override] # returns no loss
+        """Update every parameter that has a gradient."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
@@ -32,7 +32,7 @@ class BatchedMuon(torch.optim.Muon):
                 torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype).unbind()), alpha=-rate)
 
     def _directions(self, group: dict[str, Any], parameters: list[Tensor]) -> Tensor:
-        """Nesterov momentum (M, rows, columns) of ``parameters``; their state moves on."""
+        """Update the momentum of ``parameters`` and return their directions (M, rows, columns)."""
         gradients: list[Tensor] = []
         buffers: list[Tensor] = []
         for parameter in parameters:
@@ -49,9 +49,9 @@ class BatchedMuon(torch.optim.Muon):
 
 
 def orthogonalised(matrices: Tensor, group: dict[str, Any]) -> Tensor:
-    """Every one of ``matrices`` (M, rows, columns) with its singular values moved near 1, in bfloat16.
+    """``matrices`` (M, rows, columns) with all singular values moved near 1, in bfloat16.
 
-    The quintic Newton-Schulz iteration of Jordan et al. 2024, with the group's coefficients.
+    Quintic Newton-Schulz iteration (Jordan et al., 2024) with the coefficients of the parameter group.
     """
     a, b, c = group["ns_coefficients"]
     tall = matrices.shape[1] > matrices.shape[2]

@@ -1,9 +1,8 @@
-"""Which parameters learn by which rule: AdamW in three groups, Muon for hidden matrices on request, and EMA.
+"""Optimizers: AdamW in three parameter groups, optionally Muon for hidden matrices, and the EMA of the weights.
 
-Muon (Jordan et al. 2024; scaled to AdamW's step size as in arXiv 2502.16982, so that one learning rate and one
-weight decay serve both) orthogonalises the update of a matrix. It is for hidden matrices: embeddings and the
-first and last projections, whose rows are not interchangeable features, stay with AdamW, and so do convolutions,
-vectors and the SSM's own parameters.
+Muon (Jordan et al., 2024) orthogonalises the update of a matrix; scaled to AdamW's step size (arXiv 2502.16982) it shares
+learning rate and weight decay with AdamW. It trains hidden matrices only. Embeddings, the first and last projections (whose
+rows are not interchangeable features), convolutions, vectors and the SSM's own parameters stay with AdamW.
 """
 
 from __future__ import annotations
@@ -18,24 +17,24 @@ from microforge.errors import SpecError
 from microforge.training.engine.muon import BatchedMuon
 from microforge.training.settings import OptimizerSettings
 
-#: Parameters of the SSM's decay, B and C: they learn slower and are not decayed (SPEC section 4).
+#: Parameters of the SSM's decay, B and C: a lower learning rate and no weight decay (SPEC section 4).
 SSM_PARTS = ("decay_f", "decay_b", "b_f", "b_b", "c_f", "c_b")
-#: Modules between tokens or latents and the hidden width: never Muon's.
+#: Modules between tokens or latents and the hidden width: AdamW always.
 EDGES = ("tokens", "patch_in", "latent_in", "head")
 
 
-class Groups(NamedTuple):
-    """A network's trained parameters by what they are."""
+class ParameterGroups(NamedTuple):
+    """The trained parameters of a network, by group."""
 
-    hidden: list[nn.Parameter]  # Muon's, when it is asked for
+    hidden: list[nn.Parameter]  # for Muon, when it is chosen
     matrix: list[nn.Parameter]
     vector: list[nn.Parameter]
     ssm: list[nn.Parameter]
 
 
-def group_parameters(network: nn.Module, muon: bool) -> Groups:
-    """Sort the parameters of ``network`` that are trained; without ``muon`` none is ``hidden``."""
-    groups = Groups([], [], [], [])
+def group_parameters(network: nn.Module, muon: bool) -> ParameterGroups:
+    """Sort the trained parameters of ``network`` into groups; without ``muon``, ``hidden`` stays empty."""
+    groups = ParameterGroups([], [], [], [])
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -52,12 +51,12 @@ def group_parameters(network: nn.Module, muon: bool) -> Groups:
 
 
 def make_optimizers(network: nn.Module, settings: OptimizerSettings) -> dict[str, torch.optim.Optimizer]:
-    """``{"optimizer": AdamW}`` and, when the settings say so, ``"muon"`` beside it.
+    """The optimizers of ``network``: ``{"optimizer": AdamW}``, and ``"muon"`` when the settings choose it.
 
-    Every group holds a ``scale``, its share of the learning rate.
+    Every parameter group has a ``scale``, its share of the learning rate.
 
     Raises:
-        SpecError: when Muon is asked for and the network has no hidden matrix (the VAE is all convolutions).
+        SpecError: when Muon is chosen and the network has no hidden matrix (the VAE consists of convolutions).
     """
     groups = group_parameters(network, settings.kind == "muon")
     plain = {"weight_decay": 0.0, "scale": 1.0}
@@ -81,14 +80,14 @@ def make_optimizers(network: nn.Module, settings: OptimizerSettings) -> dict[str
 
 
 def set_rate(optimizers: Mapping[str, torch.optim.Optimizer], rate: float) -> None:
-    """Give every group its share of ``rate``."""
+    """Set the learning rate of every group to its share of ``rate``."""
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
 
 
 def take_step(network: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], clip: float) -> Tensor:
-    """Clip the gradients of ``network`` to the norm ``clip``, update, forget them; the norm before clipping."""
+    """Clip gradients to the norm ``clip``, update the weights, clear the gradients; return the norm before clipping."""
     norm = nn.utils.clip_grad_norm_(network.parameters(), clip)
     for optimizer in optimizers.values():
         optimizer.step()
@@ -98,6 +97,6 @@ def take_step(network: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer
 
 @torch.no_grad()
 def update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Move ``ema`` toward ``network``; early steps use a shorter memory."""
+    """Move ``ema`` toward ``network``; the first steps use a lower decay, so that the start is forgotten."""
     weight = 1.0 - min(decay, (1.0 + step) / (10.0 + step))
     torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), weight)

@@ -1,4 +1,4 @@
-"""Pictures of a run: sample sheets and the loss plot."""
+"""Images of a run: sample sheets and the loss plot."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def save_sheet(path: Path, sheet: Tensor) -> None:
 
 
 def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
-    """Tile images (B, 3, H, W) into one (3, rows * H, columns * W) with white gaps."""
+    """Tile images (B, 3, H, W) into one image (3, rows * H, columns * W) with white gaps of ``gap`` pixels."""
     batch, channels, height, width = images.shape
     rows = -(-batch // columns)
     sheet = images.new_ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
@@ -34,8 +34,8 @@ def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
 
 
 def plot_losses(log: Path, out: Path) -> None:
-    """Plot every logged term of a run against its steps."""
-    import matplotlib  # a second to import, needed once at the end
+    """Plot every logged term of a run against the step."""
+    import matplotlib  # slow to import, and needed only once
 
     matplotlib.use("Agg")
     from matplotlib import pyplot

@@ -1,7 +1,7 @@
-"""Data of the steps to come, made by worker processes while the device trains.
+"""Prefetching: worker processes prepare the data of the next steps while the device trains.
 
-A step's data depends on the step's number alone, so a worker can make it before it is asked for, and what is
-trained is the same with any number of workers.
+The data of a step depends on the step's number alone, so a worker can prepare it early, and the trained weights are the
+same with any number of workers.
 """
 
 from __future__ import annotations
@@ -18,81 +18,91 @@ from microforge.data.stickers.edit_triples import StickerTriples
 from microforge.data.stickers.image_source import StickerSource
 from microforge.data.world.edit_triples import SceneTriples
 from microforge.data.world.image_source import SceneSource
-from microforge.training.engine.batch_shard import WHOLE, Shard
-from microforge.training.settings import LoopSettings
+from microforge.training.engine.batch_shard import WHOLE, BatchShard
+from microforge.training.loop_options import LoopSettings
 
 T = TypeVar("T")
-#: Makes the rows of one piece of one step; without workers on the training device, in a worker on the CPU.
-Make = Callable[[int, Shard], T]
-Key = tuple[int, Shard]
-#: Sources whose examples are made as they are needed, by any process.
-MADE_AS_NEEDED = (SceneSource, SceneTriples, StickerSource, StickerTriples, MixedSource, MixedTriples)
-#: Steps that each worker makes before they are wanted.
+#: Prepares the rows of one piece of one step: in a worker on the CPU, without workers on the training device.
+Prepare = Callable[[int, BatchShard], T]
+#: A step and a piece of its batch.
+StepPiece = tuple[int, BatchShard]
+#: Sources that render their images. The user's images are decoded by threads, and this process reports the broken ones.
+RENDERED = (SceneSource, SceneTriples, StickerSource, StickerTriples, MixedSource, MixedTriples)
+#: Steps that each worker prepares in advance.
 DEPTH = 2
 
 
 @dataclass(frozen=True)
-class _Steps(Dataset[T]):
-    make: Make[T]
+class _StepDataset(Dataset[T]):
+    prepare: Prepare[T]
 
-    def __getitem__(self, key: Key) -> T:
-        return self.make(*key)
+    def __getitem__(self, key: StepPiece) -> T:
+        return self.prepare(*key)
 
 
-class Ahead(Generic[T]):
-    """``make`` called for one step after the other, by ``workers`` processes; by this one when that is 0."""
+class Prefetcher(Generic[T]):
+    """Calls ``prepare`` for consecutive steps in ``workers`` processes; in this process when that is 0."""
 
-    def __init__(self, make: Make[T], workers: int, pieces: int = 1, pin: bool = False) -> None:
-        """Start nothing yet.
+    def __init__(self, prepare: Prepare[T], workers: int, pieces: int = 1, pin: bool = False) -> None:
+        """Store the arguments; workers start at the first call.
 
         Args:
-            make: gives tensors, or tuples of them, on the CPU. pieces: micro-batches of a process and step.
-            pin: put tensors in page-locked memory, from where a GPU copies them without being waited for.
+            prepare: Returns tensors, or tuples of them, on the CPU.
+            workers: Number of processes.
+            pieces: Micro-batches of a process and step.
+            pin: Put tensors in page-locked memory, from which a GPU copies without blocking.
         """
-        self.make, self.workers, self.pieces, self.pin = make, workers, pieces, pin
-        self._expected: Key | None = None
-        self._made: Iterator[T] = iter(())
+        self.prepare, self.workers, self.pieces, self.pin = prepare, workers, pieces, pin
+        self._expected: StepPiece | None = None
+        self._results: Iterator[T] = iter(())
 
-    def __call__(self, step: int, shard: Shard = WHOLE) -> T:
-        """What ``make(step, shard)`` gives; made already when it follows the last call's."""
+    def __call__(self, step: int, shard: BatchShard = WHOLE) -> T:
+        """The result of ``prepare(step, shard)``, prepared already when the calls are consecutive."""
         if self.workers == 0:
-            return self.make(step, shard)
+            return self.prepare(step, shard)
         if self._expected != (step, shard):
             loader = DataLoader(
-                _Steps(self.make), batch_size=None, sampler=_Keys(step, shard, self.pieces),
-                num_workers=self.workers, prefetch_factor=DEPTH, pin_memory=self.pin,
-            )  # fmt: skip
-            self._made = iter(loader)
-        self._expected = _after(step, shard, self.pieces)
-        return next(self._made)
+                _StepDataset(self.prepare),
+                batch_size=None,
+                sampler=_StepPieces(step, shard, self.pieces),
+                num_workers=self.workers,
+                prefetch_factor=DEPTH,
+                pin_memory=self.pin,
+            )
+            self._results = iter(loader)
+        self._expected = _following(step, shard, self.pieces)
+        return next(self._results)
 
 
-def made_ahead(make: Callable[[str, int, Shard], T], source: object, loop: LoopSettings) -> Ahead[T]:
-    """``make(device, step, shard)`` of ``source`` for a run: by its workers on the CPU, else on its own device."""
-    workers = ahead_workers(source, loop)
-    return Ahead(partial(make, "cpu" if workers else loop.device), workers, loop.accumulate, pin=loop.cuda)
+def prefetched(
+    prepare: Callable[[str, int, BatchShard], T], source: object, loop: LoopSettings
+) -> Prefetcher[T]:
+    """A prefetcher of ``prepare(device, step, shard)`` for a run: workers use the CPU, this process its own device."""
+    workers = prefetch_workers(source, loop)
+    device = "cpu" if workers else loop.device
+    return Prefetcher(partial(prepare, device), workers, loop.accumulate, pin=loop.cuda)
 
 
-def ahead_workers(source: object, loop: LoopSettings) -> int:
-    """Workers that help with ``source``: photos are decoded by threads, and the run keeps account of broken ones."""
-    return loop.workers if isinstance(source, MADE_AS_NEEDED) else 0
+def prefetch_workers(source: object, loop: LoopSettings) -> int:
+    """Worker processes that prefetch from ``source``."""
+    return loop.workers if isinstance(source, RENDERED) else 0
 
 
-def _after(step: int, shard: Shard, pieces: int) -> Key:
-    """The piece that a process works on next: its next micro-batch, or the first of the next step."""
+def _following(step: int, shard: BatchShard, pieces: int) -> StepPiece:
+    """The next piece of a process: its next micro-batch, or the first one of the next step."""
     if (shard.index + 1) % pieces:
-        return step, Shard(shard.index + 1, shard.count)
-    return step + 1, Shard(shard.index + 1 - pieces, shard.count)
+        return step, BatchShard(shard.index + 1, shard.count)
+    return step + 1, BatchShard(shard.index + 1 - pieces, shard.count)
 
 
-class _Keys:
-    """The pieces in the order of training, without an end."""
+class _StepPieces:
+    """All pieces from a given one on, in the order of training."""
 
-    def __init__(self, step: int, shard: Shard, pieces: int) -> None:
+    def __init__(self, step: int, shard: BatchShard, pieces: int) -> None:
         self.first, self.pieces = (step, shard), pieces
 
-    def __iter__(self) -> Iterator[Key]:
+    def __iter__(self) -> Iterator[StepPiece]:
         key = self.first
         while True:
             yield key
-            key = _after(*key, self.pieces)
+            key = _following(*key, self.pieces)

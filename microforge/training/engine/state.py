@@ -1,8 +1,7 @@
-"""The state of a run in one safetensors file, replaced atomically: kill it at any moment, resume it.
+"""The state of a run in one safetensors file that is replaced atomically: a run can be killed at any moment and resumed.
 
-Holds the network, its EMA and the optimizers' moments, and the adversary with its own; where the run stands and
-what it is travel in the file's metadata. There is no random state to keep: every step draws from a generator
-seeded by its number.
+The file holds the network, its EMA and the moments of the optimizers, and the same of the discriminator; its metadata hold
+the progress and the identity of the run. No random state is stored, since every step uses generators seeded by its number.
 """
 
 from __future__ import annotations
@@ -24,15 +23,17 @@ from microforge.data.order import step_rng as step_rng
 from microforge.errors import CheckpointError
 
 STATE = "state.safetensors"
-#: Parts that a state may lack: a run may be given an adversary when it is resumed.
-OPTIONAL = ("adversary", "adversary_optimizer")
+#: The metadata key of a run's progress.
+PROGRESS = "standing"
+#: The discriminator's name in the file. A state may lack it: a resumed run may add a discriminator.
+DISCRIMINATOR = "adversary"
 
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What must agree between a run and its resumption; the image size may change (a curriculum).
+    """What must be equal for a run to be resumed. The image size is not part of it: a curriculum changes it.
 
-    ``encoder`` identifies the latents that a flow learns: another encoder makes its weights meaningless.
+    ``encoder`` identifies the latents that a flow was trained on; weights are meaningless for those of another encoder.
     """
 
     stage: str
@@ -40,14 +41,14 @@ class RunIdentity:
     seed: int
     encoder: str = ""
     optimizer: str = "adamw"
-    data: str = "scenes"  # or the user's own; not which: a folder may move or grow
+    data: str = "scenes"  # or "own images": not which folder, for it may move or grow
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where a run is: steps done, the smoothed score, its lowest so far, and the one that ``best`` was written at.
+class RunProgress:
+    """How far a run is: steps done, smoothed score, its minimum so far, and its value when ``best`` was written.
 
-    ``setting`` names what scores are compared within: at another image size the loss is another quantity.
+    ``setting`` is what scores are comparable within: at another image size the loss is another quantity.
     """
 
     step: int = 0
@@ -55,25 +56,25 @@ class Standing:
     lowest: float = math.inf
     best: float = math.inf
     setting: str = ""
-    complete: bool = False  # the run has come to its end, wherever its minutes put it
+    complete: bool = False  # the run is finished, at whatever step its minutes ended
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Everything of a run that changes: modules and optimizers by the names they have in the file."""
+class StateParts:
+    """Everything that training changes: modules and optimizers, by their names in the file."""
 
     modules: Mapping[str, nn.Module]
     optimizers: Mapping[str, torch.optim.Optimizer]
 
 
 def step_generator(seed: int, step: int, device: str = "cpu") -> torch.Generator:
-    """The torch generator of one step."""
+    """The torch generator of one step, or of another number (``streams.TensorStream``)."""
     mixed = int(np.random.SeedSequence([seed, step, 1]).generate_state(1, np.uint64)[0])
     return torch.Generator(device).manual_seed(mixed & 0x7FFF_FFFF_FFFF_FFFF)
 
 
-def save_state(folder: Path, standing: Standing, identity: RunIdentity, parts: Parts) -> None:
-    """Write ``folder``/state.safetensors through a temporary file."""
+def save_state(folder: Path, progress: RunProgress, identity: RunIdentity, parts: StateParts) -> None:
+    """Write ``folder``/state.safetensors atomically."""
     tensors: dict[str, Tensor] = {}
     for part, module in parts.modules.items():
         tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
@@ -82,35 +83,36 @@ def save_state(folder: Path, standing: Standing, identity: RunIdentity, parts: P
             tensors |= {f"{part}.{index}.{name}": value for name, value in moments.items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     meta = {
-        "step": str(standing.step), "identity": json.dumps(asdict(identity)),
-        "standing": json.dumps(asdict(standing)),
-    }  # fmt: skip
+        "step": str(progress.step),
+        "identity": json.dumps(asdict(identity)),
+        PROGRESS: json.dumps(asdict(progress)),
+    }
     temporary = folder / f".{STATE}.{os.getpid()}"
     save_file(tensors, temporary, meta)
     os.replace(temporary, folder / STATE)
 
 
 def check_identity(folder: Path, identity: RunIdentity) -> int:
-    """The steps that the run in ``folder`` has done.
+    """Check that the state in ``folder`` belongs to the run ``identity``; return the number of steps done.
 
     Raises:
-        CheckpointError: when its state is damaged or belongs to another run.
+        CheckpointError: when the state is damaged or belongs to another run.
     """
     meta = _metadata(folder)
-    found = json.loads(meta["identity"])
+    stored = json.loads(meta["identity"])
     for key, wanted in asdict(identity).items():
-        if key not in found or found[key] == wanted:  # states of older versions say less
+        if key not in stored or stored[key] == wanted:  # states of older versions have fewer keys
             continue
         if key == "encoder":
             raise CheckpointError(
-                f"{folder} was trained on the latents of another VAE, which was trained again since; --force starts over"
+                f"{folder} was trained on the latents of another VAE, which has been retrained since; --force starts over"
             )
-        raise CheckpointError(f"{folder} holds a run with {key} {found[key]!r}, not {wanted!r}")
+        raise CheckpointError(f"{folder} holds a run with {key} {stored[key]!r}, not {wanted!r}")
     return int(meta["step"])
 
 
 def steps_done(folder: Path) -> int:
-    """Steps of the run in ``folder``; 0 without a state.
+    """Steps done by the run in ``folder``; 0 without a state.
 
     Raises:
         CheckpointError: when the state is damaged.
@@ -119,25 +121,25 @@ def steps_done(folder: Path) -> int:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the run in ``folder`` has come to its end."""
-    standing = _metadata(folder).get("standing", "{}") if (folder / STATE).is_file() else "{}"
-    return bool(json.loads(standing).get("complete", False))
+    """Whether the run in ``folder`` is finished."""
+    progress = _metadata(folder).get(PROGRESS, "{}") if (folder / STATE).is_file() else "{}"
+    return bool(json.loads(progress).get("complete", False))
 
 
 def _metadata(folder: Path) -> dict[str, str]:
     path = folder / STATE
     try:
         with safetensors.safe_open(str(path), "pt") as file:
-            found: dict[str, str] = file.metadata() or {}
+            meta: dict[str, str] = file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or truncated ({error}); start over with --force") from None
-    if not {"identity", "step"} <= set(found):
+    if not {"identity", "step"} <= set(meta):
         raise CheckpointError(f"{path} is not the state of a run; start over with --force")
-    return found
+    return meta
 
 
-def load_state(folder: Path, identity: RunIdentity, parts: Parts) -> Standing:
-    """Restore a run in place and return where it stands.
+def load_state(folder: Path, identity: RunIdentity, parts: StateParts) -> RunProgress:
+    """Restore a run in place and return its progress.
 
     Raises:
         CheckpointError: when the file is damaged or belongs to another run.
@@ -152,11 +154,11 @@ def load_state(folder: Path, identity: RunIdentity, parts: Parts) -> Standing:
             f"{folder / STATE} is damaged or truncated ({error}); start over with --force"
         ) from None
     for part, module in parts.modules.items():
-        found = _under(part, tensors)
-        if not found and part in OPTIONAL:
+        weights = _under(part, tensors)
+        if not weights and part == DISCRIMINATOR:
             continue
         try:
-            module.load_state_dict(found)
+            module.load_state_dict(weights)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:240]
             raise CheckpointError(f"{folder / STATE} does not fit the {part} of this run: {reason}") from None
@@ -166,7 +168,7 @@ def load_state(folder: Path, identity: RunIdentity, parts: Parts) -> Standing:
             index, moment = name.split(".", 1)
             state.setdefault(int(index), {})[moment] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return Standing(**json.loads(meta["standing"])) if "standing" in meta else Standing(step)
+    return RunProgress(**json.loads(meta[PROGRESS])) if PROGRESS in meta else RunProgress(step)
 
 
 def _under(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

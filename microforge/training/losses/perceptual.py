@@ -1,10 +1,9 @@
 """Perceptual distances between images: a fixed random network, and a hook for LPIPS.
 
-The built-in one needs no trained weights: differences between the features of a convolutional net with random
-weights already hold much of what a trained one gives a perceptual loss (Liu et al., "Generic Perceptual Loss
-for Modeling Structured Output Dependencies", arXiv 2103.10571). Features are compared as LPIPS does (Zhang et
-al., arXiv 1801.03924): scaled to unit length at each position, squared difference, mean over positions, summed
-over layers.
+The built-in one needs no trained weights: a convolutional network with random weights already provides much of what a
+trained one contributes to a perceptual loss (Liu et al., "Generic Perceptual Loss for Modeling Structured Output
+Dependencies", arXiv 2103.10571). Features are compared as in LPIPS (Zhang et al., arXiv 1801.03924): scaled to unit length
+at each position, squared difference, mean over positions, sum over layers.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from microforge.noise import standard_normal
 #: (output, target), both (B, 3, H, W) and about [0, 1], to a distance per image (B,).
 PerceptualHook = Callable[[Tensor, Tensor], Tensor]
 
-#: Channels of each scale; every scale has half the sides of the one before.
+#: Channels of each scale; every scale halves height and width.
 WIDTHS = (16, 32, 64, 128)
-#: The weights are this seed's portable noise, so that they are the same on every machine and in every process.
+#: The weights are portable noise of this seed, so that they are equal on every machine and in every process.
 SEED = 20_240_607
 SLOPE = 0.2  # of the leaky ReLU
 
 
 class RandomFeatures(nn.Module):
-    """Distance of two images in the features of an untrained net: four scales of two 3x3 convolutions.
+    """Distance of two images in the features of an untrained network: four scales of two 3x3 convolutions each.
 
-    Frozen; its weights are buffers outside of every state dict. Biases are random too: without them the net
-    would be homogeneous, and features of unit length blind to contrast.
+    The weights are frozen buffers outside of the state dict. Biases are random too: without them the network would be
+    homogeneous, and features of unit length could not represent contrast.
     """
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS, seed: int = SEED) -> None:
@@ -45,7 +44,7 @@ class RandomFeatures(nn.Module):
         self.scales = len(widths)
         offset, inner = 0, 3
         for index, outer in enumerate(width for width in widths for _ in range(2)):
-            # He et al. 2015 for this slope: the features keep their size from layer to layer
+            # He et al. 2015 for this slope: the features keep their magnitude from layer to layer
             gain = math.sqrt(2.0 / (1.0 + SLOPE**2) / (9 * inner))
             count = outer * inner * 9
             weight = torch.from_numpy(standard_normal(seed, (outer, inner, 3, 3), offset)) * gain
@@ -56,37 +55,35 @@ class RandomFeatures(nn.Module):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Unit-length features of ``image`` (B, 3, H, W): one (B, width, H / 2**i, W / 2**i) per scale."""
-        x, found = image * 2.0 - 1.0, []
+        x, features = image * 2.0 - 1.0, []
         for scale in range(self.scales):
             x = F.avg_pool2d(x, 2, ceil_mode=True) if scale else x
             for index in (2 * scale, 2 * scale + 1):
                 weight, bias = self.get_buffer(f"weight{index}"), self.get_buffer(f"bias{index}")
                 x = F.leaky_relu(F.conv2d(x, weight, bias, padding=1), SLOPE)
-            found.append(x * torch.rsqrt(x.square().sum(1, keepdim=True) + 1e-8))
-        return found
+            features.append(x * torch.rsqrt(x.square().sum(1, keepdim=True) + 1e-8))
+        return features
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Distance (B,) of ``output`` to ``target``, (B, 3, H, W) in about [0, 1].
 
-        In float32 under autocast too: bfloat16 rounds away what little differs between two images that are
-        nearly alike. No gradient reaches ``target``.
+        Computed in float32 even under autocast: bfloat16 rounds away the small differences of two similar images. No
+        gradient reaches ``target``.
         """
         with torch.autocast(output.device.type, enabled=False):
             with torch.no_grad():
-                wanted = self.features(target.float())
-            found = self.features(output.float())
-            return torch.stack([
-                (a - b).square().sum(1).mean((1, 2)) for a, b in zip(found, wanted, strict=True)
-            ]).sum(0)  # (B,)  # fmt: skip
+                target_features = self.features(target.float())
+            output_features = self.features(output.float())
+            pairs = zip(output_features, target_features, strict=True)
+            return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)  # (B,)
 
 
 def check_lpips() -> None:
-    """Whether ``load_lpips`` can do its work, before anything is written.
+    """Check that ``load_lpips`` will succeed, before anything is written.
 
     Raises:
         MissingExtraError: when the package ``lpips`` is not installed.
-        CheckpointError: when the VGG-16 weights that it stands on are not in torch's cache: the package would
-            fetch them without asking.
+        CheckpointError: when its VGG-16 weights are not in torch's cache; the package would download them unasked.
     """
     if importlib.util.find_spec("lpips") is None:
         raise MissingExtraError(
@@ -99,10 +96,10 @@ def check_lpips() -> None:
 
 
 def load_lpips(device: str) -> PerceptualHook:
-    """LPIPS on VGG-16 from the user's own ``lpips`` package and weights; nothing is ever downloaded here.
+    """LPIPS on VGG-16 from the installed ``lpips`` package and weights; nothing is downloaded.
 
     Raises:
-        MissingExtraError, CheckpointError: when the package or the weights are not here.
+        MissingExtraError, CheckpointError: when the package or the weights are missing.
     """
     check_lpips()
     package: Any = importlib.import_module("lpips")

@@ -1,6 +1,6 @@
-"""A curriculum (SPEC section 4) as one typed file: a list of phases, each a run of a stage.
+"""A curriculum (SPEC section 4) as a typed file: a list of phases, each one run of a stage.
 
-Each ``[[phase]]`` names a stage and a size and, key by key, whatever differs from the stage's preset::
+Each ``[[phase]]`` names a stage and a size and overrides the stage's preset key by key::
 
     config = "tiny"
 
@@ -14,33 +14,43 @@ Each ``[[phase]]`` names a stage and a size and, key by key, whatever differs fr
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from microforge.errors import SpecError
-from microforge.spec import from_dict, parse_size, preset, to_dict
-from microforge.training.runs.plan import check_settings, preset_settings
-from microforge.training.settings import DENOISER_STAGES, ON_A_FLOW, TAUGHT, StageSettings
+from microforge.io.option_rules import check_places
+from microforge.io.settings_file import check_keys, pick_values, read_toml
+from microforge.spec import from_dict, parse_size, preset
+from microforge.training.presets import preset_settings
+from microforge.training.runs.plan import stage_settings
+from microforge.training.settings import (
+    CONTINUED_STAGES,
+    DENOISER_STAGES,
+    TEACHER_STAGES,
+    StageSettings,
+)
 
-#: The curricula that ship with the package, CONFIG.toml each.
+#: Folder of the shipped curricula, CONFIG.toml each.
 CURRICULA = Path(__file__).parents[1] / "curricula"
+#: Key of a phase -> the stages that it belongs to.
+PLACES = {"decoder_only": ("vae",), "teacher": TEACHER_STAGES}
 
 
 @dataclass(frozen=True)
 class PhaseHead:
-    """What a phase says beside its stage's settings."""
+    """What a phase states beside its stage's settings."""
 
     stage: str
     size: str  # as --size
-    decoder_only: bool = False  # vae: its decoder alone, on the latents of the phase before
-    init: str = ""  # a checkpoint to start from, instead of the phase before
-    teacher: str = ""  # kd: the checkpoint to learn from; edit: whose generation is kept; reward, rewrite: the one that draws
+    decoder_only: bool = False  # vae: train the decoder alone, on the latents of the previous phase
+    init: str = ""  # a checkpoint to start from instead of the previous phase
+    teacher: str = ""  # as --teacher
     accumulate: int = 1
     checkpoint_blocks: bool = False
-    compile: bool = True  # all but vae: where --compile asks for it
-    minutes: float | None = None  # as --minutes, instead of steps
+    compile: bool = True  # all but vae: whether the option compile applies to this phase
+    minutes: float | None = None  # instead of steps
 
 
 @dataclass(frozen=True)
@@ -65,12 +75,9 @@ def read_curriculum(path: Path) -> Curriculum:
     """Read and check a curriculum file.
 
     Raises:
-        SpecError: for a file that is missing, no TOML, or holds an unknown or impossible key; names it by its path.
+        SpecError: for a file that is missing, not TOML, or has an unknown or impossible key, which is named by its path.
     """
-    try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SpecError(f"cannot read the curriculum {path}: {error}") from None
+    values = read_toml(path, "the curriculum")
     unknown = sorted(set(values) - {"config", "phase"})
     if unknown:
         raise SpecError(f"{path.name} has an unknown key {unknown[0]!r}; allowed: config, phase")
@@ -81,8 +88,8 @@ def read_curriculum(path: Path) -> Curriculum:
     if not isinstance(phases, list) or not phases:
         raise SpecError(f"{path.name} needs at least one [[phase]]")
     read = tuple(
-        _read_phase(values, config, index, f"{path.name}: phase[{index}]")
-        for index, values in enumerate(phases)
+        _read_phase(phase, config, index, f"{path.name}: phase[{index}]")
+        for index, phase in enumerate(phases)
     )
     _check_order(read, path.name)
     return Curriculum(config, read)
@@ -91,61 +98,46 @@ def read_curriculum(path: Path) -> Curriculum:
 def _read_phase(values: object, config: str, index: int, where: str) -> Phase:
     if not isinstance(values, dict):
         raise SpecError(f"{where} must be a table of settings, got {type(values).__name__}")
-    heads = {item.name for item in fields(PhaseHead)}
-    head = from_dict(PhaseHead, {key: value for key, value in values.items() if key in heads}, where)
-    own = {key: value for key, value in values.items() if key not in heads}
+    head_values = pick_values(PhaseHead, values)
+    head = from_dict(PhaseHead, head_values, where)
+    others = {key: value for key, value in values.items() if key not in head_values}
     try:
-        settings = _read_settings(head.stage, config, own, where)
+        settings = _read_settings(head.stage, config, others, where)
         height, width = parse_size(head.size, preset(config).vae.downsample)
+        check_places("the stage", head.stage, {key: getattr(head, key) or None for key in PLACES}, PLACES)
+        if head.stage == "kd" and not head.teacher:
+            raise SpecError("the stage kd needs a teacher")
     except SpecError as error:
         message = str(error)
         raise SpecError(message if message.startswith(where) else f"{where}: {message}") from None
-    if head.decoder_only and head.stage != "vae":
-        raise SpecError(f"{where}: decoder_only belongs to the stage vae, not {head.stage}")
-    if head.stage == "kd" and not head.teacher:
-        raise SpecError(f"{where}: the stage kd needs a teacher")
-    if head.teacher and head.stage not in TAUGHT:
-        raise SpecError(
-            f"{where}: teacher belongs to the stages kd, edit, reward and rewrite, not {head.stage}"
-        )
     part = "vae-decoder" if head.decoder_only else head.stage
     side = f"{height}" if height == width else f"{height}x{width}"
     return Phase(f"{index + 1}-{part}-{side}", head, (height, width), settings)
 
 
-def _read_settings(stage: str, config: str, own: dict[str, object], where: str) -> StageSettings:
-    """The stage's preset with the values of ``own``."""
-    base = preset_settings(stage, config)
-    known = [item.name for kind in (PhaseHead, type(base)) for item in fields(kind)]
-    unknown = sorted(set(own) - set(known))
-    if unknown:
-        raise SpecError(f"{where} has an unknown key {unknown[0]!r}; allowed: {', '.join(known)}")
-    return check_settings(stage, from_dict(type(base), _overlaid(to_dict(base), own), where))
-
-
-def _overlaid(base: dict[str, object], own: dict[str, object]) -> dict[str, object]:
-    """``base`` with the values of ``own``, table by table."""
-    merged = dict(base)
-    for key, value in own.items():
-        below = merged.get(key)
-        merged[key] = (
-            _overlaid(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-        )
-    return merged
+def _read_settings(stage: str, config: str, values: dict[str, Any], where: str) -> StageSettings:
+    """The stage's preset with ``values``."""
+    check_keys(values, (PhaseHead, type(preset_settings(stage, config))), where)
+    return stage_settings(stage, config, values, where)
 
 
 def _check_order(phases: Sequence[Phase], name: str) -> None:
-    """A flow learns the latents of one VAE: all vae phases come first, and a decoder needs an encoder."""
+    """Check that all vae phases come first, since a flow is trained on the latents of one VAE, and nothing lacks weights.
+
+    Raises:
+        SpecError: names the first phase that cannot run.
+    """
     stages = [phase.head.stage for phase in phases]
     for index, (stage, phase) in enumerate(zip(stages, phases, strict=True)):
-        if stage == "vae" and any(before in DENOISER_STAGES for before in stages[:index]):
+        earlier = set(stages[:index])
+        if stage == "vae" and earlier & set(DENOISER_STAGES):
             raise SpecError(
-                f"{name}: phase[{index}] trains the VAE after a flow has learned its latents; put it before"
+                f"{name}: phase[{index}] trains the VAE after a flow was trained on its latents; put it first"
             )
-        lone = phase.head.decoder_only or stage in DENOISER_STAGES
-        if stage in ON_A_FLOW and not phase.head.init and not {"flow", "kd"} & set(stages[:index]):
+        needs_vae = phase.head.decoder_only or stage in DENOISER_STAGES
+        if stage in CONTINUED_STAGES and not phase.head.init and not {"flow", "kd"} & earlier:
             raise SpecError(
                 f"{name}: phase[{index}] needs the weights of a flow: put a flow phase before it, or give it an init"
             )
-        if lone and not phase.head.init and index == 0:
+        if needs_vae and not phase.head.init and index == 0:
             raise SpecError(f"{name}: phase[0] needs a VAE: put a vae phase before it, or give it an init")

@@ -1,4 +1,4 @@
-"""What ``mf-train`` says about its data: one line when it starts, and what was left out, in full, on disk."""
+"""The data report of a run: one line when it starts, and a file that lists everything that was skipped."""
 
 from __future__ import annotations
 
@@ -14,44 +14,46 @@ from microforge.data.open import open_source
 from microforge.data.skipped import Skipped, printable, skip_summary
 from microforge.io.atomic import atomic_bytes
 from microforge.training.engine.distributed import Processes
-from microforge.training.runs.plan import TrainRequest
+from microforge.training.loop_options import DataOptions
 
-#: In --out: the index files of shards.
+#: Folder of the index files of shards, in the run's folder.
 CACHE = "cache"
-#: In a stage's folder: everything that was left out of its data, a line each.
+#: File that lists skipped data, one item per line, in the stage's folder.
 SKIPPED = "skipped.txt"
 
 
-def open_data(request: TrainRequest, console: Console, processes: Processes) -> ImageSource:
-    """The source that ``--data`` names; only the main process shows progress.
+def open_data(data: DataOptions, folder: Path, console: Console, processes: Processes) -> ImageSource:
+    """Open the source of ``data``; index files are cached below ``folder``; only the main process shows progress.
 
     Raises:
         DataError, SpecError: when there is nothing to train on.
     """
-    here = console if processes.is_main else Console(quiet=True)
-    augmentation = Augmentation(request.flip, request.random_crop)
-    return open_source(request.data, request.out / CACHE, here, augmentation)
+    quiet = console if processes.is_main else Console(quiet=True)
+    augmentation = Augmentation(data.flip, data.random_crop)
+    return open_source(data.data, folder / CACHE, quiet, augmentation)
 
 
 def report_data(source: ImageSource, folder: Path, console: Console) -> None:
-    """Print one line about the data, and one warning about what was left out of it.
+    """Print one line about the data, and one warning about what was skipped.
 
     Args:
-        folder: the stage's; ``skipped.txt`` there keeps what earlier calls of a resumed run found, too.
+        source: The images.
+        folder: The stage's; ``skipped.txt`` there also keeps what earlier calls of a resumed run skipped.
+        console: Where to print.
     """
     console.print(source.describe(), markup=False, highlight=False)
     report_skipped(source, folder, console)
 
 
 def report_skipped(source: ImageSource | TripleSource, folder: Path, console: Console) -> None:
-    """Warn about, and write down, what is not yet in ``skipped.txt``; nothing new is not said again."""
+    """Warn about skipped data that is not yet in ``skipped.txt``, and add it there."""
     path = folder / SKIPPED
-    before = path.read_text("utf-8").splitlines() if path.is_file() else []
+    known = path.read_text("utf-8").splitlines() if path.is_file() else []
     lines: Mapping[str, Skipped] = {
         f"{printable(item.name)}: {printable(item.reason)}": item for item in source.skipped
     }
-    new = [item for line, item in lines.items() if line not in set(before)]
+    new = [item for line, item in lines.items() if line not in set(known)]
     if new:
-        everything = sorted({*before, *lines})
+        everything = sorted({*known, *lines})
         atomic_bytes(path, "".join(f"{line}\n" for line in everything).encode("utf-8"), force=True)
-        console.print(f"warning: {skip_summary(new)} (all of them: {path})", markup=False, highlight=False)
+        console.print(f"warning: {skip_summary(new)} (complete list: {path})", markup=False, highlight=False)

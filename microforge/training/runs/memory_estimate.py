@@ -1,8 +1,8 @@
-"""What a run needs in memory, found without running it: ``mf-train STAGE --dry-run``.
+"""The memory that a run would need, computed without running it (``--dry-run``).
 
-A training step is run on fake tensors (shapes and types, no numbers), and the bytes that are alive are counted as
-they come and go; the most there were, shared among many samples, is what one costs. Nothing is computed, so
-base at 512 px needs no more memory than nano. An allocator's fragments come on top.
+One training step runs on fake tensors (shapes and types without data), and the bytes alive at any moment are counted; the
+peak of a step with many samples, divided by their number, is the cost of one. Nothing is computed, so base at 512 px needs
+no more memory than nano. Fragmentation of a real allocator comes on top.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -23,47 +22,109 @@ from torch.utils._pytree import tree_leaves
 from microforge import layers, ssm
 from microforge.spec import ModelSpec
 from microforge.tokenizer import PromptTokenizer
-from microforge.training.engine.batch_shard import Shard
+from microforge.training.engine.batch_shard import WHOLE, BatchShard
 from microforge.training.engine.optimizers import group_parameters
 from microforge.training.runs.plan import StagePlan
-from microforge.training.settings import EditSettings, FlowSettings, JudgedSettings, VAESettings
-from microforge.training.stages.flow import FlowBatch, FlowNetwork, flow_terms, predict
+from microforge.training.settings import EditSettings, FeedbackSettings, FlowSettings, VAESettings
+from microforge.training.stages.flow_network import FlowBatch, FlowNetwork, flow_terms, predict
 from microforge.training.stages.vae import VAEStage
 from microforge.vae import MicroForgeVAE
 
-#: The GPU that the curriculum is made for, less what its driver and the allocator take.
-CARD, OVERHEAD = 16 * 10**9, 15 * 10**8
-#: Samples of the step that is probed: enough for its peak to be made of activations.
+#: The GPU that the curricula are made for, and what its driver and the allocator take of it.
+GPU_BYTES, OVERHEAD = 16 * 10**9, 15 * 10**8
+#: Samples of the counted step: enough for activations to dominate its peak.
 PROBE = 64
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """Bytes of a run; ``fixed`` and ``sample`` are those of one micro-batch while it is worked on."""
+class MemoryFootprint:
+    """Bytes of a run; ``fixed`` and ``sample`` are those of a micro-batch while it is processed."""
 
     trained: int  # parameters
-    frozen: int  # parameters that are only used: of the VAE beside a flow, of a teacher, of a fixed encoder
-    state: int  # weights, EMA and moments, and frozen weights
-    fixed: int  # gradients, half-precision weights
-    sample: int  # activations, at their highest
+    frozen: int  # parameters that are not trained: the VAE beside a flow, a teacher, a fixed encoder
+    state: int  # weights, EMA, moments and frozen weights
+    fixed: int  # gradients, half-precision copies of weights
+    sample: int  # activations of one sample at their peak
 
-    def largest_batch(self, memory: int = CARD - OVERHEAD) -> int:
-        """The most samples of a micro-batch that fit in ``memory`` bytes; 0 when none does."""
+    def largest_batch(self, memory: int = GPU_BYTES - OVERHEAD) -> int:
+        """The largest micro-batch that fits in ``memory`` bytes; 0 when none does."""
         return max(0, (memory - self.state - self.fixed) // self.sample)
 
 
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """A plan and the memory that it needs on one process."""
+
+    plan: StagePlan
+    footprint: MemoryFootprint
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows of one micro-batch."""
+        return self.plan.settings.batch // self.plan.loop.accumulate
+
+    @property
+    def total(self) -> int:
+        """Bytes at the peak."""
+        needs = self.footprint
+        return needs.state + needs.fixed + self.micro_batch * needs.sample
+
+    def values(self) -> dict[str, object]:
+        """The estimate as JSON values."""
+        plan, needs = self.plan, self.footprint
+        return {
+            "stage": plan.stage,
+            "config": plan.spec.name,
+            "size": list(plan.size),
+            "steps": plan.settings.steps,
+            "batch": plan.settings.batch,
+            "trained_parameters": needs.trained,
+            "frozen_parameters": needs.frozen,
+            "state_bytes": needs.state,
+            "fixed_bytes": needs.fixed,
+            "sample_bytes": needs.sample,
+            "micro_batch": self.micro_batch,
+            "total_bytes": self.total,
+            "largest_micro_batch_16gb": needs.largest_batch(),
+        }
+
+    def table(self) -> Table:
+        """The estimate for people."""
+        plan, needs = self.plan, self.footprint
+        height, width = plan.size
+        table = Table(title=f"{plan.name}: {plan.spec.name} at {height}x{width}", show_header=False)
+        rows = {
+            "trained parameters": f"{needs.trained:,}",
+            "frozen parameters": f"{needs.frozen:,}",
+            "weights, EMA, optimizer": _gigabytes(needs.state),
+            "gradients, half-precision weights": _gigabytes(needs.fixed),
+            f"activations of one {'image' if plan.stage == 'vae' else 'caption'}": _gigabytes(needs.sample),
+            f"micro-batch of {self.micro_batch}": _gigabytes(self.total),
+            "largest micro-batch in 16 GB": str(needs.largest_batch()),
+        }
+        for name, value in rows.items():
+            table.add_row(name, value)
+        return table
+
+
+def estimate(plan: StagePlan, teacher: ModelSpec | None) -> MemoryEstimate:
+    """The memory that a run of ``plan`` needs; ``teacher`` as in ``footprint``."""
+    return MemoryEstimate(plan, footprint(plan, teacher))
+
+
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the storages that operators return, while they live; not those of ``modules``."""
+    """Counts the bytes of live storages that operators return; the storages of ``modules`` are not counted."""
 
     def __init__(self, modules: Iterable[nn.Module] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self._seen: weakref.WeakKeyDictionary[torch.UntypedStorage, int] = weakref.WeakKeyDictionary()
+        self._sizes: weakref.WeakKeyDictionary[torch.UntypedStorage, int] = weakref.WeakKeyDictionary()
         for module in modules:
             for value in (*module.parameters(), *module.buffers()):
-                self._seen[value.untyped_storage()] = 0
+                self._sizes[value.untyped_storage()] = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator and count the storages of its results."""
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
@@ -71,9 +132,9 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:
-        if storage in self._seen:
+        if storage in self._sizes:
             return
-        count = self._seen[storage] = storage.nbytes()
+        count = self._sizes[storage] = storage.nbytes()
         self.now += count
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._remove, count)
@@ -82,11 +143,13 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= count
 
 
-def footprint(plan: StagePlan, teacher: ModelSpec | None = None) -> Footprint:
+def footprint(plan: StagePlan, teacher: ModelSpec | None = None) -> MemoryFootprint:
     """The bytes of a run of ``plan`` on one process.
 
     Args:
-        teacher: of the stages kd and edit; reward and rewrite keep the weights they start from beside them in any case, edit where it keeps their generation.
+        plan: The run.
+        teacher: The teacher of kd or the reference of edit. Reward, rewrite and an edit stage that preserves generation
+            keep their starting weights in any case.
     """
     settings = plan.settings
     with torch.device("meta"):
@@ -95,22 +158,21 @@ def footprint(plan: StagePlan, teacher: ModelSpec | None = None) -> Footprint:
             step = _VAEStep(plan, settings)
         else:
             step = _FlowStep(plan, settings, teacher)
-        beside = [] if isinstance(settings, VAESettings) else [MicroForgeVAE(plan.spec.vae), step.other]
+        frozen = [] if isinstance(settings, VAESettings) else [MicroForgeVAE(plan.spec.vae), step.reference]
     sample = _peak(plan, step) // PROBE
     whole = _count(step.network)
     trained = sum(p.numel() for p in step.network.parameters() if p.requires_grad)
-    other = sum(_count(module) for module in beside if module is not None)
+    other = sum(_count(module) for module in frozen if module is not None)
     groups = group_parameters(step.network, settings.optimizer.kind == "muon")
     moments = 2 * trained - sum(parameter.numel() for parameter in groups.hidden)  # Muon has one, AdamW two
-    fixed = 4 * trained + (
-        2 * whole if plan.loop.bfloat16 else 0
-    )  # gradients, and the copies that autocast makes
+    half_precision = 2 * whole if plan.loop.bfloat16 else 0  # autocast's copies
+    fixed = 4 * trained + half_precision  # with the gradients
     state = 4 * (2 * whole + moments + other)  # with the EMA
-    return Footprint(trained, whole - trained + other, state, fixed, sample)
+    return MemoryFootprint(trained, whole - trained + other, state, fixed, sample)
 
 
 def _peak(plan: StagePlan, step: _VAEStep | _FlowStep) -> int:
-    """The most bytes alive in a training step of ``PROBE`` samples, weights and optimizer not counted."""
+    """Peak bytes of a training step of ``PROBE`` samples, without weights and optimizer."""
     device = torch.device(plan.loop.device)
     constants = (layers.position_features, ssm._dense_order, ssm._chunk_orders)
     for cached in constants:
@@ -124,18 +186,18 @@ def _peak(plan: StagePlan, step: _VAEStep | _FlowStep) -> int:
                     loss = step.loss(PROBE)
                 loss.backward()  # type: ignore[no-untyped-call]
     finally:
-        for cached in constants:  # fake ones must not meet a real network
+        for cached in constants:  # a real network must not get fake constants
             cached.cache_clear()
     peak: int = live.peak
     return peak
 
 
 class _BlankImages(VAEStage):
-    """The VAE stage on images without content."""
+    """The VAE stage on blank images."""
 
     samples = 1
 
-    def _batch(self, step: int, shard: Shard) -> tuple[Tensor, Tensor]:
+    def _batch(self, step: int, shard: BatchShard) -> tuple[Tensor, Tensor]:
         height, width = self.crop or self.size
         factor = self.network.spec.downsample
         noise = torch.zeros(self.samples, self.spec.latent_channels, height // factor, width // factor)
@@ -143,9 +205,9 @@ class _BlankImages(VAEStage):
 
 
 class _VAEStep:
-    """One step of the VAE stage, LPIPS left out: it is the user's own package."""
+    """One step of the VAE stage, without LPIPS, whose package is the user's."""
 
-    other: nn.Module | None = None
+    reference: nn.Module | None = None
 
     def __init__(self, plan: StagePlan, settings: VAESettings) -> None:
         loop = replace(plan.loop, device="meta")
@@ -160,83 +222,57 @@ class _VAEStep:
 
     def loss(self, samples: int) -> Tensor:
         self.stage.samples = samples
-        return self.stage.loss(self.stage.settings.steps - 1, Shard())["loss"]  # the last step has every term
+        last = self.stage.settings.steps - 1  # every term is active
+        return self.stage.loss(last, WHOLE)["loss"]
 
 
 class _FlowStep:
-    """One step of flow, kd, edit, reward or rewrite; a sample is a caption with all its noise draws."""
+    """One step of a denoiser stage; a sample is a caption with all its noise samples."""
 
     def __init__(self, plan: StagePlan, settings: FlowSettings, teacher: ModelSpec | None) -> None:
         self.spec, self.settings = plan.spec, settings
-        self.cells = tuple(side // plan.spec.vae.downsample for side in plan.size)
+        self.latent_size = tuple(side // plan.spec.vae.downsample for side in plan.size)
         self.network = FlowNetwork(plan.spec)
         self.network.checkpoint_blocks(plan.loop.checkpoint_blocks)
-        beside = teacher
-        if isinstance(settings, JudgedSettings):  # who draws for reward is gone by then
-            beside = plan.spec
-        elif beside is None and isinstance(settings, EditSettings) and settings.keep:
-            beside = plan.spec
-        self.other = None if beside is None else FlowNetwork(beside).requires_grad_(False)
+        reference = teacher
+        if isinstance(settings, FeedbackSettings):  # the generator of the samples is freed by then
+            reference = plan.spec
+        elif reference is None and isinstance(settings, EditSettings) and settings.preserve_generation:
+            reference = plan.spec
+        self.reference = None if reference is None else FlowNetwork(reference).requires_grad_(False)
 
     def modules(self) -> list[nn.Module]:
-        return [module for module in (self.network, self.other) if module is not None]
+        return [module for module in (self.network, self.reference) if module is not None]
 
     def loss(self, samples: int) -> Tensor:
-        # every row with a source, twice the tokens: more than a batch of edit that also generates needs
+        # every row with a source, twice the tokens: an upper bound for batches that also generate
         batch = self._batch(samples, source=isinstance(self.settings, EditSettings))
         velocity, plan = predict(self.network, batch)
         loss = flow_terms(batch, velocity, plan, self.settings.diversity)["loss"]
-        if own := self._own():
-            batch = self._batch(samples * own, source=False)
+        if judged := self._judged():
+            batch = self._batch(samples * judged, source=False)
             velocity, _ = predict(self.network, batch)
-        if self.other is not None:
+        if self.reference is not None:
             with torch.no_grad():
-                wanted, _ = predict(self.other, batch)
-            loss = loss + (velocity - wanted).square().mean()
+                target, _ = predict(self.reference, batch)
+            loss = loss + (velocity - target).square().mean()
         return loss
 
-    def _own(self) -> int:
-        """Captions of the model's own drawings for each example; 0 for other stages than reward and rewrite."""
-        return self.settings.judged_per_example if isinstance(self.settings, JudgedSettings) else 0
+    def _judged(self) -> int:
+        """Prompts with judged samples for each example; 0 for stages without such samples."""
+        return self.settings.judged_per_example if isinstance(self.settings, FeedbackSettings) else 0
 
     def _batch(self, samples: int, source: bool) -> FlowBatch:
-        spec, draws = self.spec, self.settings.draws
+        spec, each = self.spec, self.settings.noise_samples
         ids = torch.ones(samples, spec.text_encoder.max_length, dtype=torch.long)
-        z0 = torch.zeros(samples * draws, spec.latent_channels, *self.cells)
-        t = torch.zeros(samples * draws)
-        beside = torch.zeros_like(z0) if source else None
-        return FlowBatch(ids, z0, torch.zeros_like(z0), t, torch.ones_like(t), draws, beside)
+        z0 = torch.zeros(samples * each, spec.latent_channels, *self.latent_size)
+        t = torch.zeros(samples * each)
+        sources = torch.zeros_like(z0) if source else None
+        return FlowBatch(ids, z0, torch.zeros_like(z0), t, torch.ones_like(t), each, sources)
 
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def describe(plan: StagePlan, teacher: ModelSpec | None, console: Console) -> dict[str, object]:
-    """Print what a run of ``plan`` needs, and return it as JSON values."""
-    found = footprint(plan, teacher)
-    micro = plan.settings.batch // plan.loop.accumulate
-    total = found.state + found.fixed + micro * found.sample
-    height, width = plan.size
-    table = Table(title=f"{plan.name}: {plan.spec.name} at {height}x{width}", show_header=False)
-    rows = {
-        "trained parameters": f"{found.trained:,}",
-        "frozen parameters": f"{found.frozen:,}",
-        "weights, EMA, optimizer": _gigabytes(found.state),
-        "gradients, half-precision weights": _gigabytes(found.fixed),
-        f"activations of one {'image' if plan.stage == 'vae' else 'caption'}": _gigabytes(found.sample),
-        f"micro-batch of {micro}": _gigabytes(total),
-        "largest micro-batch in 16 GB": str(found.largest_batch()),
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table)
-    return {
-        "stage": plan.stage, "config": plan.spec.name, "size": [height, width], "steps": plan.settings.steps,
-        "batch": plan.settings.batch, "trained_parameters": found.trained, "frozen_parameters": found.frozen,
-        "state_bytes": found.state, "fixed_bytes": found.fixed, "sample_bytes": found.sample,
-        "micro_batch": micro, "total_bytes": total, "largest_micro_batch_16gb": found.largest_batch(),
-    }  # fmt: skip
 
 
 def _gigabytes(count: int) -> str:

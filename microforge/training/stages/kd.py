@@ -1,7 +1,7 @@
-"""Stage 4: knowledge distillation, the flow loss with a larger model's velocity beside it (SPEC section 4).
+"""Stage 4: knowledge distillation, the flow loss together with the velocity of a larger teacher (SPEC section 4).
 
-``L_flow + lambda (1 - t) ||v_student - v_teacher||^2``: near the image (small t) the teacher's velocity is the
-better target, since the noise of a single draw is averaged out of it.
+``L_flow + lambda (1 - t) ||v_student - v_teacher||^2``: near the image (small t) the teacher's velocity is the better
+target, because it averages over the noise of a single sample.
 """
 
 from __future__ import annotations
@@ -15,58 +15,68 @@ from torch import Tensor, nn
 
 from microforge.checkpoint import Checkpoint
 from microforge.errors import CheckpointError
-from microforge.training.engine.batch_shard import WHOLE, Shard
-from microforge.training.engine.loop import WithoutAdversary
+from microforge.training.engine.batch_shard import WHOLE, BatchShard
+from microforge.training.engine.loop import StageDefaults
 from microforge.training.settings import KDSettings
-from microforge.training.stages.flow import FlowStage, flow_terms, frozen_network, predict
+from microforge.training.stages.flow import FlowStage
+from microforge.training.stages.flow_network import flow_terms, frozen_network, predict
 
 
-class KDStage(WithoutAdversary):
-    """A ``FlowStage`` whose student also follows a teacher on the same noisy latents and captions."""
+class KDStage(StageDefaults):
+    """A ``FlowStage`` whose student also matches a teacher on the same noisy latents and captions."""
 
     def __init__(self, flow: FlowStage, settings: KDSettings, teacher: Checkpoint) -> None:
-        """``teacher``: any size of backbone, planner and text encoder; ``check_teacher`` has passed."""
-        self.flow, self.settings = flow, settings
+        """Load the teacher.
+
+        Args:
+            flow: The stage that provides batches and the student.
+            settings: The settings that ``flow`` was built with.
+            teacher: Backbone, planner and text encoder of any size; ``check_teacher`` has accepted it.
+        """
+        self.flow, self.settings, self.data_sources = flow, settings, flow.data_sources
         self.samples_per_step = flow.samples_per_step
-        self.teacher = frozen_network(teacher, flow.loop)
+        self.teacher = frozen_network(teacher, flow.context.loop)
 
     @property
     def network(self) -> nn.Module:
+        """The student."""
         return self.flow.network
 
-    def loss(self, step: int, shard: Shard = WHOLE) -> Mapping[str, Tensor]:
+    def loss(self, step: int, shard: BatchShard = WHOLE) -> Mapping[str, Tensor]:
         """The flow's terms and ``teacher``: (1 - t) times the squared distance to the teacher's velocity."""
-        batch = self.flow.draw(step, shard)
+        batch = self.flow.make_batch(step, shard)
         velocity, plan = predict(self.flow.network, batch)
         terms = flow_terms(batch, velocity, plan, self.settings.diversity)
         with torch.no_grad():
-            wanted, _ = predict(self.teacher, batch)
-        distance = (velocity.float() - wanted.float()).square().mean((1, 2, 3))  # (B,)
-        follow = ((1.0 - batch.t) * distance).mean()
-        return {**terms, "loss": terms["loss"] + self.settings.teacher_weight * follow, "teacher": follow}
+            target, _ = predict(self.teacher, batch)
+        distance = (velocity.float() - target.float()).square().mean((1, 2, 3))  # (S,)
+        teacher = ((1.0 - batch.t) * distance).mean()
+        return {**terms, "loss": terms["loss"] + self.settings.teacher_weight * teacher, "teacher": teacher}
 
     def sheet(self, ema: nn.Module) -> Tensor:
         """As the flow's."""
         return self.flow.sheet(ema)
 
     def write(self, folder: Path, ema: nn.Module) -> None:
-        """The student as a checkpoint of its own."""
-        self.flow.write(folder, ema, ("vae", "flow", "kd"))
+        """Write a checkpoint of the student, a whole model."""
+        self.flow.context.write(folder, ema, ("vae", "flow", "kd"))
 
 
 def check_teacher(teacher: Checkpoint, tokenizer: Path | None, max_length: int) -> None:
-    """A teacher must be whole, and read the student's captions as they are.
+    """Check that a teacher is a whole model and reads the student's captions unchanged.
 
     Args:
-        tokenizer: the student's ``tokenizer.json``. max_length: ids per caption.
+        teacher: The checkpoint.
+        tokenizer: The student's ``tokenizer.json``.
+        max_length: Token ids per caption.
 
     Raises:
-        CheckpointError: when it lacks a part, has another tokenizer, or reads shorter captions.
+        CheckpointError: when it lacks a part, has another tokenizer, or a shorter text length.
     """
     for part in ("backbone", "planner", "text_encoder"):
         if not teacher.module_tensors(part):
             raise CheckpointError(f"the teacher has no {part}: give a checkpoint of the stage flow")
-    if tokenizer is None or teacher.tokenizer is None or _words(tokenizer) != _words(teacher.tokenizer):
+    if tokenizer is None or teacher.tokenizer is None or _values(tokenizer) != _values(teacher.tokenizer):
         raise CheckpointError(
             "teacher and student have different tokenizers; both must be trained with the same"
         )
@@ -77,8 +87,8 @@ def check_teacher(teacher: Checkpoint, tokenizer: Path | None, max_length: int) 
         )
 
 
-def _words(path: Path) -> object:
-    """A tokenizer's file as values, however it is laid out."""
+def _values(path: Path) -> object:
+    """The content of a tokenizer file, independent of its formatting."""
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:

@@ -150,6 +150,6 @@ def test_open_source_says_in_one_line_what_is_wrong_and_writes_nothing(
 
 
 def test_open_source_refuses_to_mirror_scenes(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="--flip"):
+    with pytest.raises(SpecError, match="flip and random_crop"):
         _open("scenes", tmp_path, Augmentation(flip=True))
     assert isinstance(_open("scenes", tmp_path, Augmentation()), SceneSource)

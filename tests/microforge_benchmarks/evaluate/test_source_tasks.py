@@ -18,7 +18,7 @@ from microforge.io.console import exit_code
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import TASKS, SamplerSpec, preset
 from microforge.tokenizer import PromptTokenizer
-from microforge.training.stages.edit import drawn
+from microforge.training.stages.example_images import generate_examples
 from microforge_benchmarks.eval_cli import app
 from microforge_benchmarks.evaluate.model_under_test import SamplingOptions
 from microforge_benchmarks.evaluate.open_model import open_model_under_test
@@ -92,7 +92,7 @@ def test_a_checkpoint_draws_what_the_training_stage_draws(checkpoint: Path) -> N
     model = open_model_under_test(checkpoint, SamplingOptions(size="64"))
     found = SceneTriples().triples("edit", 0, 0, 2, range(2), (64, 64), "cpu")
     assert model.generate_task is not None
-    expected = drawn(MicroForgePipeline.from_pretrained(checkpoint), "edit", found, 7)
+    expected = generate_examples(MicroForgePipeline.from_pretrained(checkpoint), "edit", found, 7)
     assert torch.equal(model.generate_task("edit", found, 7), expected)
     other = open_model_under_test(checkpoint, SamplingOptions(size="64", steps=1, guidance=1.0)).generate_task
     assert other is not None and not torch.equal(other("edit", found, 7), expected), (

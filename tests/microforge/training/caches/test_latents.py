@@ -19,7 +19,8 @@ from microforge.data.world.image_source import SceneSource
 from microforge.errors import DataError
 from microforge.spec import VAESpec
 from microforge.tokenizer import PromptTokenizer
-from microforge.training.caches.latents import LatentCache, encoder_sha256, load_or_build
+from microforge.training.caches.encoder import LatentEncoder, encoder_sha256
+from microforge.training.caches.latents import LatentCache, load_or_build
 from microforge.vae import MicroForgeVAE
 
 SIZE = (32, 32)
@@ -61,11 +62,15 @@ class _Greys(SceneSource):
             )
 
 
+def _encoder(vae: MicroForgeVAE) -> LatentEncoder:
+    return LatentEncoder(vae, TOKENIZER, SIZE, LENGTH, "cpu")
+
+
 def _cache(
     path: Path, vae: MicroForgeVAE, source: SceneSource, images: int = 6, captions: int = 2
 ) -> LatentCache:
     plan = source.plan(images, captions, 0)
-    return load_or_build(path, vae, TOKENIZER, source, plan, SIZE, LENGTH, "cpu", Console(quiet=True))
+    return load_or_build(path, _encoder(vae), source, plan, Console(quiet=True))
 
 
 def test_cache_holds_normalised_latents_beside_their_captions(tmp_path: Path, vae: MicroForgeVAE) -> None:
@@ -147,7 +152,7 @@ def test_captions_that_are_too_long_are_cut_and_counted(tmp_path: Path, vae: Mic
     source = Long()
     plan = source.plan(3, 2, 0)
     console = Console(file=stream, width=200)
-    found = load_or_build(tmp_path / "c", vae, TOKENIZER, source, plan, SIZE, LENGTH, "cpu", console)
+    found = load_or_build(tmp_path / "c", _encoder(vae), source, plan, console)
     assert "1 captions are longer than 12 tokens" in stream.getvalue()
     assert int((found.captions[0, 1] != 0).sum()) == LENGTH
 
@@ -172,7 +177,7 @@ def test_parts_may_hold_fewer_images_than_planned(tmp_path: Path, vae: MicroForg
     assert len(found.latents) == PART + 9 == len(found.captions)
     plan = Gaps().plan(count, 2, 0)
     console = Console(file=stream, width=200)
-    load_or_build(tmp_path / "latents", vae, TOKENIZER, Gaps(), plan, SIZE, LENGTH, "cpu", console)
+    load_or_build(tmp_path / "latents", _encoder(vae), Gaps(), plan, console)
     assert f"{PART} of {count} images could not be used" in stream.getvalue()
 
 

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from microforge.errors import CheckpointError, MissingExtraError, SpecError
 from microforge.training.engine import distributed as training_processes
-from microforge.training.engine.batch_shard import Shard
+from microforge.training.engine.batch_shard import BatchShard
 from microforge.training.engine.distributed import (
     ALONE,
     Processes,
@@ -40,7 +39,7 @@ def _launch(mini: Any, out: Path, *options: str) -> None:
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
         "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(_free_port()),
-        mini.__spec__.origin, *options, "--config", "mini", "--out", str(out), "--device", "cpu", "--save-every", "2",
+        mini.__spec__.origin, *options, "--config", "mini", "--out", str(out), "--set", "device=cpu", "--set", "save_every=2",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -58,9 +57,19 @@ def test_two_launched_processes_equal_one_with_the_doubled_batch(tmp_path: Path,
     init = str(start / "flow" / "checkpoint")
     one = mini.request(tmp_path / "one", "flow", steps=3, batch=8, init=init)
     run_stage(one)
-    run_stage(replace(one, out=tmp_path / "pieces", accumulate=4))
+    run_stage(mini.changed(one, out=tmp_path / "pieces", accumulate=4))
     _launch(
-        mini, tmp_path / "two", "flow", "--steps", "3", "--batch", "4", "--init", init, "--accumulate", "2"
+        mini,
+        tmp_path / "two",
+        "flow",
+        "--steps",
+        "3",
+        "--set",
+        "batch=4",
+        "--init",
+        init,
+        "--set",
+        "accumulate=2",
     )
     whole = load_file(tmp_path / "one" / "flow" / STATE)
     for other in ("pieces", "two"):
@@ -84,7 +93,7 @@ def test_two_launched_processes_equal_one_with_the_doubled_batch(tmp_path: Path,
 def test_shards_of_all_processes_cover_the_batch_once() -> None:
     pieces = [shard for rank in range(3) for shard in Processes(rank, 3).shards(2)]
     rows = [row for piece in pieces for row in range(*piece.rows(12).indices(12))]
-    assert rows == list(range(12)) and ALONE.shards(1) == [Shard(0, 1)]
+    assert rows == list(range(12)) and ALONE.shards(1) == [BatchShard(0, 1)]
 
 
 def test_average_gradients_sends_few_messages_and_puts_every_mean_in_its_place(
@@ -111,13 +120,15 @@ def test_average_gradients_sends_few_messages_and_puts_every_mean_in_its_place(
             assert parameter.grad is not None and torch.equal(parameter.grad, was * 3.0)
 
 
-def test_processes_with_different_weights_are_told_to_share_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_with_different_weights_are_asked_to_share_a_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     network = nn.Linear(2, 2)
     Processes(0, 1).check_equal(network, 5)
     monkeypatch.setattr(Processes, "mean", lambda self, value: value)
     Processes(0, 2).check_equal(network, 5)
     monkeypatch.setattr(Processes, "mean", lambda self, value: value * 1.1)
-    with pytest.raises(CheckpointError, match="a folder that all machines share"):
+    with pytest.raises(CheckpointError, match="in folders that all machines share"):
         Processes(0, 2).check_equal(network, 5)
 
 

@@ -1,4 +1,4 @@
-"""The loop's promises: pieces equal the whole, the adversary has a step of its own, nothing bad is saved."""
+"""The loop's promises: pieces equal the whole, the discriminator has a step of its own, nothing bad is saved."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from microforge.errors import CheckpointError, DivergenceError
 from microforge.training.engine import loop as training_loop
-from microforge.training.engine.batch_shard import WHOLE, Shard
-from microforge.training.engine.loop import BEST, Run, train
+from microforge.training.engine.batch_shard import WHOLE, BatchShard
+from microforge.training.engine.loop import BEST, StageDefaults, TrainingRun, train
 from microforge.training.engine.state import STATE, RunIdentity, step_generator
-from microforge.training.settings import LoopSettings, OptimizerSettings
+from microforge.training.loop_options import LoopSettings
+from microforge.training.settings import OptimizerSettings
 
 QUIET = Console(quiet=True)
 
@@ -29,32 +30,32 @@ def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_loop, "plot_losses", lambda log, out: None)
 
 
-class Line:
-    """A stage that fits a line to four points a step; from ``adversary_from`` on an adversary learns too."""
+class Line(StageDefaults):
+    """A stage that fits a line to four points a step; from ``adversarial_from`` on a discriminator learns too."""
 
     samples_per_step = 4
 
     def __init__(
-        self, adversary_from: int | None = None, broken_at: int = 10**9, target: float = 3.0
+        self, adversarial_from: int | None = None, broken_at: int = 10**9, target: float = 3.0
     ) -> None:
         torch.manual_seed(0)
         self.network: nn.Module = nn.Linear(1, 1)
-        self.adversary: nn.Module | None = None if adversary_from is None else nn.Linear(1, 1)
-        self.adversary_optimizer = OptimizerSettings(1e-2)
-        self.adversary_from, self.broken_at, self.target = adversary_from or 0, broken_at, target
+        self.discriminator: nn.Module | None = None if adversarial_from is None else nn.Linear(1, 1)
+        self.discriminator_optimizer = OptimizerSettings(1e-2)
+        self.adversarial_from, self.broken_at, self.target = adversarial_from or 0, broken_at, target
         self.calls: list[str] = []
 
-    def loss(self, step: int, shard: Shard = WHOLE) -> Mapping[str, Tensor]:
+    def loss(self, step: int, shard: BatchShard = WHOLE) -> Mapping[str, Tensor]:
         self.calls.append(f"loss {step} {shard.index}/{shard.count}")
         x = torch.rand(4, 1, generator=step_generator(0, step))[shard.rows(4)]
         factor = float("nan") if step >= self.broken_at else 1.0
         return {"loss": (self.network(x) - self.target * x).square().mean() * factor}
 
-    def adversary_loss(self, step: int, shard: Shard = WHOLE) -> Mapping[str, Tensor]:
-        self.calls.append(f"adversary {step} {shard.index}/{shard.count}")
-        if step < self.adversary_from or self.adversary is None:
+    def discriminator_loss(self, step: int, shard: BatchShard = WHOLE) -> Mapping[str, Tensor]:
+        self.calls.append(f"discriminator {step} {shard.index}/{shard.count}")
+        if step < self.adversarial_from or self.discriminator is None:
             return {}
-        return {"loss": self.adversary(torch.ones(1, 1)).square().mean(), "real": torch.ones(())}
+        return {"loss": self.discriminator(torch.ones(1, 1)).square().mean(), "real": torch.ones(())}
 
     def sheet(self, ema: nn.Module) -> Tensor:
         return torch.zeros(3, 8, 8)
@@ -66,10 +67,12 @@ class Line:
         (folder / "weight.txt").write_text(repr(ema.weight.item()))
 
 
-def _run(folder: Path, steps: int, save_every: int = 1, accumulate: int = 1) -> Run:
-    watch = LoopSettings(log_every=1, save_every=save_every, sample_every=100, accumulate=accumulate)
+def _run(folder: Path, steps: int, save_every: int = 1, accumulate: int = 1) -> TrainingRun:
+    settings = LoopSettings(log_every=1, save_every=save_every, sample_every=100, accumulate=accumulate)
     identity = RunIdentity("vae", "nano", 0)
-    return Run(folder, folder / "checkpoint", identity, steps, OptimizerSettings(1e-2, warmup_steps=1), watch)
+    return TrainingRun(
+        folder, folder / "checkpoint", identity, steps, OptimizerSettings(1e-2, warmup_steps=1), settings
+    )
 
 
 def _log(folder: Path) -> list[dict[str, float]]:
@@ -88,39 +91,39 @@ def test_train_accumulated_micro_batches_equal_the_whole_batch(tmp_path: Path) -
         assert one_row["grad_norm"] == pytest.approx(two_row["grad_norm"], rel=1e-4)
 
 
-def test_train_gives_the_adversary_its_step_after_the_network_and_keeps_it(tmp_path: Path) -> None:
-    stage = Line(adversary_from=2)
+def test_train_gives_the_discriminator_its_step_after_the_network_and_keeps_it(tmp_path: Path) -> None:
+    stage = Line(adversarial_from=2)
     train(_run(tmp_path, 2), stage, QUIET)
-    fresh = Line(adversary_from=2).adversary
-    assert stage.adversary is not None and fresh is not None
-    assert stage.calls == ["loss 0 0/1", "adversary 0 0/1", "loss 1 0/1", "adversary 1 0/1"]
-    assert torch.equal(stage.adversary.state_dict()["weight"], fresh.state_dict()["weight"]), (
+    fresh = Line(adversarial_from=2).discriminator
+    assert stage.discriminator is not None and fresh is not None
+    assert stage.calls == ["loss 0 0/1", "discriminator 0 0/1", "loss 1 0/1", "discriminator 1 0/1"]
+    assert torch.equal(stage.discriminator.state_dict()["weight"], fresh.state_dict()["weight"]), (
         "not its phase yet"
     )
-    assert "adversary_loss" not in _log(tmp_path)[-1]
+    assert "discriminator_loss" not in _log(tmp_path)[-1]
     train(_run(tmp_path, 4), stage, QUIET)
     state = load_file(tmp_path / STATE)
     assert not torch.equal(state["adversary.weight"], fresh.state_dict()["weight"])
     assert float(state["adversary_optimizer.0.step"]) == 2.0, "its optimizer counts its own updates"
-    assert {"adversary_loss", "adversary_real"} <= set(_log(tmp_path)[-1])
+    assert {"discriminator_loss", "discriminator_real"} <= set(_log(tmp_path)[-1])
 
 
-def test_train_resumed_with_an_adversary_equals_an_uninterrupted_run(tmp_path: Path) -> None:
-    train(_run(tmp_path / "whole", 6), Line(adversary_from=1), QUIET)
+def test_train_resumed_with_a_discriminator_equals_an_uninterrupted_run(tmp_path: Path) -> None:
+    train(_run(tmp_path / "whole", 6), Line(adversarial_from=1), QUIET)
     # the plan of six steps from the start, so that the rate falls at the same steps
-    stage = Line(adversary_from=1, broken_at=4)
+    stage = Line(adversarial_from=1, broken_at=4)
     with pytest.raises(DivergenceError):
         train(_run(tmp_path / "broken", 6), stage, QUIET)
-    train(_run(tmp_path / "broken", 6), Line(adversary_from=1), QUIET)
+    train(_run(tmp_path / "broken", 6), Line(adversarial_from=1), QUIET)
     first, second = (load_file(tmp_path / name / STATE) for name in ("whole", "broken"))
     assert first.keys() == second.keys() and "adversary_optimizer.0.exp_avg" in first
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert _log(tmp_path / "whole")[-1]["loss"] == _log(tmp_path / "broken")[-1]["loss"]
 
 
-def test_train_takes_an_adversary_that_an_older_state_does_not_have(tmp_path: Path) -> None:
+def test_train_takes_a_discriminator_that_an_older_state_does_not_have(tmp_path: Path) -> None:
     train(_run(tmp_path, 2), Line(), QUIET)
-    stage = Line(adversary_from=1)
+    stage = Line(adversarial_from=1)
     train(_run(tmp_path, 4), stage, QUIET)
     assert "adversary.weight" in load_file(tmp_path / STATE)
 
@@ -137,7 +140,7 @@ def test_train_finds_nan_before_a_save_between_two_log_points(tmp_path: Path) ->
     with pytest.raises(DivergenceError, match="before step 4"):
         train(run, Line(broken_at=2), QUIET)
     assert all(bool(torch.isfinite(value).all()) for value in load_file(tmp_path / STATE).values())
-    assert [row["step"] for row in _log(tmp_path)] == [2], "a window ends at every save"
+    assert [row["step"] for row in _log(tmp_path)] == [2], "an interval ends at every save"
 
 
 def test_train_writes_best_only_when_the_loss_is_lower(tmp_path: Path) -> None:

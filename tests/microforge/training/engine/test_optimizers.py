@@ -1,4 +1,4 @@
-"""Who learns by which rule, and that both rules are resumed exactly."""
+"""Which optimizer trains which parameter, and that both are resumed exactly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from microforge.training.engine.optimizers import make_optimizers, set_rate
 from microforge.training.engine.state import STATE
 from microforge.training.runs.stage_run import run_stage
 from microforge.training.settings import OptimizerSettings, learning_rate
-from microforge.training.stages.flow import FlowNetwork
+from microforge.training.stages.flow_network import FlowNetwork
 from microforge.vae import MicroForgeVAE
 
 MUON = OptimizerSettings(1e-3, kind="muon")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from microforge.training.losses.discriminator import (
     PatchDiscriminator,
-    adversary_terms,
+    discriminator_terms,
     generator_loss,
     hinge_loss,
 )
@@ -38,7 +38,7 @@ def test_discriminator_learns_to_tell_sharp_from_blurred_in_a_few_steps() -> Non
     optimizer = torch.optim.AdamW(discriminator.parameters(), lr=2e-3)
     for step in range(40):
         optimizer.zero_grad()
-        terms = adversary_terms(discriminator, _batch(step, False), _batch(step + 500, True))
+        terms = discriminator_terms(discriminator, _batch(step, False), _batch(step + 500, True))
         terms["loss"].backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_adversary_terms_train_the_discriminator_and_never_the_decoder() -> None
     torch.manual_seed(0)
     discriminator = PatchDiscriminator(8)
     output = torch.rand(2, 3, 32, 32, requires_grad=True)
-    terms = adversary_terms(discriminator, torch.rand(2, 3, 32, 32), output)
+    terms = discriminator_terms(discriminator, torch.rand(2, 3, 32, 32), output)
     terms["loss"].backward()  # type: ignore[no-untyped-call]
     assert output.grad is None
     assert all(parameter.grad is not None for parameter in discriminator.parameters())
@@ -84,7 +84,7 @@ def test_discriminator_has_finite_gradients_under_bfloat16_autocast() -> None:
     discriminator = PatchDiscriminator(8)
     output = torch.zeros(2, 3, 32, 32, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        terms = adversary_terms(discriminator, torch.rand(2, 3, 32, 32), output)
+        terms = discriminator_terms(discriminator, torch.rand(2, 3, 32, 32), output)
         total = terms["loss"] + generator_loss(discriminator, output)
     total.backward()  # type: ignore[no-untyped-call]
     assert total.dtype == torch.float32 and output.grad is not None and bool(output.grad.isfinite().all())

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from microforge.errors import SpecError
 from microforge.spec import PRESETS
+from microforge.training.presets import preset_settings
 from microforge.training.runs.curriculum import CURRICULA, Curriculum, read_curriculum
-from microforge.training.settings import FLOW_SETTINGS, FlowSettings, VAESettings
+from microforge.training.settings import FlowSettings, VAESettings
 
 PHASE = '[[phase]]\nstage = "vae"\nsize = "128"\n'
 
@@ -28,13 +29,13 @@ def test_phase_inherits_the_preset_and_overrides_any_setting(tmp_path: Path) -> 
 pool_sizes = [4, 8]
 [phase.optimizer]
 learning_rate = 1
-[phase.adversary_optimizer]
+[phase.discriminator_optimizer]
 clip = 0.5
 
 [[phase]]
 stage = "flow"
 size = "128x256"
-draws = 2
+noise_samples = 2
 time_shift = 3
 checkpoint_blocks = true
 [phase.optimizer]
@@ -43,15 +44,15 @@ kind = "muon"
     vae, flow = (phase.settings for phase in found.phases)
     assert [phase.name for phase in found.phases] == ["1-vae-128", "2-flow-128x256"]
     assert isinstance(vae, VAESettings) and isinstance(flow, FlowSettings)
-    assert vae.crop == 64 and vae.pool_sizes == (4, 8) and vae.adversary_optimizer.clip == 0.5
-    assert vae.optimizer.learning_rate == 1.0 and vae.adversary_optimizer.weight_decay == 0.0
+    assert vae.crop == 64 and vae.pool_sizes == (4, 8) and vae.discriminator_optimizer.clip == 0.5
+    assert vae.optimizer.learning_rate == 1.0 and vae.discriminator_optimizer.weight_decay == 0.0
     assert (
-        flow.draws == 2
+        flow.noise_samples == 2
         and flow.time_shift == 3.0
         and flow.optimizer.kind == "muon"
         and found.phases[1].head.checkpoint_blocks
     )
-    preset = FLOW_SETTINGS["tiny"]
+    preset = preset_settings("flow", "tiny")
     assert flow.optimizer.learning_rate == preset.optimizer.learning_rate and flow.batch == preset.batch
 
 
@@ -74,7 +75,7 @@ def test_shipped_curricula_train_the_vae_then_the_flow_and_edit_last_at_native_s
         ('config = "huge"\n' + PHASE, "allowed: nano, tiny, small, base"),
         ('config = "tiny"\nseed = 1\n' + PHASE, "unknown key 'seed'"),
         ('config = "tiny"\n' + PHASE + "stpes = 3", r"phase\[0\] has an unknown key 'stpes'; allowed: stage"),
-        ('config = "tiny"\n' + PHASE + "draws = 3", r"phase\[0\] has an unknown key 'draws'"),
+        ('config = "tiny"\n' + PHASE + "noise_samples = 3", r"phase\[0\] has an unknown key 'noise_samples'"),
         ('config = "tiny"\n' + PHASE + '[phase.optimizer]\nrate = 1', r"phase\[0\].optimizer has an unknown key"),
         ('config = "tiny"\n' + PHASE + 'steps = "3"', r"phase\[0\].steps must be int"),
         ('config = "tiny"\n' + PHASE + "steps = 0", r"phase\[0\]: steps is 0"),
@@ -82,10 +83,10 @@ def test_shipped_curricula_train_the_vae_then_the_flow_and_edit_last_at_native_s
         ('config = "tiny"\n' + PHASE.replace("128", "100"), r"phase\[0\]: size 100x100"),
         ('config = "tiny"\n' + PHASE.replace("vae", "paint"), r"phase\[0\]: unknown stage 'paint'"),
         ('config = "tiny"\n[[phase]]\nstage = "vae"', "lacks the key 'size'"),
-        ('config = "tiny"\n' + PHASE + '[phase.optimizer]\nkind = "muon"', "muon belongs to the stages flow"),
+        ('config = "tiny"\n' + PHASE + '[phase.optimizer]\nkind = "muon"', "muon belongs to the stages flow, kd"),
         ('config = "tiny"\n' + PHASE.replace("vae", "flow"), r"phase\[0\] needs a VAE"),
         ('config = "tiny"\n' + PHASE + "decoder_only = true", r"phase\[0\] needs a VAE"),
-        ('config = "tiny"\n' + PHASE + PHASE.replace("vae", "flow") + PHASE, r"phase\[2\] trains the VAE after"),
+        ('config = "tiny"\n' + PHASE + PHASE.replace("vae", "flow") + PHASE, r"phase\[2\] trains the VAE after a flow"),
         ('config = "tiny"\n' + PHASE + PHASE.replace("vae", "kd"), r"phase\[1\]: the stage kd needs a teacher"),
         ('config = "tiny"\n' + PHASE.replace("vae", "flow") + "time_shift = 0", r"phase\[0\]: time_shift is 0"),
         ("config = [", "cannot read the curriculum"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from microforge.training.runs.stage_run import run_stage
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Six smooth pictures of several kinds and shapes with captions, one cut off, and one without a caption."""
+    """Six smooth pictures of several caption_kinds and shapes with captions, one cut off, and one without a caption."""
     folder, rng = tmp_path / "photos", np.random.default_rng(0)
     folder.mkdir()
     for number, kind in enumerate(("jpg", "png", "webp", "bmp", "gif", "jpg", "png")):
@@ -59,7 +58,7 @@ def test_photos_train_a_vae_and_a_flow_that_resume_exactly_after_the_folder_move
     first, second = (load_file(tmp_path / name / "flow" / STATE) for name in ("whole", "run"))
     assert all(torch.equal(first[name], second[name]) for name in first | second)
     with pytest.raises(CheckpointError, match="holds a run with data 'own images', not 'scenes'"):
-        run_stage(replace(request, data="scenes"))
+        run_stage(mini.changed(request, data="scenes"))
 
 
 def test_bad_data_is_refused_before_anything_is_written(tmp_path: Path, photos: Path, mini: Any) -> None:
@@ -70,10 +69,10 @@ def test_bad_data_is_refused_before_anything_is_written(tmp_path: Path, photos: 
     shutil.copy(photos / "5.jpg", broken)
     shutil.copy(photos / "5.txt", broken)
     for request, error, says in (
-        (replace(good, data=str(tmp_path / "nowhere")), DataError, "does not exist; allowed: scenes"),
-        (replace(good, data=str(tmp_path / "empty")), DataError, "holds no image"),
-        (replace(good, data=str(broken)), DataError, "none of the 1 images"),
-        (replace(good, data="scenes", flip=True), SpecError, "--flip and --random-crop"),
+        (mini.changed(good, data=str(tmp_path / "nowhere")), DataError, "does not exist; allowed: scenes"),
+        (mini.changed(good, data=str(tmp_path / "empty")), DataError, "holds no image"),
+        (mini.changed(good, data=str(broken)), DataError, "none of the 1 images"),
+        (mini.changed(good, data="scenes", flip=True), SpecError, "flip and random_crop"),
     ):
         with pytest.raises(error, match=says):
             run_stage(request)

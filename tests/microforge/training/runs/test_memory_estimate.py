@@ -1,4 +1,4 @@
-"""--dry-run: bytes that are computed without computing anything else."""
+"""--dry-run: bytes that are counted without computing anything."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from microforge import layers
 from microforge.tokenizer import PromptTokenizer
 from microforge.training.engine.batch_shard import WHOLE
-from microforge.training.runs.memory_estimate import PROBE, Footprint, LiveBytes, footprint
+from microforge.training.runs.memory_estimate import PROBE, LiveBytes, MemoryFootprint, footprint
 from microforge.training.runs.plan import plan_stage
-from microforge.training.runs.stage_run import run_stage
+from microforge.training.runs.stage_run import estimate_stage
 from microforge.training.settings import VAESettings
 from microforge.training.stages.vae import VAEStage
 
@@ -34,14 +35,15 @@ def test_live_bytes_follow_tensors_as_they_come_and_go() -> None:
 
 def test_footprint_of_a_flow_counts_weights_moments_and_activations(tmp_path: Path, mini: Any) -> None:
     plan = plan_stage(mini.request(tmp_path, "flow"), mini.MINI, (64, 64))
-    found = footprint(plan)
-    assert found.state == 4 * (4 * found.trained + found.frozen), (
+    needs = footprint(plan)
+    assert needs.state == 4 * (4 * needs.trained + needs.frozen), (
         "weights, EMA and two moments; the VAE's weights"
     )
     less = footprint(replace(plan, loop=replace(plan.loop, checkpoint_blocks=True)))
-    assert less.sample < 0.8 * found.sample, "blocks are run twice instead of being stored"
-    taught = footprint(plan, teacher=mini.MINI)
-    assert taught.trained == found.trained and taught.frozen == found.frozen + found.trained
+    assert less.sample < 0.8 * needs.sample, "blocks are run twice instead of being stored"
+    with_teacher = footprint(plan, teacher=mini.MINI)
+    assert with_teacher.trained == needs.trained
+    assert with_teacher.frozen == needs.frozen + needs.trained
 
 
 def test_footprint_sample_is_what_a_real_step_keeps_alive(
@@ -59,17 +61,19 @@ def test_footprint_sample_is_what_a_real_step_keeps_alive(
     assert footprint(plan).sample == pytest.approx(live.peak / PROBE, rel=0.02)
 
 
-def test_largest_batch_is_what_is_left_over_one_sample() -> None:
-    found = Footprint(trained=1, frozen=0, state=100, fixed=50, sample=10)
-    assert found.largest_batch(memory=199) == 4
-    assert found.largest_batch(memory=120) == 0
+def test_largest_batch_is_the_rest_of_the_memory_over_one_sample() -> None:
+    needs = MemoryFootprint(trained=1, frozen=0, state=100, fixed=50, sample=10)
+    assert needs.largest_batch(memory=199) == 4
+    assert needs.largest_batch(memory=120) == 0
 
 
 def test_dry_run_says_what_a_stage_takes_and_writes_nothing(tmp_path: Path, mini: Any, capsys: Any) -> None:
-    result = run_stage(mini.request(tmp_path / "run", "flow", dry_run=True, accumulate=2, bf16=True))
-    assert result["micro_batch"] == 2 and result["size"] == [64, 64]
-    assert result["total_bytes"] == result["state_bytes"] + result["fixed_bytes"] + 2 * result["sample_bytes"]  # type: ignore[operator]
-    assert "largest micro-batch in 16 GB" in capsys.readouterr().err
+    estimate = estimate_stage(mini.request(tmp_path / "run", "flow", accumulate=2, bf16=True))
+    values, needs = estimate.values(), estimate.footprint
+    assert values["micro_batch"] == 2 and values["size"] == [64, 64]
+    assert values["total_bytes"] == needs.state + needs.fixed + 2 * needs.sample
+    Console().print(estimate.table())
+    assert "largest micro-batch in 16 GB" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
     place = layers.position_features(2, 2, 64, 1, torch.device("cpu"))
     assert type(place) is torch.Tensor, "no fake constant is left in a cache"

@@ -22,9 +22,9 @@ from microforge.errors import CheckpointError, MicroForgeError, OutputExistsErro
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import SamplerSpec
 from microforge.tokenizer import PromptTokenizer, train_tokenizer
+from microforge.training.engine import device as engine_device
+from microforge.training.engine.device import pick_device
 from microforge.training.engine.state import STATE
-from microforge.training.runs import plan as training_plan
-from microforge.training.runs.plan import pick_device
 from microforge.training.runs.stage_run import run_stage
 
 
@@ -41,7 +41,7 @@ def test_vae_run_killed_and_resumed_equals_an_uninterrupted_one(tmp_path: Path, 
     run_stage(whole)
     command = [
         sys.executable, mini.__spec__.origin, "vae", "--config", "mini", "--out", str(tmp_path / "broken"),
-        "--steps", "8", "--save-every", "2", "--device", "cpu",
+        "--steps", "8", "--set", "save_every=2", "--set", "device=cpu",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while not (tmp_path / "broken" / "vae" / STATE).exists():
@@ -49,7 +49,7 @@ def test_vae_run_killed_and_resumed_equals_an_uninterrupted_one(tmp_path: Path, 
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    run_stage(replace(whole, out=tmp_path / "broken", resume=True))
+    run_stage(mini.changed(whole, out=tmp_path / "broken", resume=True))
     first, second = _state(tmp_path / "whole" / "vae"), _state(tmp_path / "broken" / "vae")
     assert first.keys() == second.keys() and float(first["adversary_optimizer.0.step"]) == 4.0
     for name in first:
@@ -66,18 +66,18 @@ def test_a_new_text_encoder_learns_with_its_own_tokenizer_and_never_mixes_two(
     other = PromptTokenizer(train_tokenizer(["vaca azul", "a blue cow"] * 3))
     other.save(file)
     run_stage(mini.request(tmp_path, steps=1))
-    flow = mini.request(tmp_path, "flow", steps=2, tokenizer=file)
+    flow = mini.request(tmp_path, "flow", steps=2, tokenizer=str(file))
     run_stage(flow)
     tokenizer = _checkpoint(tmp_path, "flow").tokenizer
     assert tokenizer is not None and PromptTokenizer.load(tokenizer).to_json() == other.to_json()
-    with pytest.raises(CheckpointError, match="repeat its --tokenizer"):
-        run_stage(replace(flow, steps=3, resume=True, tokenizer=None))
-    run_stage(replace(flow, steps=3, resume=True))
+    with pytest.raises(CheckpointError, match="repeat its --set tokenizer=FILE"):
+        run_stage(mini.changed(flow, steps=3, resume=True, tokenizer=None))
+    run_stage(mini.changed(flow, steps=3, resume=True))
     shipped = mini.random_checkpoint(tmp_path / "shipped")
     with pytest.raises(CheckpointError, match="another tokenizer than"):
-        run_stage(replace(flow, out=tmp_path / "second", init=str(shipped)))
-    with pytest.raises(SpecError, match="--tokenizer belongs to the stages vae and flow, not edit"):
-        run_stage(mini.request(tmp_path, "edit", tokenizer=file))
+        run_stage(mini.changed(flow, out=tmp_path / "second", init=str(shipped)))
+    with pytest.raises(SpecError, match="tokenizer belongs to the stages vae and flow, not to edit"):
+        run_stage(mini.request(tmp_path, "edit", tokenizer=str(file)))
 
 
 def test_edits_come_from_the_data_s_own_world(sprites: Path, tmp_path: Path, mini: Any) -> None:
@@ -94,7 +94,7 @@ def test_flow_stands_on_the_vae_learns_and_resumes(tmp_path: Path, mini: Any) ->
     run_stage(mini.request(tmp_path, steps=1))
     flow = mini.request(tmp_path, "flow", steps=3)
     run_stage(flow)
-    run_stage(replace(flow, steps=4, resume=True))
+    run_stage(mini.changed(flow, steps=4, resume=True))
     checkpoint = _checkpoint(tmp_path, "flow")
     assert checkpoint.stages == ("vae", "flow") and checkpoint.tokenizer is not None
     assert checkpoint.spec.native_size == (64, 64) and checkpoint.spec.vae.latent_std
@@ -113,7 +113,7 @@ def test_flow_is_not_resumed_on_a_vae_that_was_trained_again(tmp_path: Path, min
     with pytest.raises(CheckpointError, match=r"latents of another VAE.*--force starts over"):
         run_stage(mini.request(tmp_path, "flow", steps=3, resume=True))
     assert (tmp_path / "flow" / "latents.safetensors").stat().st_mtime_ns == before, "refused before encoding"
-    assert run_stage(mini.request(tmp_path, "flow", steps=2, force=True))["loss"] is not None
+    assert run_stage(mini.request(tmp_path, "flow", steps=2, force=True)).loss is not None
 
 
 def test_decoder_only_run_leaves_the_latents_and_the_flow_as_they_are(tmp_path: Path, mini: Any) -> None:
@@ -123,7 +123,7 @@ def test_decoder_only_run_leaves_the_latents_and_the_flow_as_they_are(tmp_path: 
     stamp = (tmp_path / "flow" / "latents.safetensors").stat().st_mtime_ns
     run_stage(mini.request(tmp_path, steps=2, decoder_only=True))
     again = mini.request(tmp_path, "flow", steps=2, resume=True)
-    assert run_stage(again)["loss"] is None, "no step was left"
+    assert run_stage(again).loss is None, "no step was left"
     after = _checkpoint(tmp_path, "flow")
     changed = {name for name in before.tensors if not torch.equal(before.tensors[name], after.tensors[name])}
     assert changed and all(name.startswith("vae.decoder.") for name in changed)
@@ -146,12 +146,12 @@ def test_force_starts_over_and_keeps_the_encoded_data(tmp_path: Path, mini: Any)
 def test_run_is_not_mixed_with_another(tmp_path: Path, mini: Any) -> None:
     request = mini.request(tmp_path, steps=2)
     with pytest.raises(CheckpointError, match="nothing to resume"):
-        run_stage(replace(request, resume=True))
+        run_stage(mini.changed(request, resume=True))
     run_stage(request)
-    with pytest.raises(OutputExistsError, match="--resume goes on"):
+    with pytest.raises(OutputExistsError, match="--resume continues"):
         run_stage(request)
     with pytest.raises(CheckpointError, match="seed 0, not 1"):
-        run_stage(replace(request, resume=True, seed=1))
+        run_stage(mini.changed(request, resume=True, seed=1))
 
 
 def _finished(folder: Path, mini: Any, **changes: Any) -> Path:
@@ -211,22 +211,21 @@ def test_init_of_another_configuration_is_refused_and_both_are_named(tmp_path: P
         ({"data": "folder"}, "allowed: scenes"),
         ({"steps": 0}, "steps is 0"),
         ({"batch": 0}, "batch is 0"),
-        ({"steps": 4, "minutes": 1.0}, "--steps and --minutes both say"),
+        ({"steps": 4, "minutes": 1.0}, "steps and minutes exclude each other"),
         ({"batch": 4, "accumulate": 3}, "batch of 4 does not divide into 3 micro-batches"),
         ({"accumulate": 0}, "accumulate is 0"),
         ({"device": "tpu"}, "not available"),
-        ({"compile": True}, "--compile belongs to the stages flow, kd, edit, reward and rewrite"),
-        ({"stage": "flow", "decoder_only": True}, "--decoder-only belongs to the stage vae"),
-        ({"stage": "flow", "crop": 64}, "--crop belongs to the stage vae"),
+        ({"compile": True}, "compile belongs to the stages flow, kd, edit, reward and rewrite, not to vae"),
+        ({"stage": "flow", "decoder_only": True}, "decoder_only belongs to the stage vae, not to flow"),
+        ({"stage": "flow", "crop": 64}, "crop belongs to the stage vae, not to flow"),
         ({"optimizer": "sgd"}, "allowed: adamw, muon"),
         ({"optimizer": "muon"}, "muon belongs to the stages flow, kd, edit, reward and rewrite"),
         ({"init": "nowhere"}, "no such checkpoint folder"),
         ({"stage": "kd"}, "needs --teacher"),
         (
             {"stage": "flow", "teacher": "pretrained"},
-            "--teacher belongs to the stages kd, edit, reward and rewrite",
+            "teacher belongs to the stages kd, edit, reward and rewrite, not to flow",
         ),
-        ({"settings": Path("mine.toml")}, "--settings belongs to the stage all"),
         ({"stage": "paint"}, "allowed: vae, flow, kd"),
     ],
 )
@@ -241,7 +240,7 @@ def test_bad_options_are_refused_before_anything_is_written(
 def test_missing_tensorboard_is_named_before_anything_is_written(
     tmp_path: Path, mini: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_plan.importlib.util, "find_spec", lambda name: None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(engine_device.importlib.util, "find_spec", lambda name: None)  # type: ignore[attr-defined]
     with pytest.raises(
         MicroForgeError, match=r"tensorboard is not installed: pip install 'microforge\[train\]'"
     ):

@@ -1,4 +1,4 @@
-"""The edit stage: four tasks with shared weights, drawn from the step's number, the source beside the noise."""
+"""The edit stage: four tasks with shared weights, chosen by the step's number, the source beside the noise."""
 
 from __future__ import annotations
 
@@ -24,22 +24,25 @@ from microforge.streams import StepStream
 from microforge.text_encoder import PAD_ID
 from microforge.tokenizer import TASK_IDS, PromptTokenizer
 from microforge.training.caches import encoded_triples
-from microforge.training.engine.batch_shard import WHOLE, Shard
+from microforge.training.engine.batch_shard import WHOLE, BatchShard
+from microforge.training.loop_options import DataOptions, LoopSettings
 from microforge.training.runs.curriculum import read_curriculum
 from microforge.training.runs.memory_estimate import footprint
 from microforge.training.runs.plan import StagePlan
-from microforge.training.runs.stage_run import build_stage, run_stage
-from microforge.training.runs.starting_weights import Ground
-from microforge.training.settings import EditSettings, LoopSettings
+from microforge.training.runs.stage_builders import StageInputs, build_stage
+from microforge.training.runs.stage_run import estimate_stage, run_stage
+from microforge.training.runs.starting_weights import StartingWeights
+from microforge.training.settings import EditSettings
 from microforge.training.stages import edit
-from microforge.training.stages.edit import EditStage, joined, picked, task_rows
-from microforge.training.stages.flow import FlowStage
+from microforge.training.stages.edit import EditStage
+from microforge.training.stages.edit_batches import concatenated, select_captions, task_rows
+from microforge.training.stages.flow import FlowContext, FlowStage
 
 EVEN = {"generate": 0.25, "edit": 0.25, "inpaint": 0.25, "super_resolve": 0.25}
 
 
-def _stage(tmp_path: Path, mini: Any, *, keeps: Any = False, **options: Any) -> EditStage:
-    """A stage on random weights, none of them zero; ``keeps`` the generation of those very weights."""
+def _stage(tmp_path: Path, mini: Any, *, preserves: Any = False, **options: Any) -> EditStage:
+    """A stage on random weights, none of them zero; ``preserves`` the generation of those very weights."""
     torch.manual_seed(7)
     pipeline = MicroForgePipeline.from_spec(mini.MINI, PromptTokenizer.load())
     for parameter in pipeline.parameters():
@@ -49,11 +52,10 @@ def _stage(tmp_path: Path, mini: Any, *, keeps: Any = False, **options: Any) -> 
     pipeline.save_pretrained(tmp_path / "init")
     init = read_checkpoint(tmp_path / "init")
     settings = EditSettings(**{**mini.FLOW, "batch": 8, **options})
-    flow = FlowStage(
-        mini.MINI, init, settings, LoopSettings(), (64, 64), tmp_path / "latents", Console(quiet=True), init
-    )
-    kept = init if keeps else None
-    return EditStage(flow, settings, SceneTriples(), init, tmp_path / "triples", Console(quiet=True), kept)
+    context, console = FlowContext.open(mini.MINI, init, LoopSettings(), (64, 64)), Console(quiet=True)
+    flow = FlowStage(context, settings, SceneSource(), tmp_path / "latents", console, init)
+    reference = init if preserves else None
+    return EditStage(flow, settings, SceneTriples(), init, tmp_path / "triples", console, reference)
 
 
 def test_edit_settings_refuse_shares_that_are_no_mix(mini: Any) -> None:
@@ -68,7 +70,7 @@ def test_edit_settings_refuse_shares_that_are_no_mix(mini: Any) -> None:
 def test_edit_batches_hold_the_mix_on_average_and_to_a_row_at_each_step(tmp_path: Path, mini: Any) -> None:
     stage = _stage(tmp_path, mini)
     mixes = [task_rows(stage.settings, 0, step, WHOLE) for step in range(400)]
-    counts = {task: [len(mix[task][0]) if task in mix else 0 for mix in mixes] for task in TASK_IDS}
+    counts = {task: [len(mix[task].places) if task in mix else 0 for mix in mixes] for task in TASK_IDS}
     for task, share in stage.settings.shares.items():
         assert max(abs(count - 8 * share) for count in counts[task]) < 1.0
         assert np.mean(counts[task]) / 8 == pytest.approx(share, abs=0.01)
@@ -77,7 +79,7 @@ def test_edit_batches_hold_the_mix_on_average_and_to_a_row_at_each_step(tmp_path
 def test_edit_rows_have_their_tasks_prefix_and_a_source_unless_they_generate(
     tmp_path: Path, mini: Any
 ) -> None:
-    parts = _stage(tmp_path, mini, **EVEN).draw(0, WHOLE)
+    parts = _stage(tmp_path, mini, **EVEN).make_batches(0, WHOLE)
     assert set(parts) == {"generate", *SOURCE_TASKS}
     for task, part in parts.items():
         assert bool((part.ids[:, 1] == TASK_IDS[task]).all())
@@ -87,28 +89,28 @@ def test_edit_rows_have_their_tasks_prefix_and_a_source_unless_they_generate(
 
 def test_edit_latents_are_those_of_the_targets_and_of_the_clean_sources(tmp_path: Path, mini: Any) -> None:
     stage = _stage(tmp_path, mini, drop_source=0.0, drop_both=0.0, **EVEN)
-    part, draws = stage.draw(3, WHOLE)["edit"], stage.settings.draws
-    found = SceneTriples().triples("edit", 0, 3, 2, range(2), (64, 64), "cpu")
-    vae = stage.flow.vae
+    part, count = stage.make_batches(3, WHOLE)["edit"], stage.settings.noise_samples
+    examples = SceneTriples().triples("edit", 0, 3, 2, range(2), (64, 64), "cpu")
+    vae = stage.context.encoder.vae
     with torch.no_grad():
         wanted = [
             vae.normalize(vae.encode(from_uint8(to_uint8(images))).mean)
-            for images in (found.targets, found.sources)
+            for images in (examples.targets, examples.sources)
         ]
-    assert torch.allclose(part.z0, wanted[0].repeat_interleave(draws, 0), atol=1e-5)
+    assert torch.allclose(part.z0, wanted[0].repeat_interleave(count, 0), atol=1e-5)
     assert part.source is not None
-    assert torch.allclose(part.source, wanted[1].repeat_interleave(draws, 0), atol=1e-5)
+    assert torch.allclose(part.source, wanted[1].repeat_interleave(count, 0), atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("name", "no_text", "no_source"),
     [("drop_text", True, False), ("drop_source", False, True), ("drop_both", True, True)],
 )
-def test_edit_drops_words_and_source_as_asked(
+def test_edit_drops_prompt_and_source_as_the_settings_say(
     tmp_path: Path, mini: Any, name: str, no_text: bool, no_source: bool
 ) -> None:
     drops = {**dict.fromkeys(("drop_text", "drop_source", "drop_both"), 0.0), name: 1.0}
-    part = _stage(tmp_path, mini, **EVEN, **drops).draw(0, WHOLE)["edit"]
+    part = _stage(tmp_path, mini, **EVEN, **drops).make_batches(0, WHOLE)["edit"]
     assert part.source is not None
     assert bool(((part.ids != PAD_ID).sum(1) == 3).all()) == no_text
     assert bool((part.source == 0).all()) == no_source
@@ -119,7 +121,7 @@ def test_edit_loss_of_a_batch_is_the_mean_over_its_pieces(tmp_path: Path, mini: 
     stage = _stage(tmp_path, mini)
     with torch.no_grad():
         whole = stage.loss(1, WHOLE)
-        parts = [stage.loss(1, Shard(index, pieces)) for index in range(pieces)]
+        parts = [stage.loss(1, BatchShard(index, pieces)) for index in range(pieces)]
     assert set(whole) == {
         "loss", "flow", "plan_similarity", "generate", "edit", "inpaint", "super_resolve",
     }  # fmt: skip
@@ -132,21 +134,23 @@ def test_edit_loss_of_a_batch_is_the_mean_over_its_pieces(tmp_path: Path, mini: 
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_edit_with_encoded_triples_draws_from_them_alone(tmp_path: Path, mini: Any, pieces: int) -> None:
+def test_edit_with_encoded_triples_uses_them_alone(tmp_path: Path, mini: Any, pieces: int) -> None:
     drops = dict.fromkeys(("drop_text", "drop_source", "drop_both"), 0.0)
     stage = _stage(tmp_path, mini, triples=9, **EVEN, **drops)
-    assert {task: len(pool.ids) for task, pool in stage.pool.items()} == dict.fromkeys(SOURCE_TASKS, 3)
+    assert {task: len(cache.ids) for task, cache in stage.encoded.items()} == dict.fromkeys(SOURCE_TASKS, 3)
     for index in range(pieces):
-        for task, part in stage.draw(5, Shard(index, pieces)).items():
+        for task, part in stage.make_batches(5, BatchShard(index, pieces)).items():
             if task == "generate":
                 continue
-            pool, length = stage.pool[task], part.ids.shape[1]
+            cache, length = stage.encoded[task], part.ids.shape[1]
             known = [
-                (pool.targets[row].float(), pool.sources[row].float(), pool.ids[row, :length])
+                (cache.targets[row].float(), cache.sources[row].float(), cache.ids[row, :length])
                 for row in range(3)
             ]
             assert part.source is not None
-            rows = zip(part.z0[:: part.draws], part.source[:: part.draws], part.ids, strict=True)
+            rows = zip(
+                part.z0[:: part.noise_samples], part.source[:: part.noise_samples], part.ids, strict=True
+            )
             for row in rows:
                 assert any(all(torch.equal(*pair) for pair in zip(row, one, strict=True)) for one in known)
 
@@ -157,60 +161,61 @@ def test_edit_pieces_of_a_batch_out_of_encoded_triples_are_rows_of_the_whole(
     stage = _stage(tmp_path, mini, triples=30)
     with torch.no_grad():
         whole = stage.loss(2, WHOLE)
-        parts = [stage.loss(2, Shard(index, 2)) for index in range(2)]
+        parts = [stage.loss(2, BatchShard(index, 2)) for index in range(2)]
     for name, value in whole.items():
         assert torch.allclose(
             torch.stack([part[name] for part in parts]).mean(), value, rtol=1e-4, atol=1e-5
         ), name
 
 
-def test_encoded_triples_are_those_of_the_source_and_are_kept(
+def test_encoded_triples_are_those_of_the_source_and_are_reused(
     tmp_path: Path, mini: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoded_triples, "PART", 2)
-    monkeypatch.setattr(encoded_triples, "AT_ONCE", 2)
+    monkeypatch.setattr(encoded_triples, "BATCH", 2)
     stage = _stage(tmp_path, mini, triples=9)
-    found = SceneTriples().triples(
+    examples = SceneTriples().triples(
         "edit", 0, StepStream.ENCODED_TRIPLES + 1, 2, range(2), (64, 64), "cpu"
-    )  # the second call
-    wanted = encoded_triples.latents_of(stage.flow.vae, to_uint8(found.sources), "cpu")
-    assert torch.allclose(stage.pool["edit"].sources[2:4].float(), wanted, atol=2e-3)
+    )  # of the second batch
+    wanted = stage.context.encoder.latents(to_uint8(examples.sources))
+    assert torch.allclose(stage.encoded["edit"].sources[2:4].float(), wanted, atol=2e-3)
     written = (tmp_path / "triples").stat().st_mtime_ns
     again = _stage(tmp_path, mini, triples=9)
     assert (tmp_path / "triples").stat().st_mtime_ns == written
-    assert torch.equal(again.pool["inpaint"].ids, stage.pool["inpaint"].ids)
+    assert torch.equal(again.encoded["inpaint"].ids, stage.encoded["inpaint"].ids)
     more = _stage(tmp_path, mini, triples=12)
-    assert (tmp_path / "triples").stat().st_mtime_ns != written and len(more.pool["edit"].ids) > len(
-        stage.pool["edit"].ids
+    assert (tmp_path / "triples").stat().st_mtime_ns != written and len(more.encoded["edit"].ids) > len(
+        stage.encoded["edit"].ids
     )
 
 
-def test_encoded_triples_go_on_with_the_parts_of_a_killed_build(
+def test_encoded_triples_continue_with_the_parts_of_a_killed_build(
     tmp_path: Path, mini: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoded_triples, "PART", 2)
-    whole = _stage(tmp_path, mini, triples=9).pool
+    whole = _stage(tmp_path, mini, triples=9).encoded
     (tmp_path / "triples").unlink()
-    made: list[int] = []
-    build = encoded_triples.Encoding.part
+    calls: list[int] = []
+    build = encoded_triples._encode_part
 
-    def killed(self: Any, *arguments: Any) -> Any:
-        made.append(1)
-        if len(made) == 3:
+    def killed(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
             raise KeyboardInterrupt
-        return build(self, *arguments)
+        return build(*arguments)
 
-    monkeypatch.setattr(encoded_triples.Encoding, "part", killed)
+    monkeypatch.setattr(encoded_triples, "_encode_part", killed)
     with pytest.raises(KeyboardInterrupt):
         _stage(tmp_path, mini, triples=9)
-    again = _stage(tmp_path, mini, triples=9).pool
-    assert len(made) == 1 + sum(-(-len(pool.ids) // 2) for pool in whole.values())
-    for task, pool in whole.items():
-        assert torch.equal(pool.sources, again[task].sources) and torch.equal(pool.ids, again[task].ids)
+    again = _stage(tmp_path, mini, triples=9).encoded
+    assert len(calls) == 1 + sum(-(-len(cache.ids) // 2) for cache in whole.values())
+    for task, cache in whole.items():
+        assert torch.equal(cache.sources, again[task].sources)
+        assert torch.equal(cache.ids, again[task].ids)
 
 
-def test_edit_that_keeps_generation_has_nothing_to_learn_of_it_at_first(tmp_path: Path, mini: Any) -> None:
-    stage = _stage(tmp_path, mini, keeps=True)
+def test_edit_that_preserves_generation_starts_without_a_loss_of_it(tmp_path: Path, mini: Any) -> None:
+    stage = _stage(tmp_path, mini, preserves=True)
     with torch.no_grad():
         terms = stage.loss(0)
         assert float(terms["generate"]) == pytest.approx(0.0, abs=1e-9) and float(terms["edit"]) > 0.01
@@ -219,28 +224,39 @@ def test_edit_that_keeps_generation_has_nothing_to_learn_of_it_at_first(tmp_path
         assert float(stage.loss(0)["generate"]) > 1e-4
 
 
-def test_edit_with_a_teacher_keeps_the_teachers_generation(tmp_path: Path, mini: Any) -> None:
+def test_edit_with_a_teacher_preserves_the_teachers_generation(tmp_path: Path, mini: Any) -> None:
     _stage(tmp_path, mini)
     init = read_checkpoint(tmp_path / "init")
     other = replace(init, tensors={name: 1.1 * value for name, value in init.tensors.items()})
     settings = EditSettings(**{**mini.FLOW, "batch": 8})
-    plan = StagePlan(
-        "edit", "edit", tmp_path / "run", mini.MINI, settings, LoopSettings(), (64, 64), "scenes"
-    )
-    found = {}
-    for name, teacher in (("data", None), ("own", init), ("other", other)):
-        stage = build_stage(plan, Ground(init, init, teacher), SceneSource(), Console(quiet=True))
+    losses = {}
+    for name, teacher in (("data", None), ("init", init), ("other", other)):
+        weights = StartingWeights(init, init, teacher)
+        plan = _plan(tmp_path / "run", mini, settings)
+        stage = build_stage(StageInputs(plan, weights, SceneSource(), Console(quiet=True)))
         with torch.no_grad():
-            found[name] = float(stage.loss(0, WHOLE)["generate"])
-    assert found["own"] == pytest.approx(0.0, abs=1e-9) and found["data"] > found["other"] > 1e-4
+            losses[name] = float(stage.loss(0, WHOLE)["generate"])
+    assert losses["init"] == pytest.approx(0.0, abs=1e-9) and losses["data"] > losses["other"] > 1e-4
 
 
-def test_edit_dry_run_counts_the_weights_that_keep_generation(mini: Any) -> None:
+def _plan(folder: Path, mini: Any, settings: EditSettings) -> StagePlan:
+    return StagePlan(
+        stage="edit",
+        name="edit",
+        folder=folder,
+        spec=mini.MINI,
+        settings=settings,
+        loop=LoopSettings(),
+        size=(64, 64),
+        data=DataOptions(),
+    )
+
+
+def test_edit_dry_run_counts_the_weights_that_preserve_generation(mini: Any) -> None:
     bytes_of = []
-    for keep in (False, True):
-        settings = EditSettings(**{**mini.FLOW, "batch": 8}, keep=keep)
-        plan = StagePlan("edit", "edit", Path("run"), mini.MINI, settings, LoopSettings(), (64, 64), "scenes")
-        bytes_of.append(footprint(plan).state)
+    for preserve in (False, True):
+        settings = EditSettings(**{**mini.FLOW, "batch": 8}, preserve_generation=preserve)
+        bytes_of.append(footprint(_plan(Path("run"), mini, settings)).state)
     assert bytes_of[1] > bytes_of[0]
 
 
@@ -251,7 +267,7 @@ def test_edit_refuses_a_negative_number_of_triples(mini: Any) -> None:
 
 def test_edit_refuses_a_batch_that_does_not_divide(tmp_path: Path, mini: Any) -> None:
     with pytest.raises(SpecError, match="a batch of 8 does not divide into 3 pieces"):
-        _stage(tmp_path, mini).draw(0, Shard(0, 3))
+        _stage(tmp_path, mini).make_batches(0, BatchShard(0, 3))
 
 
 def test_edit_without_a_task_trains_and_logs_the_others(tmp_path: Path, mini: Any) -> None:
@@ -260,9 +276,9 @@ def test_edit_without_a_task_trains_and_logs_the_others(tmp_path: Path, mini: An
     assert "inpaint" not in terms and float(terms["edit"].detach()) > 0
 
 
-def test_picked_and_joined_give_the_batch_back(tmp_path: Path, mini: Any) -> None:
-    whole = _stage(tmp_path, mini).flow.draw(0, WHOLE)
-    back = joined([picked(whole, range(3)), picked(whole, range(3, 8))])
+def test_selected_and_concatenated_captions_are_the_batch(tmp_path: Path, mini: Any) -> None:
+    whole = _stage(tmp_path, mini).flow.make_batch(0, WHOLE)
+    back = concatenated([select_captions(whole, range(3)), select_captions(whole, range(3, 8))])
     for name in ("z0", "noise", "t", "has_plan"):
         assert torch.equal(getattr(back, name), getattr(whole, name))
     assert (
@@ -274,12 +290,12 @@ def test_picked_and_joined_give_the_batch_back(tmp_path: Path, mini: Any) -> Non
 def test_edit_adds_no_parameter_and_says_that_it_was_trained(
     tmp_path: Path, mini: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edit, "SHEET_EACH", 1)
+    monkeypatch.setattr(edit, "SHEET_EXAMPLES", 1)
     monkeypatch.setattr(edit, "SHEET_PROMPTS", 1)
     _stage(tmp_path, mini)
     (tmp_path / "flow").mkdir()
     (tmp_path / "init").rename(tmp_path / "flow" / "checkpoint")
-    run_stage(mini.request(tmp_path, "edit", steps=1))  # stands on RUN/flow
+    run_stage(mini.request(tmp_path, "edit", steps=1))  # starts from RUN/flow
     found, was = (read_checkpoint(tmp_path / name / "checkpoint") for name in ("edit", "flow"))
     assert found.stages == ("vae", "flow", "edit")
     assert {name: value.shape for name, value in found.tensors.items()} == {
@@ -298,9 +314,9 @@ def test_edit_resumed_is_bit_for_bit_the_uninterrupted_run(
     _stage(tmp_path, mini)
     one = mini.request(tmp_path / "one", "edit", steps=4, init=str(tmp_path / "init"))
     run_stage(one)
-    two = replace(one, out=tmp_path / "two")
-    run_stage(replace(two, steps=2))
-    run_stage(replace(two, resume=True))
+    two = mini.changed(one, out=tmp_path / "two")
+    run_stage(mini.changed(two, steps=2))
+    run_stage(mini.changed(two, resume=True))
     first, second = (read_checkpoint(tmp_path / name / "edit" / "checkpoint") for name in ("one", "two"))
     assert all(torch.equal(second.tensors[name], value) for name, value in first.tensors.items())
 
@@ -338,13 +354,12 @@ def test_edit_learns_from_a_folder_of_triples_and_reports_what_it_skipped(
 
 
 def test_edits_option_belongs_to_the_stage_edit_and_own_images_need_it(tmp_path: Path, mini: Any) -> None:
-    with pytest.raises(SpecError, match="--edits belongs to the stage edit, not flow"):
+    with pytest.raises(SpecError, match="edits belongs to the stage edit, not to flow"):
         run_stage(mini.request(tmp_path, "flow", edits="mine"))
-    with pytest.raises(SpecError, match="with --data of your own needs --edits FOLDER"):
+    with pytest.raises(SpecError, match="with --data of your own needs --set edits=FOLDER"):
         run_stage(mini.request(tmp_path, "edit", data=str(tmp_path)))
 
 
 def test_edit_dry_run_counts_the_tokens_of_the_source(tmp_path: Path, mini: Any) -> None:
-    needs = [run_stage(mini.request(tmp_path, stage, dry_run=True)) for stage in ("flow", "edit")]
-    flow, edit = (int(str(need["sample_bytes"])) for need in needs)
-    assert edit > flow
+    flow, edit = (estimate_stage(mini.request(tmp_path, stage)).footprint for stage in ("flow", "edit"))
+    assert edit.sample > flow.sample and not list(tmp_path.iterdir())

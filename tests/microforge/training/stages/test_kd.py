@@ -11,14 +11,17 @@ import torch
 from rich.console import Console
 
 from microforge.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from microforge.data.world.image_source import SceneSource
 from microforge.errors import CheckpointError
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import ModelSpec, PlannerSpec
 from microforge.tokenizer import PromptTokenizer
 from microforge.training.engine.batch_shard import WHOLE
+from microforge.training.loop_options import LoopSettings
 from microforge.training.runs.stage_run import run_stage
-from microforge.training.settings import KDSettings, LoopSettings
-from microforge.training.stages.flow import FlowStage, predict
+from microforge.training.settings import KDSettings
+from microforge.training.stages.flow import FlowContext, FlowStage
+from microforge.training.stages.flow_network import predict
 from microforge.training.stages.kd import KDStage
 
 
@@ -54,7 +57,7 @@ def test_kd_learns_from_a_wider_teacher_on_the_same_vae(tmp_path: Path, mini: An
     assert found.stages == ("vae", "flow", "kd")
     assert found.spec.backbone == mini.MINI.backbone, "the student keeps its size"
     assert '"teacher":' in (tmp_path / "run" / "kd" / "log.jsonl").read_text("utf-8")
-    run_stage(replace(request, steps=3, resume=True))
+    run_stage(mini.changed(request, steps=3, resume=True))
 
 
 def test_kd_without_a_vae_takes_the_teachers(tmp_path: Path, mini: Any) -> None:
@@ -98,11 +101,10 @@ def test_kd_loss_is_the_flow_loss_plus_the_weighted_distance_to_the_teacher(
 ) -> None:
     teacher = read_checkpoint(_teacher(tmp_path / "teacher", mini.MINI))
     settings = KDSettings(**mini.FLOW, teacher_weight=2.0)
-    flow = FlowStage(
-        teacher.spec, teacher, settings, LoopSettings(), (64, 64), tmp_path / "latents", Console(quiet=True)
-    )
+    context = FlowContext.open(teacher.spec, teacher, LoopSettings(), (64, 64))
+    flow = FlowStage(context, settings, SceneSource(), tmp_path / "latents", Console(quiet=True))
     stage = KDStage(flow, settings, teacher)
-    terms, plain, batch = stage.loss(0), flow.loss(0), flow.draw(0, WHOLE)
+    terms, plain, batch = stage.loss(0), flow.loss(0), flow.make_batch(0, WHOLE)
     with torch.no_grad():
         distance = (
             (predict(flow.network, batch)[0] - predict(stage.teacher, batch)[0]).square().mean((1, 2, 3))

@@ -1,4 +1,4 @@
-"""What the VAE's stage promises its loop: named terms, equal pieces, an adversary of the last phase only."""
+"""What the VAE's stage promises its loop: named terms, equal pieces, a discriminator of the last phase only."""
 
 import math
 from collections.abc import Mapping
@@ -16,10 +16,11 @@ from microforge.errors import MissingExtraError, SpecError
 from microforge.pipeline import MicroForgePipeline
 from microforge.spec import ModelSpec
 from microforge.tokenizer import PromptTokenizer
-from microforge.training.engine.batch_shard import WHOLE, Shard
-from microforge.training.engine.loop import Run, train
+from microforge.training.engine.batch_shard import WHOLE, BatchShard
+from microforge.training.engine.loop import TrainingRun, train
 from microforge.training.engine.state import STATE, RunIdentity
-from microforge.training.settings import LoopSettings, OptimizerSettings, VAESettings
+from microforge.training.loop_options import LoopSettings
+from microforge.training.settings import OptimizerSettings, VAESettings
 from microforge.training.stages import vae
 from microforge.training.stages.vae import VAEStage
 
@@ -86,46 +87,46 @@ def test_vae_settings_refuse_weights_that_cannot_be(change: Mapping[str, float],
 @pytest.mark.parametrize("count", [2, 4])
 def test_vae_pieces_of_a_step_add_up_to_the_whole_step(spec: ModelSpec, count: int) -> None:
     stage = _stage(spec, replace(ADVERSARIAL, fft=1.0, perceptual=0.1, crop=32))
-    assert stage.adversary is not None
+    assert stage.discriminator is not None
     whole = stage.loss(6)
     whole["loss"].backward()  # type: ignore[no-untyped-call]
-    judged = stage.adversary_loss(6)
+    judged = stage.discriminator_loss(6)
     judged["loss"].backward()  # type: ignore[no-untyped-call]
-    expected = [_gradient(module) for module in (stage.network, stage.adversary)]
+    expected = [_gradient(module) for module in (stage.network, stage.discriminator)]
     stage.network.zero_grad()
-    stage.adversary.zero_grad()
-    shards = [Shard(index, count) for index in range(count)]
+    stage.discriminator.zero_grad()
+    shards = [BatchShard(index, count) for index in range(count)]
     pieces = [stage.loss(6, shard) for shard in shards]
-    against = [stage.adversary_loss(6, shard) for shard in shards]
+    against = [stage.discriminator_loss(6, shard) for shard in shards]
     for piece in (*pieces, *against):
         (piece["loss"] / count).backward()  # type: ignore[no-untyped-call]
     for name, value in (*whole.items(), *judged.items()):
         parts = [piece[name] for piece in (against if value is judged.get(name) else pieces)]
         assert torch.allclose(torch.stack(parts).mean(), value, atol=1e-6, rtol=1e-4), name
-    for module, gradient in zip((stage.network, stage.adversary), expected, strict=True):
+    for module, gradient in zip((stage.network, stage.discriminator), expected, strict=True):
         assert torch.allclose(_gradient(module), gradient, atol=1e-6, rtol=1e-3)
 
 
 def test_vae_stage_refuses_a_batch_that_does_not_divide(spec: ModelSpec) -> None:
     with pytest.raises(SpecError, match="choose a multiple of 2"):
-        _stage(spec, replace(PLAIN, batch=3)).loss(3, Shard(0, 2))
+        _stage(spec, replace(PLAIN, batch=3)).loss(3, BatchShard(0, 2))
 
 
-def test_adversary_is_absent_without_a_weight_and_before_its_phase(spec: ModelSpec) -> None:
-    assert _stage(spec, PLAIN).adversary is None and _stage(spec, PLAIN).adversary_loss(7) == {}
+def test_discriminator_is_absent_without_a_weight_and_before_its_phase(spec: ModelSpec) -> None:
+    assert _stage(spec, PLAIN).discriminator is None and _stage(spec, PLAIN).discriminator_loss(7) == {}
     stage, plain = _stage(spec, ADVERSARIAL), _stage(spec, PLAIN)
     before, without = stage.loss(3), plain.loss(3)
-    assert "adversarial" not in before and stage.adversary_loss(3) == {}
+    assert "adversarial" not in before and stage.discriminator_loss(3) == {}
     assert torch.equal(before["loss"], without["loss"]), "the phase before it is the run without it"
     on = stage.loss(4)
     assert "adversarial" in on
-    assert set(stage.adversary_loss(4)) == {"loss", "real", "fake"}
+    assert set(stage.discriminator_loss(4)) == {"loss", "real", "fake"}
 
 
-def test_adversary_rises_to_its_weight_and_never_enters_the_score(spec: ModelSpec) -> None:
+def test_adversarial_term_rises_to_its_weight_and_never_enters_the_score(spec: ModelSpec) -> None:
     stage = _stage(spec, replace(ADVERSARIAL, steps=40))
-    assert stage.adversary is not None
-    nn.init.ones_(next(reversed(list(stage.adversary.parameters()))))  # so that logits are not small
+    assert stage.discriminator is not None
+    nn.init.ones_(next(reversed(list(stage.discriminator.parameters()))))  # so that logits are not small
     for step, weight in ((20, 0.025), (21, 0.05), (23, 0.1), (39, 0.1)):
         terms = stage.loss(step)
         added = (terms["loss"] - terms["score"]).item()
@@ -133,7 +134,9 @@ def test_adversary_rises_to_its_weight_and_never_enters_the_score(spec: ModelSpe
     assert stage.loss(19)["score"] == stage.loss(19)["loss"]
 
 
-def test_adversary_in_a_decoder_only_run_leaves_the_encoder_alone(spec: ModelSpec, tmp_path: Path) -> None:
+def test_discriminator_in_a_decoder_only_run_leaves_the_encoder_alone(
+    spec: ModelSpec, tmp_path: Path
+) -> None:
     first = _stage(spec, PLAIN)
     first.write(tmp_path / "vae", first.network)
     finished = read_checkpoint(tmp_path / "vae")
@@ -144,11 +147,11 @@ def test_adversary_in_a_decoder_only_run_leaves_the_encoder_alone(spec: ModelSpe
     assert "adversarial" in terms and "kl" not in terms
     assert all(parameter.grad is None for parameter in stage.network.encoder.parameters())
     assert all(parameter.grad is not None for parameter in stage.network.decoder.parameters())
-    assert set(stage.adversary_loss(0)) == {"loss", "real", "fake"}
+    assert set(stage.discriminator_loss(0)) == {"loss", "real", "fake"}
 
 
 class _Interrupted(VAEStage):
-    def loss(self, step: int, shard: Shard = WHOLE) -> Mapping[str, Tensor]:
+    def loss(self, step: int, shard: BatchShard = WHOLE) -> Mapping[str, Tensor]:
         if step == 7:
             raise KeyboardInterrupt
         return super().loss(step, shard)
@@ -166,7 +169,7 @@ def test_adversarial_run_interrupted_and_resumed_equals_an_uninterrupted_one(
         folder = tmp_path / name
         stage = kind(spec, replace(ADVERSARIAL, batch=2), LOOP, (64, 64), PromptTokenizer.load())
         identity = RunIdentity("vae", "miniature", 0)
-        run = Run(folder, folder / "checkpoint", identity, 8, PLAIN.optimizer, LOOP)
+        run = TrainingRun(folder, folder / "checkpoint", identity, 8, PLAIN.optimizer, LOOP)
         train(run, stage, Console(quiet=True))
         return load_file(folder / STATE)
 
@@ -177,7 +180,7 @@ def test_adversarial_run_interrupted_and_resumed_equals_an_uninterrupted_one(
     assert whole.keys() == broken.keys() and any(name.startswith("adversary.") for name in whole)
     for name, value in whole.items():
         assert torch.equal(value, broken[name]), name
-    start = _stage(spec, ADVERSARIAL).adversary
+    start = _stage(spec, ADVERSARIAL).discriminator
     assert start is not None
     assert not torch.equal(whole["adversary.stem.weight"], start.state_dict()["stem.weight"]), "it learned"
 
@@ -194,10 +197,10 @@ def test_vae_stage_turns_checkpointing_on_and_keeps_its_gradients(spec: ModelSpe
 
 def test_vae_stage_with_every_term_has_finite_gradients_under_bfloat16_autocast(spec: ModelSpec) -> None:
     stage = _stage(spec, replace(ADVERSARIAL, fft=1.0, perceptual=0.1))
-    assert stage.adversary is not None
+    assert stage.discriminator is not None
     with torch.autocast("cpu", torch.bfloat16):
         terms = stage.loss(7)
-        against = stage.adversary_loss(7)
+        against = stage.discriminator_loss(7)
     (terms["loss"] + against["loss"]).backward()  # type: ignore[no-untyped-call]
-    for module in (stage.network, stage.adversary):
+    for module in (stage.network, stage.discriminator):
         assert bool(_gradient(module).isfinite().all()) and bool(_gradient(module).any())
