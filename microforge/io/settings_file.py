@@ -6,12 +6,13 @@ replace earlier ones key by key: defaults, file, ``--set``.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -115,7 +116,7 @@ def parse_assignments(
         if not equals or not key:
             raise SpecError(f"{option} is {text!r}; write KEY=VALUE")
         if key not in known:
-            raise SpecError(f"{option} has an unknown key {key!r}; allowed: {', '.join(known)}")
+            raise SpecError(unknown_key(option, key, known))
         table = values
         *outer, name = key.split(".")
         for part in outer:
@@ -185,4 +186,11 @@ def check_keys(values: Mapping[str, Any], kinds: Sequence[type], where: str) -> 
     known = [item.name for kind in kinds for item in fields(kind)]
     for key in values:
         if key not in known:
-            raise SpecError(f"{where} has an unknown key {key!r}; allowed: {', '.join(known)}")
+            raise SpecError(unknown_key(where, key, known))
+
+
+def unknown_key(where: str, key: str, known: Collection[str]) -> str:
+    """The message for an unknown key: the nearest known one, if any is near, and all that are allowed."""
+    nearest = difflib.get_close_matches(key, known, 1)
+    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+    return f"{where} has an unknown key {key!r}{hint}; allowed: {', '.join(known)}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microforge.errors import SpecError
@@ -62,7 +62,10 @@ def test_text_needs_no_quotes_and_may_have_them() -> None:
     ("text", "message"),
     [
         ("steps", "--set is 'steps'; write KEY=VALUE"),
-        ("stpes=1", "--set has an unknown key 'stpes'; allowed: steps, flag, name, .*inner.rate, inner.kind"),
+        (
+            "stpes=1",
+            "--set has an unknown key 'stpes' .did you mean steps.*; allowed: steps, flag, name, .*inner.rate, inner.kind",
+        ),
         ("inner=1", "unknown key 'inner'"),
         ("steps=x", "--set steps must be int, got 'x'"),
         ("steps=1.5", "settings.steps must be int, got 1.5"),
@@ -83,6 +86,7 @@ def test_a_key_is_given_once() -> None:
         parse_assignments(["inner.rate=1", "inner.rate=2"], KNOWN)
 
 
+@settings(deadline=None)  # a busy machine takes longer
 @given(st.text(max_size=12), st.text(max_size=12))
 def test_any_text_is_read_or_refused_with_one_error(key: str, value: str) -> None:
     for text in (f"{key}={value}", *(f"{known}={value}" for known in KNOWN)):

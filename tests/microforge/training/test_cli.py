@@ -71,7 +71,10 @@ def test_values_come_from_the_preset_then_the_file_then_set_and_flags(tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["flow", "--out", "x", "--set", "stpes=3"], "unknown key 'stpes'; allowed: config, init"),
+        (
+            ["flow", "--out", "x", "--set", "stpes=3"],
+            "unknown key 'stpes' (did you mean steps?); allowed: config, init",
+        ),
         (["flow", "--out", "x", "--set", "crop=64"], "crop belongs to the stage vae, not to flow"),
         (["flow", "--out", "x", "--set", "kl=1"], "kl belongs to the stage vae, not to flow"),
         (["vae", "--out", "x", "--set", "keep=1"], "unknown key 'keep'"),
@@ -111,7 +114,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     [
         ("phase = [1]\n", "is a curriculum; run it with mf-train all --settings"),
         ("resume = true\n", "resume does not belong into a file; give --resume"),
-        ("stpes = 1\n", "mine.toml has an unknown key 'stpes'; allowed: config"),
+        ("stpes = 1\n", "mine.toml has an unknown key 'stpes' .did you mean steps.*; allowed: config"),
         ("crop = 64\n", "crop belongs to the stage vae, not to flow"),
         ('batch = "8"\n', "settings.batch must be int"),
     ],
