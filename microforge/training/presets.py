@@ -75,20 +75,22 @@ _REWRITE = RewriteSettings(
 )
 
 #: Stage -> configuration -> settings.
-STAGE_PRESETS: Mapping[str, Mapping[str, StageSettings]] = types.MappingProxyType({
-    "vae": _VAE,
-    "flow": _FLOW,
-    "kd": _KD,
-    "edit": _EDIT,
-    "reward": {
-        name: replace(_REWARD, optimizer=replace(_SHORT, learning_rate=rate))
-        for name, rate in _SHORT_RATES.items()
-    },
-    "rewrite": {
-        name: replace(_REWRITE, optimizer=replace(_SHORT, learning_rate=rate))
-        for name, rate in _SHORT_RATES.items()
-    },
-})
+STAGE_PRESETS: Mapping[str, Mapping[str, StageSettings]] = types.MappingProxyType(
+    {
+        "vae": _VAE,
+        "flow": _FLOW,
+        "kd": _KD,
+        "edit": _EDIT,
+        "reward": {
+            name: replace(_REWARD, optimizer=replace(_SHORT, learning_rate=rate))
+            for name, rate in _SHORT_RATES.items()
+        },
+        "rewrite": {
+            name: replace(_REWRITE, optimizer=replace(_SHORT, learning_rate=rate))
+            for name, rate in _SHORT_RATES.items()
+        },
+    }
+)
 
 
 def preset_settings(stage: str, config: str) -> StageSettings:

@@ -66,9 +66,7 @@ def select_captions(batch: FlowBatch, rows: Sequence[int]) -> FlowBatch:
 def concatenated(parts: Sequence[FlowBatch], multiple: int = LENGTH_STEP) -> FlowBatch:
     """Batches that all have a source, or all have none, as one; captions are cut to about the longest."""
     length = max(part.ids.shape[1] for part in parts)
-    padded = [
-        nn.functional.pad(part.ids, (0, length - part.ids.shape[1]), value=PAD_ID) for part in parts
-    ]
+    padded = [nn.functional.pad(part.ids, (0, length - part.ids.shape[1]), value=PAD_ID) for part in parts]
     sources = [part.source for part in parts if part.source is not None]
     z0, noise, t, has_plan = (
         torch.cat([getattr(part, name) for part in parts]) for name in ("z0", "noise", "t", "has_plan")
