@@ -1,8 +1,8 @@
 """MicroForge: text-to-image for phones.
 
-The names in ``__all__`` are the stable interface: they change only with the major version, and every other module of
-the package may change at any time. Importing this package takes no torch and no time: each name loads when it is
-first used.
+The names in ``__all__`` are the stable interface: they change only with the major version (before 1.0: a minor one).
+Every other module of the package may change at any time. Importing the package imports neither torch nor numpy, since
+each name loads when it is first used.
 
     import microforge
 
@@ -20,16 +20,28 @@ from microforge.version import __version__
 if TYPE_CHECKING:
     from microforge.facade.backends import Size
     from microforge.facade.export import export
+    from microforge.facade.images import ImageLike
     from microforge.facade.load import load
     from microforge.facade.model import Model
     from microforge.facade.pretrained import from_pretrained
     from microforge.facade.result import GeneratedImage
     from microforge_runtimes.sampler import Step
 
-__all__ = ["GeneratedImage", "Model", "Size", "Step", "__version__", "export", "from_pretrained", "load"]
+__all__ = [
+    "GeneratedImage",
+    "ImageLike",
+    "Model",
+    "Size",
+    "Step",
+    "__version__",
+    "export",
+    "from_pretrained",
+    "load",
+]
 
 _HOMES = {
     "GeneratedImage": "microforge.facade.result",
+    "ImageLike": "microforge.facade.images",
     "Model": "microforge.facade.model",
     "Size": "microforge.facade.backends",
     "Step": "microforge_runtimes.sampler",

@@ -14,10 +14,10 @@ from microforge.facade.result import GeneratedImage
 from microforge_runtimes.images.image_file import Mask, SourceImage, read_mask, read_source_image
 
 #: A path, a Pillow image, a result of an earlier call, or an array: uint8, bool, or floating point in [0, 1].
-ImageInput = str | Path | Image.Image | GeneratedImage | NDArray[Any]
+ImageLike = str | Path | Image.Image | GeneratedImage | NDArray[Any]
 
 
-def source_image(image: ImageInput) -> SourceImage:
+def source_image(image: ImageLike) -> SourceImage:
     """The source image, upright, its transparency kept apart.
 
     Arrays are (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
@@ -28,7 +28,7 @@ def source_image(image: ImageInput) -> SourceImage:
     return read_source_image(_file_image_or_uint8(image, "image"), "image")
 
 
-def mask_pixels(mask: ImageInput, source: SourceImage) -> Mask:
+def mask_pixels(mask: ImageLike, source: SourceImage) -> Mask:
     """The mask, True (H, W) where pixels may change: white, 1 or True; transparent pixels count as black.
 
     Arrays are (H, W) or (H, W, 1).
@@ -39,7 +39,7 @@ def mask_pixels(mask: ImageInput, source: SourceImage) -> Mask:
     return read_mask(_file_image_or_uint8(mask, "mask"), source, "mask")
 
 
-def _file_image_or_uint8(image: ImageInput, what: str) -> str | Path | Image.Image | NDArray[np.uint8]:
+def _file_image_or_uint8(image: ImageLike, what: str) -> str | Path | Image.Image | NDArray[np.uint8]:
     if isinstance(image, (str, Path, Image.Image)):
         return image
     if isinstance(image, GeneratedImage):

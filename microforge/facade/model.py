@@ -11,7 +11,7 @@ from typing import Self
 
 from microforge.errors import BundleError, SpecError
 from microforge.facade.backends import Backend, Size
-from microforge.facade.images import ImageInput, mask_pixels, source_image
+from microforge.facade.images import ImageLike, mask_pixels, source_image
 from microforge.facade.publish import publish
 from microforge.facade.result import GeneratedImage
 from microforge_runtimes.commands.output import settings_of
@@ -70,7 +70,7 @@ class Model:
         return self._run(None, prompt, seed, steps, size, callback)
 
     def edit(
-        self, image: ImageInput, prompt: str, mask: ImageInput | None = None, *, composite: bool = False,
+        self, image: ImageLike, prompt: str, mask: ImageLike | None = None, *, composite: bool = False,
         seed: int = 0, steps: int | None = None, size: Size | None = None, callback: Callback | None = None,
     ) -> GeneratedImage:  # fmt: skip
         """Change a source image as an instruction says, for example ``"make the circle green"``.
@@ -93,7 +93,7 @@ class Model:
         return self._run(request, prompt, seed, steps, size, callback)
 
     def inpaint(
-        self, image: ImageInput, mask: ImageInput, prompt: str = "", *, seed: int = 0, steps: int | None = None,
+        self, image: ImageLike, mask: ImageLike, prompt: str = "", *, seed: int = 0, steps: int | None = None,
         size: Size | None = None, callback: Callback | None = None,
     ) -> GeneratedImage:  # fmt: skip
         """Fill the masked pixels of a source image; all others are preserved bit for bit.
@@ -112,7 +112,7 @@ class Model:
         return self._run(request, prompt, seed, steps, size, callback)
 
     def super_resolve(
-        self, image: ImageInput, factor: int = 2, prompt: str = "", *, seed: int = 0, steps: int | None = None,
+        self, image: ImageLike, factor: int = 2, prompt: str = "", *, seed: int = 0, steps: int | None = None,
         size: Size | None = None, callback: Callback | None = None,
     ) -> GeneratedImage:  # fmt: skip
         """Enlarge a source image ``factor`` (2 or 4) times, in overlapping tiles where it does not fit into one.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from microforge import GeneratedImage
 from microforge.errors import DataError
-from microforge.facade.images import ImageInput, mask_pixels, source_image
+from microforge.facade.images import ImageLike, mask_pixels, source_image
 from microforge_runtimes.images.image_file import SourceImage
 from microforge_runtimes.marks.settings import Settings
 
@@ -29,7 +29,7 @@ def _source(size: tuple[int, int]) -> SourceImage:
 @given(SIDES.flatmap(lambda sides: arrays(np.uint8, (*sides, 4))))
 def test_a_path_an_image_a_result_and_arrays_are_the_same_source(pixels: Any) -> None:
     image = Image.fromarray(pixels)
-    forms: list[ImageInput] = [
+    forms: list[ImageLike] = [
         image, pixels, pixels.astype(np.float32) / 255, pixels / 255.0, GeneratedImage(pixels, SETTINGS, 0.0),
     ]  # fmt: skip
     for form in forms:
@@ -70,14 +70,14 @@ def test_exif_orientation_is_applied_to_images_in_memory() -> None:
         (Image.new("F", (4, 4)), "8 bits"),
     ],
 )
-def test_other_images_are_refused(values: ImageInput, message: str) -> None:
+def test_other_images_are_refused(values: ImageLike, message: str) -> None:
     with pytest.raises(DataError, match=message):
         source_image(values)
 
 
 @given(SIDES.flatmap(lambda sides: arrays(np.bool_, sides)))
 def test_a_mask_is_the_same_in_every_form(mask: Any) -> None:
-    forms: list[ImageInput] = [
+    forms: list[ImageLike] = [
         mask, mask.astype(np.uint8) * 255, mask.astype(np.float32), mask[..., None], Image.fromarray(mask),
     ]  # fmt: skip
     if not mask.any():
