@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -25,6 +26,8 @@ ALLOWED = (
     "scenes (the built-in world), stickers:FOLDER, a mixture of both such as scenes+3*stickers:FOLDER, "
     "a folder of images with captions, a .tar shard, data/{000..127}.tar, or a folder of .tar shards"
 )
+#: An address, or a pipe in the manner of webdataset.
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://|pipe:|(https?|s3|gs|hf|file):/", re.IGNORECASE)
 #: ``3*stickers:FOLDER``: an optional weight, and a source that can be mixed.
 _PART = re.compile(rf"(?:(\d+(?:\.\d+)?)\*)?({SCENES}|{PREFIX}.+)")
 #: The plus signs between two of them; others belong to a folder's name.
@@ -39,7 +42,8 @@ def open_source(
     Args:
         data: ``scenes``, ``stickers:FOLDER``, both with ``+`` between them and perhaps ``WEIGHT*`` in front, a folder,
             a ``.tar`` file, a brace or ``*`` pattern of them, or a folder of them.
-        cache: folder for the index files of shards and for decoded stickers; created when needed.
+        cache: folder for the index files of shards and for decoded stickers; created when needed. The folder above it,
+            a run's own, is passed over where it lies in the data.
         console: shows progress while files are listed and decoded.
         augmentation: flips and random crops; None for neither.
 
@@ -67,18 +71,28 @@ def _open_part(word: str, cache: Path, console: Console) -> ImageSource:
 
 def _open_files(data: str, cache: Path, console: Console, augmentation: Augmentation | None) -> ImageSource:
     path = Path(data)
+    if _URL.match(data):
+        raise DataError(
+            f"--data is {data!r}, a URL; they are not read: download it first; allowed: {ALLOWED}"
+        )
     try:
-        if data and path.is_dir():
-            shards = sorted(item for item in path.iterdir() if item.suffix == ".tar" and item.is_file())
+        if data and os.path.isdir(path):
+            shards = sorted(
+                item for item in path.iterdir() if item.suffix.lower() == ".tar" and item.is_file()
+            )
             if not shards or any(item.suffix.lower() in SUFFIXES for item in path.iterdir()):
-                return PhotoSource(data, list_folder(path), console, augmentation)
-        elif data.endswith(".tar") or path.is_file():
+                return PhotoSource(data, list_folder(path, cache.parent), console, augmentation)
+        elif data.lower().endswith(".tar") or os.path.isfile(path):
             shards = list(expand_shards(data))
         else:
             raise DataError(f"--data is {data!r}, which does not exist; allowed: {ALLOWED}")
         return PhotoSource(data, list_shards(shards, cache, console), console, augmentation)
     except OSError as error:
         raise DataError(f"--data {data}: {error.strerror or error}") from None
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"--data is {data!r}: {error}") from None  # a null character
 
 
 def makes_edits(data: str) -> bool:

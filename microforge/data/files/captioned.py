@@ -69,10 +69,14 @@ def captions_of_text(data: bytes) -> tuple[str, ...] | str:
     """Captions of a ``.txt`` file, one per line; a string is the reason why there are none."""
     if len(data) > MAX_CAPTION_BYTES:
         return f"caption file above {MAX_CAPTION_BYTES} bytes"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "caption is UTF-16, not UTF-8; save it as UTF-8"
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return "caption is not UTF-8"
+    if "\0" in text:
+        return "caption holds null characters (UTF-16 without a mark?); save it as UTF-8"
     return clean_captions(text.replace("\r", "\n").split("\n")) or "caption is empty"
 
 
@@ -91,6 +95,8 @@ def captions_of_row(row: dict[str, object]) -> tuple[str, ...] | str:
     texts = [text for text in values if isinstance(text, str)]
     if len(texts) < len(values):
         return "caption is not a string"
+    if any("\0" in text for text in texts):
+        return "caption holds null characters"
     return clean_captions(texts) or "caption is empty"
 
 
@@ -101,7 +107,7 @@ def parse_object(data: bytes) -> dict[str, object] | str:
     except UnicodeDecodeError:
         return "not UTF-8"
     except (ValueError, RecursionError):  # RecursionError: deeply nested brackets
-        return "not JSON"
+        return "not JSON (it holds null characters: UTF-16?)" if b"\0" in data else "not JSON"
     return row if isinstance(row, dict) else "not a JSON object"
 
 

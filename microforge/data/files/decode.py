@@ -14,7 +14,12 @@ from PIL import Image, ImageOps
 from microforge.io.image_decoding import decode_image_bytes
 
 #: Suffixes of image files. The format itself is determined from the content.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".jfif", ".jpe")
+#: Suffixes of images that are named and left out: no decoder for them runs here.
+UNREAD_SUFFIXES = (
+    ".avif", ".heic", ".heif", ".hif", ".tif", ".tiff", ".jp2", ".j2k", ".jpx", ".jxl", ".svg", ".ico", ".tga", ".psd", ".exr",
+    ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".ppm", ".pgm", ".pnm", ".qoi",
+)  # fmt: skip
 
 Pixels = NDArray[np.uint8]
 

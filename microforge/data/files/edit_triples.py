@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +22,15 @@ import numpy as np
 import torch
 
 from microforge.data.edit_examples import Triples, inpaint_examples, super_resolve_examples, task_rng
-from microforge.data.files.captioned import captions_of_row, is_clutter, numbered_lines, parse_object
+from microforge.data.files.captioned import captions_of_row, is_clutter
 from microforge.data.files.decode import SUFFIXES, Pixels, decode_image
-from microforge.data.files.folders import METADATA
 from microforge.data.files.image_source import pixels_tensor
+from microforge.data.files.metadata import METADATA, Row, is_metadata, read_rows
+from microforge.data.files.names import NameIndex
 from microforge.data.skipped import Skipped, printable
 from microforge.data.world.masks import sample_mask
 from microforge.errors import DataError
+from microforge.io.image_decoding import read_image_file
 
 #: Accepted names of a column, in the order in which they are tried.
 _SOURCE, _TARGET = ("source", "source_file_name"), ("target", "target_file_name")
@@ -101,7 +103,7 @@ class FolderTriples:
             files = self.files[index]
             try:
                 source, target = (
-                    decode_image(path.read_bytes(), size) for path in (files.source, files.target)
+                    decode_image(read_image_file(path), size) for path in (files.source, files.target)
                 )
             except (OSError, DataError) as error:
                 self._broken[index] = Skipped(files.name, str(error))
@@ -119,16 +121,15 @@ def list_triples(root: Path) -> tuple[tuple[TripleFiles, ...], tuple[Skipped, ..
     """
     files: list[TripleFiles] = []
     skipped: list[Skipped] = []
-    metadata = _metadata_files(root)
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"--edits is {str(root)!r}, which {what}; allowed: a folder with a {METADATA}")
+    metadata, images = _files(root)
     for path in metadata:
         where = path.relative_to(root).as_posix()
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            skipped.append(Skipped(where, f"cannot be read: {error.strerror or error}"))
-            continue
-        for number, line in numbered_lines(data):
-            row = _read_row(root, path.parent, f"{where} line {number}", line)
+        for number, values in read_rows(path):
+            name = f"{where} line {number}" if number else where
+            row = _read_row(Images(root, path.parent, images), name, values)
             files.append(row) if isinstance(row, TripleFiles) else skipped.append(row)
     if not files:
         why = f"; {printable(skipped[0].name)}: {skipped[0].reason}" if skipped else ""
@@ -138,17 +139,47 @@ def list_triples(root: Path) -> tuple[tuple[TripleFiles, ...], tuple[Skipped, ..
     return tuple(files), tuple(skipped)
 
 
-def _metadata_files(root: Path) -> list[Path]:
-    paths = []
+@dataclass(frozen=True)
+class Images:
+    """The images of the folder ``root``, which the metadata in its subfolder ``folder`` names."""
+
+    root: Path
+    folder: Path
+    index: NameIndex
+
+    def find(self, name: str, value: str) -> Path | Skipped:
+        """The image that the metadata calls ``value``; it must lie in ``root``. ``name`` is the row's."""
+        base = self.folder.relative_to(self.root).as_posix()
+        relative = posixpath.normpath(posixpath.join(base, value))
+        if "\\" in relative and not (self.root / relative).is_file():  # written on Windows
+            relative = posixpath.normpath(posixpath.join(base, value.replace("\\", "/")))
+        if relative.startswith(("..", "/")) or "\0" in relative:
+            return Skipped(f"{name} ({value})", "outside the folder")
+        path = self.root / relative
+        if path.suffix.lower() not in SUFFIXES:
+            return Skipped(f"{name} ({value})", f"not an image; allowed: {', '.join(SUFFIXES)}")
+        match = relative if path.is_file() else self.index.find(relative)
+        return Skipped(f"{name} ({value})", "no such image") if match is None else self.root / match
+
+
+def _files(root: Path) -> tuple[list[Path], NameIndex]:
+    """The metadata files in ``root`` and its subfolders, and its images by relative path."""
+    metadata: list[Path] = []
+    images: list[str] = []
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not is_clutter(name))
-        paths += [Path(folder) / name for name in names if name == METADATA]
-    return paths
+        metadata += [Path(folder) / name for name in sorted(names) if is_metadata(name)]
+        base = Path(folder).relative_to(root).as_posix()
+        images += [
+            posixpath.normpath(posixpath.join(base, name))
+            for name in names
+            if posixpath.splitext(name)[1].lower() in SUFFIXES
+        ]
+    return metadata, NameIndex(images)
 
 
-def _read_row(root: Path, folder: Path, name: str, line: bytes) -> TripleFiles | Skipped:
-    """Parse one line of a ``metadata.jsonl``; a ``Skipped`` says why it cannot be used. Never raises."""
-    row = parse_object(line)
+def _read_row(images: Images, name: str, row: Row) -> TripleFiles | Skipped:
+    """The triple of a metadata row; a ``Skipped`` says why it cannot be used. Never raises."""
     if isinstance(row, str):
         return Skipped(name, row)
     instructions = captions_of_row(
@@ -158,24 +189,11 @@ def _read_row(root: Path, folder: Path, name: str, line: bytes) -> TripleFiles |
         return Skipped(name, instructions.replace('"text" or "caption"', '"instruction" or "text"'))
     paths = []
     for columns in (_SOURCE, _TARGET):
-        path = _image_path(root, folder, name, row, columns)
+        value = next((row[column] for column in columns if row.get(column) is not None), None)
+        if not isinstance(value, str) or not value:
+            return Skipped(name, f'no "{columns[0]}"')
+        path = images.find(name, value)
         if isinstance(path, Skipped):
             return path
         paths.append(path)
     return TripleFiles(name, paths[0], instructions, paths[1])
-
-
-def _image_path(
-    root: Path, folder: Path, name: str, row: Mapping[str, object], columns: Sequence[str]
-) -> Path | Skipped:
-    """Path of the image in the first of ``columns`` that ``row`` has; it must lie in ``root``."""
-    value = next((row[column] for column in columns if row.get(column) is not None), None)
-    if not isinstance(value, str) or not value:
-        return Skipped(name, f'no "{columns[0]}"')
-    relative = posixpath.normpath(posixpath.join(folder.relative_to(root).as_posix(), value))
-    if relative.startswith(("..", "/")) or "\0" in relative:
-        return Skipped(f"{name} ({value})", "outside the folder")
-    path = root / relative
-    if path.suffix.lower() not in SUFFIXES:
-        return Skipped(f"{name} ({value})", f"not an image; allowed: {', '.join(SUFFIXES)}")
-    return path if path.is_file() else Skipped(f"{name} ({value})", "no such image")

@@ -58,8 +58,9 @@ class PhotoSource:
         self.name, self.augmentation = name, augmentation or Augmentation()
         self._console, self._ram_budget = console, ram_budget
         self._all = listing.images
-        self._skipped = {item.name: item.reason for item in listing.skipped}
-        self._listed = listing.fingerprint
+        self._listed = listing.skipped
+        self._broken: dict[int, str] = {}  # row -> why it cannot be decoded; names need not be unique
+        self._fingerprint = listing.fingerprint
         self._size: tuple[int, int] | None = None
         self._stored: dict[int, Pixels] = {}  # row -> pixels; empty when they do not fit in memory
         self._train, self._held = _split(self._all)
@@ -67,19 +68,20 @@ class PhotoSource:
 
     @property
     def fingerprint(self) -> str:
-        return f"{self._listed} flip={self.augmentation.flip}"  # examples are mirrored, but always cropped at the centre
+        return f"{self._fingerprint} flip={self.augmentation.flip}"  # examples are mirrored, but always cropped at the centre
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        return tuple(Skipped(name, reason) for name, reason in sorted(self._skipped.items()))
+        broken = [Skipped(self._all[row].name, reason) for row, reason in sorted(self._broken.items())]
+        return tuple(sorted((*self._listed, *broken), key=lambda item: item.name))
 
     @property
     def _copies(self) -> int:
         return 2 if self.augmentation.flip else 1
 
     def describe(self) -> str:
-        held_out = sum(self._all[row].name not in self._skipped for row in self._held)
-        count = held_out + sum(self._all[row].name not in self._skipped for row in self._train)
+        held_out = sum(row not in self._broken for row in self._held)
+        count = held_out + sum(row not in self._broken for row in self._train)
         sheets = (
             f"{held_out} held out for sample sheets" if held_out else "sample sheets show training images"
         )
@@ -161,9 +163,9 @@ class PhotoSource:
         )
         stored = {row: pixels for row, pixels in zip(rows, bar, strict=True) if pixels is not None}
         if not stored:
-            skipped = self.skipped[0]
+            row, reason = min(self._broken.items())
             raise DataError(
-                f"none of the {len(rows)} images in {self.name} can be used ({printable(skipped.name)}: {skipped.reason})"
+                f"none of the {len(rows)} images in {self.name} can be used ({printable(self._all[row].name)}: {reason})"
             )
         self._stored = stored
         self._train, self._held = (
@@ -195,17 +197,17 @@ class PhotoSource:
         image = self._all[pool[index]]
         raise DataError(
             f"{min(len(pool), MAX_BROKEN_RUN)} images in a row of {self.name} cannot be decoded "
-            f"({printable(image.name)}: {self._skipped[image.name]})"
+            f"({printable(image.name)}: {self._broken[pool[index]]})"
         )
 
     def _decode(self, row: int, size: tuple[int, int]) -> Pixels | None:
         image = self._all[row]
-        if image.name in self._skipped:
+        if row in self._broken:
             return None
         try:
             return decode_image(image.read(), size, self.augmentation.random_crop)
         except (DataError, OSError) as error:
-            self._skipped[image.name] = str(error)
+            self._broken[row] = str(error)
             return None
 
 

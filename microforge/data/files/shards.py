@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -34,20 +36,23 @@ from microforge.errors import DataError
 from microforge.io.atomic import atomic_bytes
 
 #: Increased when the format of the index changes; older index files are then rebuilt.
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 #: Larger members are not read as images, because a member must fit in memory.
 MAX_IMAGE_BYTES = 256 << 20
 MAX_SHARDS = 100_000
+#: Suffixes that WebDataset reads as text and as JSON.
+_TEXTS, _JSON = (".txt", ".text", ".transcript"), (".json", ".jsn")
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 
 
 @dataclass
 class _Sample:
-    """The members of a shard that share one key."""
+    """The members of a shard that share one key; ``field`` is what the key has after the first dot of the base name."""
 
     image: tuple[str, int, int] | None = None  # name of the member, offset, length in bytes
     captions: tuple[str, ...] = ()
     reason: str = "no caption"
+    field: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,11 +69,11 @@ def expand_shards(pattern: str) -> tuple[Path, ...]:
     Raises:
         DataError: when ``pattern`` matches nothing, a file does not exist, or there are more than ``MAX_SHARDS``.
     """
-    if Path(pattern).is_file():
+    if os.path.isfile(pattern):
         return (Path(pattern),)
     paths: list[Path] = []
     for text in _expanded(pattern):
-        if "*" in text or "?" in text:
+        if "*" in text or "?" in text or ("[" in text and not os.path.exists(text)):
             anchor = Path(text).anchor or "."
             paths += sorted(Path(anchor).glob(text[len(anchor) :] if Path(text).anchor else text))
         else:
@@ -95,12 +100,14 @@ def list_shards(shards: Sequence[Path], cache: Path, console: Console) -> Listin
         DataError: when no shard has an image with a caption, or one is compressed.
     """
     images, stamps, skipped = [], [], []
+    names = _shard_names(shards)
     for path in track(shards, "reading shards", console=console, disable=len(shards) < 2, transient=True):
         stamp = _stamp(path)
         index = _indexed(path, stamp, cache)
-        skipped += [Skipped(f"{path.name}/{name}".rstrip("/"), reason) for name, reason in index.skipped]
+        shard = names[path]
+        skipped += [Skipped(f"{shard}/{name}".rstrip("/"), reason) for name, reason in index.skipped]
         for name, offset, size, captions in index.images:
-            images.append(CaptionedImage(f"{path.name}/{name}", captions, path, offset, size))
+            images.append(CaptionedImage(f"{shard}/{name}", captions, path, offset, size))
             stamps.append(f"{stamp} {offset} {size}")
     if not images:
         first = f" (first: {printable(skipped[0].name)}: {skipped[0].reason})" if skipped else ""
@@ -109,6 +116,12 @@ def list_shards(shards: Sequence[Path], cache: Path, console: Console) -> Listin
             "a sample is KEY.jpg with KEY.txt, or KEY.json with caption or text"
         )
     return Listing(tuple(images), tuple(skipped), fingerprint(images, stamps))
+
+
+def _shard_names(shards: Sequence[Path]) -> dict[Path, str]:
+    """What messages call each shard: its name, or its path where two have the same name."""
+    counts = Counter(path.name for path in set(shards))
+    return {path: path.name if counts[path.name] == 1 else path.as_posix() for path in shards}
 
 
 def _expanded(pattern: str) -> Iterator[str]:
@@ -189,9 +202,10 @@ def _complete_samples(
 ) -> ShardIndex:
     """Index of the samples of a shard of ``total`` bytes; incomplete ones are added to ``skipped``."""
     images = []
-    for key, sample in samples.items():
+    for key, sample in _joined_fields(samples).items():
         if sample.image is None:
-            skipped.append((key, "caption without an image"))
+            if sample.captions or sample.reason != "no caption":
+                skipped.append((key, "caption without an image"))
         elif sample.image[1] + sample.image[2] > total:
             skipped.append((sample.image[0], "cut off by the end of the shard"))
         elif sample.captions:
@@ -199,6 +213,33 @@ def _complete_samples(
         else:
             skipped.append((sample.image[0], sample.reason))
     return ShardIndex(tuple(images), tuple(skipped))
+
+
+def _joined_fields(samples: Mapping[str, _Sample]) -> dict[str, _Sample]:
+    """``samples``, with those incomplete ones joined that WebDataset takes for fields of one sample.
+
+    To it the key of ``00000.image.jpg`` and ``00000.caption.txt`` ends at the first dot of the base name. Here it ends at
+    the last one, so that names with dots stay apart; only what forms no sample so, and has fields with names (numbers
+    are none), is joined, and only to a single image.
+    """
+    groups: dict[str, list[str]] = {}
+    for key, sample in samples.items():
+        incomplete = sample.image is None or not sample.captions
+        if incomplete and (
+            not sample.field or sample.field.replace(".", "_").replace("-", "_").isidentifier()
+        ):
+            groups.setdefault(key.removesuffix(f".{sample.field}") if sample.field else key, []).append(key)
+    joined = dict(samples)
+    for keys in groups.values():
+        images = [key for key in keys if samples[key].image is not None]
+        texts = [key for key in keys if samples[key].image is None and samples[key].captions]
+        if len(images) != 1 or not texts:
+            continue
+        captions = clean_captions(caption for key in texts for caption in samples[key].captions)
+        joined[images[0]] = replace(samples[images[0]], captions=captions)
+        for key in (key for key in keys if samples[key].image is None):
+            del joined[key]
+    return joined
 
 
 def _add_member(
@@ -209,21 +250,21 @@ def _add_member(
     folder, _, base = member.name.rpartition("/")
     stem, dot, suffix = base.rpartition(".")
     suffix = dot + suffix.lower()
-    if not member.isfile() or is_clutter(base) or suffix not in (*SUFFIXES, ".txt", ".json"):
+    if not member.isfile() or is_clutter(base) or suffix not in (*SUFFIXES, *_TEXTS, *_JSON):
         return
     key = f"{folder}/{stem}" if folder else stem
+    sample = samples.setdefault(key, _Sample(field=stem.partition(".")[2]))
     if suffix in SUFFIXES:
         if member.size > MAX_IMAGE_BYTES or member.issparse():
             skipped.append((member.name, f"{member.size} bytes; at most {MAX_IMAGE_BYTES}, and not sparse"))
-        elif samples.setdefault(key, _Sample()).image is not None:
+        elif sample.image is not None:
             skipped.append((member.name, f"a second image of {key}"))
         else:
-            samples[key].image = (member.name, member.offset_data, member.size)
+            sample.image = (member.name, member.offset_data, member.size)
         return
     file = shard.extractfile(member)
     data = b"" if file is None else file.read(MAX_CAPTION_BYTES + 1)
-    sample = samples.setdefault(key, _Sample())
-    captions = captions_of_text(data) if suffix == ".txt" else captions_of_json(data)
+    captions = captions_of_text(data) if suffix in _TEXTS else captions_of_json(data)
     if isinstance(captions, str):
         sample.reason = captions
     else:

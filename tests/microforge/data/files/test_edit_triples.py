@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from microforge.data.files.edit_triples import FolderTriples, TripleFiles, _read_row, list_triples
+from microforge.data.files.edit_triples import FolderTriples, Images, TripleFiles, _read_row, list_triples
+from microforge.data.files.names import NameIndex
 from microforge.errors import DataError
 
 
@@ -84,7 +85,7 @@ def test_list_triples_skips_what_it_cannot_use_and_says_why(tmp_path: Path) -> N
         ("metadata.jsonl line 6", 'no "source"'),
         (
             "metadata.jsonl line 7 (metadata.jsonl)",
-            "not an image; allowed: .jpg, .jpeg, .png, .webp, .bmp, .gif",
+            "not an image; allowed: .jpg, .jpeg, .png, .webp, .bmp, .gif, .jfif, .jpe",
         ),
         ("metadata.jsonl line 8", 'no "instruction" or "text"'),
     ]
@@ -113,4 +114,33 @@ def test_folder_triples_refuse_a_folder_without_a_usable_triple(tmp_path: Path) 
 ))  # fmt: skip
 def test_read_row_never_raises_and_never_finds_what_is_not_there(row: dict[str, object]) -> None:
     root = Path("nowhere")
-    assert not isinstance(_read_row(root, root, "line 1", json.dumps(row).encode()), TripleFiles)
+    assert not isinstance(_read_row(Images(root, root, NameIndex([])), "line 1", row), TripleFiles)
+
+
+def test_list_triples_finds_names_as_other_systems_write_them(tmp_path: Path) -> None:
+    _folder(tmp_path, 1)
+    (tmp_path / "metadata.jsonl").unlink()
+    Image.new("RGB", (8, 8)).save(tmp_path / "before" / "cafe\u0301.png")
+    _write(
+        tmp_path,
+        {"source": "before\\0.png", "text": "windows", "target": "after\\0.png"},
+        {"source": "Before/0.PNG", "text": "letter case", "target": "after/0.png"},
+        {"source": "before/caf\u00e9.png", "text": "composed", "target": "after/0.png"},
+    )
+    files, skipped = list_triples(tmp_path)
+    assert [triple.instructions for triple in files] == [("windows",), ("letter case",), ("composed",)]
+    assert skipped == () and all(triple.source.is_file() for triple in files)
+
+
+def test_list_triples_reads_metadata_in_csv(tmp_path: Path) -> None:
+    _folder(tmp_path, 2)
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / "metadata.csv").write_text(
+        'source,instruction,target\nbefore/1.png,"brighter, please",after/1.png\n', "utf-8-sig"
+    )
+    assert [triple.instructions for triple in list_triples(tmp_path)[0]] == [("brighter, please",)]
+
+
+def test_list_triples_says_when_the_folder_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="which does not exist; allowed: a folder"):
+        list_triples(tmp_path / "gone")

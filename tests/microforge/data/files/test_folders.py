@@ -19,11 +19,12 @@ from microforge.data.files.captioned import (
     captions_of_text,
     clean_captions,
 )
-from microforge.data.files.folders import MetadataRow, list_folder, parse_metadata
+from microforge.data.files.folders import list_folder
+from microforge.data.files.metadata import MetadataRow, parse_metadata
 from microforge.data.skipped import printable, skip_summary
 from microforge.errors import DataError
 
-UNICODE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), max_size=40)
+UNICODE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), max_size=40)
 LISTS = st.lists(UNICODE, max_size=5)
 
 
@@ -81,7 +82,7 @@ def test_list_folder_names_everything_it_leaves_out(tmp_path: Path) -> None:
         "none.png": "no caption",
         "blank.png": "caption is empty",
         "latin.png": "caption is not UTF-8",
-        "huge.png": "caption file above 1048576 bytes",
+        "huge.png": "caption file has 2097152 bytes; at most 1048576 are read",
         "lonely.txt": "caption without an image",
         "metadata.jsonl line 1 (gone.png)": "no such image",
         "metadata.jsonl line 2": 'no "file_name"',
@@ -219,3 +220,107 @@ def test_a_caption_of_any_unicode_comes_back_from_disk(tmp_path: Path, caption: 
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": caption}), "utf-8")
     expected = clean_captions([caption.removeprefix("\ufeff"), caption])
     assert set(_names(tmp_path)["a.png"]) <= set(expected) and _names(tmp_path)["a.png"]
+
+
+def test_list_folder_names_images_that_it_cannot_read_and_not_their_captions(tmp_path: Path) -> None:
+    _image(tmp_path / "a.png")
+    for name in ("a.txt", "b.avif", "b.txt", "IMG_1.HEIC", "IMG_1.txt", "c.tiff", "d.svg", "e.ico"):
+        (tmp_path / name).write_text("text", "utf-8")
+    assert list(_names(tmp_path)) == ["a.png"]
+    reasons = _reasons(tmp_path)
+    assert sorted(reasons) == ["IMG_1.HEIC", "b.avif", "c.tiff", "d.svg", "e.ico"]
+    assert reasons["b.avif"].startswith(".avif images are not read; allowed: .jpg")
+
+
+def test_list_folder_reads_jfif_as_jpeg(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jfif", "JPEG")
+    (tmp_path / "a.txt").write_text("a", "utf-8")
+    assert _names(tmp_path) == {"a.jfif": ("a",)}
+
+
+@pytest.mark.parametrize(("image", "text"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_list_folder_compares_sidecars_in_composed_form(tmp_path: Path, image: str, text: str) -> None:
+    _image(tmp_path / unicodedata.normalize(image, "café.png"))  # type: ignore[arg-type]
+    (tmp_path / unicodedata.normalize(text, "café.txt")).write_text("coffee", "utf-8")  # type: ignore[arg-type]
+    assert list(_names(tmp_path).values()) == [("coffee",)] and _reasons(tmp_path) == {}
+
+
+def test_list_folder_finds_a_sidecar_and_metadata_in_another_letter_case(tmp_path: Path) -> None:
+    for name in ("IMG_1.PNG", "IMG_2.PNG"):
+        _image(tmp_path / name)
+    (tmp_path / "img_1.txt").write_text("one", "utf-8")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "img_2.png", "text": "two"}', "utf-8")
+    assert _names(tmp_path) == {"IMG_1.PNG": ("one",), "IMG_2.PNG": ("two",)} and _reasons(tmp_path) == {}
+
+
+def test_list_folder_does_not_guess_between_names_that_differ_in_letter_case(tmp_path: Path) -> None:
+    for name in ("A.png", "a.png"):
+        _image(tmp_path / name)
+    (tmp_path / "a.txt").write_text("small", "utf-8")
+    (tmp_path / "A.txt").write_text("large", "utf-8")
+    assert _names(tmp_path) == {"A.png": ("large",), "a.png": ("small",)}
+
+
+def test_list_folder_takes_backslashes_in_metadata_for_separators(tmp_path: Path) -> None:
+    _image(tmp_path / "img" / "0.png")
+    row = {"file_name": "img\\0.png", "text": "zero"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row), "utf-8")
+    assert _names(tmp_path) == {"img/0.png": ("zero",)} and _reasons(tmp_path) == {}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32"])
+def test_list_folder_never_trains_on_captions_in_utf_16(tmp_path: Path, encoding: str) -> None:
+    for name in "ab":
+        _image(tmp_path / f"{name}.png")
+    (tmp_path / "a.txt").write_bytes("a photo".encode(encoding))
+    (tmp_path / "b.txt").write_text("b", "utf-8")
+    assert list(_names(tmp_path)) == ["b.png"] and "UTF-16" in _reasons(tmp_path)["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("metadata.jsonl", '{"file_name": "a.png", "prompt": "a"}', r'no "text" or "caption" \(it has: prompt\)'),
+        ("metadata.jsonl", '{"filename": "a.png", "text": "a"}', r'metadata\.jsonl line 1: no "file_name"'),
+        ("metadata.csv", "file,text\na.png,a\n", r'metadata\.csv line 2: no "file_name"'),
+        ("captions.json", '{"a.png": "a"}', r"captions\.json is not read"),
+        ("captions.csv", "a.png,a", r"captions\.csv is not read"),
+        ("a.caption", "a", r"a\.png: no caption \(a\.caption is not read; name it NAME\.txt\)"),
+    ],
+)  # fmt: skip
+def test_list_folder_says_why_captions_that_are_there_are_not_used(
+    tmp_path: Path, name: str, text: str, reason: str
+) -> None:
+    _image(tmp_path / "a.png")
+    (tmp_path / name).write_text(text, "utf-8")
+    with pytest.raises(DataError, match=reason) as caught:
+        list_folder(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_list_folder_says_that_linked_folders_are_not_followed(tmp_path: Path) -> None:
+    _image(tmp_path / "elsewhere" / "a.png")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "photos").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="the folder photos is a link, which is not followed"):
+        list_folder(tmp_path / "data")
+
+
+def test_list_folder_leaves_the_run_folder_out(tmp_path: Path) -> None:
+    for name in ("a.png", "run/vae/loss.png", "runner/b.png"):
+        _image(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text("x", "utf-8")
+    images = list_folder(tmp_path, tmp_path / "runner" / ".." / "run").images
+    assert [image.name for image in images] == ["a.png", "runner/b.png"]
+
+
+def test_list_folder_names_pipes_and_never_waits_for_them(tmp_path: Path) -> None:
+    _image(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a", "utf-8")
+    _image(tmp_path / "c.png")
+    for name in ("b.png", "c.txt", "metadata.jsonl", "metadata.csv"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "b.txt").write_text("b", "utf-8")
+    assert list(_names(tmp_path)) == ["a.png"]
+    assert all("is a named pipe" in reason for reason in _reasons(tmp_path).values())
+    assert sorted(_reasons(tmp_path)) == ["b.png", "c.png", "metadata.csv", "metadata.jsonl"]

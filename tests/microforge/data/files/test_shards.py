@@ -15,7 +15,9 @@ from rich.console import Console
 
 from microforge.data.files import shards as shards_module
 from microforge.data.files.captioned import Listing
+from microforge.data.files.image_source import PhotoSource
 from microforge.data.files.shards import expand_shards, list_shards
+from microforge.data.open import open_source
 from microforge.errors import DataError
 
 
@@ -188,3 +190,107 @@ def test_index_shard_of_damaged_bytes_gives_places_inside_the_file(
         return  # what looks compressed
     assert all(offset + size <= length and captions for _, offset, size, captions in found.images)
     json.dumps([found.images, found.skipped]).encode("ascii")
+
+
+def _photos(folder: Path, *paths: Path) -> PhotoSource:
+    return PhotoSource("shards", _list(folder, *paths), Console(quiet=True))
+
+
+def test_equal_names_in_two_shards_cost_no_image(tmp_path: Path) -> None:
+    first = _shard(
+        tmp_path / "a" / "00000.tar",
+        {f"{n}.{kind}": data for n in range(6) for kind, data in (("png", _png()), ("txt", b"red"))},
+    )
+    second = _shard(
+        tmp_path / "b" / "00000.tar",
+        {f"{n}.png": _png("blue") for n in range(6)} | {"0.txt": b"blue", "1.txt": b"blue"},
+    )
+    source = _photos(tmp_path, first, second)
+    assert "8 captioned images" in source.describe()
+    images = source.images(0, 0, 8, (8, 8), "cpu")
+    assert int((images[:, 2] > 0.5).all(dim=(1, 2)).sum()) == 2, "each image once, two of them blue"
+    names = [image.name for image in _list(tmp_path, first, second).images]
+    assert len(set(names)) == 8 and names[0] == f"{first.as_posix()}/0.png"
+    assert {item.name for item in source.skipped} == {f"{second.as_posix()}/{n}.png" for n in (2, 3, 4, 5)}
+
+
+def test_a_broken_image_costs_only_itself_whatever_its_name(tmp_path: Path) -> None:
+    first = _shard(tmp_path / "a" / "0.tar", {"x.png": b"broken", "x.txt": b"x"})
+    second = _shard(
+        tmp_path / "b" / "0.tar", {"x.png": _png("blue"), "x.txt": b"x", "y.png": _png(), "y.txt": b"y"}
+    )
+    source = _photos(tmp_path, first, second)
+    source.prepare((8, 8))
+    assert "2 captioned images" in source.describe()
+    assert [item.name for item in source.skipped] == [f"{first.as_posix()}/x.png"]
+
+
+def _usable(folder: Path, members: dict[str, bytes]) -> dict[str, tuple[str, ...]]:
+    return {image.name: image.captions for image in _list(folder, _shard(folder / "0.tar", members)).images}
+
+
+@pytest.mark.parametrize(
+    ("image", "texts"),
+    [
+        ("00000.image.jpg", {"00000.caption.txt": b"red"}),
+        ("00000.jpg", {"00000.caption.txt": b"red"}),
+        ("00000.image.png", {"00000.txt": b"red"}),
+        ("d.v1/00000.image.png", {"d.v1/00000.text_en.json": b'{"caption": "red"}'}),
+        ("00000.jpg", {"00000.json": b'{"width": 8}', "00000.caption.txt": b"red"}),
+        ("00000.jpg", {"00000.text": b"red"}),
+    ],
+)
+def test_fields_with_names_form_a_sample_as_webdataset_reads_them(
+    tmp_path: Path, image: str, texts: dict[str, bytes]
+) -> None:
+    assert _usable(tmp_path, {image: _png(), **texts}) == {f"0.tar/{image}": ("red",)}
+
+
+def test_dots_in_names_do_not_join_different_images(tmp_path: Path) -> None:
+    members = {
+        "img.1.jpg": b"1", "img.1.txt": b"one", "img.2.jpg": b"2", "img.2.txt": b"two", "img.3.jpg": b"3",
+        "img.4.txt": b"four",
+    }  # fmt: skip
+    assert _usable(tmp_path, members) == {"0.tar/img.1.jpg": ("one",), "0.tar/img.2.jpg": ("two",)}
+
+
+def test_several_captions_of_one_image_are_joined_and_several_images_are_not(tmp_path: Path) -> None:
+    members = {
+        "a.image.jpg": b"a", "a.short.txt": b"one", "a.long.txt": b"two",
+        "b.left.jpg": b"l", "b.right.jpg": b"r", "b.caption.txt": b"which?",
+    }  # fmt: skip
+    assert _usable(tmp_path, members) == {"0.tar/a.image.jpg": ("one", "two")}
+
+
+def test_shards_of_the_webdataset_package_are_read(tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    with webdataset.TarWriter(str(tmp_path / "0.tar")) as writer:
+        for n in range(2):
+            writer.write({"__key__": f"0000{n}", "image.jpg": _png(), "caption.txt": f"number {n}"})
+    listing = _list(tmp_path, tmp_path / "0.tar")
+    assert [image.captions for image in listing.images] == [("number 0",), ("number 1",)]
+
+
+def test_expand_shards_takes_ranges_in_brackets_and_names_with_brackets(tmp_path: Path) -> None:
+    for name in ("p-0.tar", "p-1.tar", "p-7.tar", "q[1].tar"):
+        (tmp_path / name).touch()
+    assert [path.name for path in expand_shards(str(tmp_path / "p-[0-2].tar"))] == ["p-0.tar", "p-1.tar"]
+    assert [path.name for path in expand_shards(str(tmp_path / "q[1].tar"))] == ["q[1].tar"]
+    with pytest.raises(DataError, match="names no file"):
+        expand_shards(str(tmp_path / "r-[0-2].tar"))
+
+
+@pytest.mark.parametrize(
+    "data", ["https://example.org/a.tar", "s3://b/{0..3}.tar", "pipe:curl x", "https:/example.org/a.tar"]
+)
+def test_data_at_a_url_is_refused_as_such(tmp_path: Path, data: str) -> None:
+    with pytest.raises(DataError, match="a URL; they are not read: download it first"):
+        open_source(data, tmp_path / "cache", Console(quiet=True))
+
+
+def test_a_folder_of_shards_in_capitals_is_read(tmp_path: Path) -> None:
+    _shard(tmp_path / "shards" / "0.TAR", {"a.png": _png(), "a.txt": b"a"})
+    assert (
+        "1 captioned"
+        in open_source(str(tmp_path / "shards"), tmp_path / "run" / "cache", Console(quiet=True)).describe()
+    )
