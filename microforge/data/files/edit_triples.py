@@ -129,7 +129,7 @@ def list_triples(root: Path) -> tuple[tuple[TripleFiles, ...], tuple[Skipped, ..
         where = path.relative_to(root).as_posix()
         for number, values in read_rows(path):
             name = f"{where} line {number}" if number else where
-            row = _read_row(Images(root, path.parent, images), name, values)
+            row = _read_row(EditImages(root, path.parent, images), name, values)
             files.append(row) if isinstance(row, TripleFiles) else skipped.append(row)
     if not files:
         why = f"; {printable(skipped[0].name)}: {skipped[0].reason}" if skipped else ""
@@ -140,7 +140,7 @@ def list_triples(root: Path) -> tuple[tuple[TripleFiles, ...], tuple[Skipped, ..
 
 
 @dataclass(frozen=True)
-class Images:
+class EditImages:
     """The images of the folder ``root``, which the metadata in its subfolder ``folder`` names."""
 
     root: Path
@@ -178,7 +178,7 @@ def _files(root: Path) -> tuple[list[Path], NameIndex]:
     return metadata, NameIndex(images)
 
 
-def _read_row(images: Images, name: str, row: Row) -> TripleFiles | Skipped:
+def _read_row(images: EditImages, name: str, row: Row) -> TripleFiles | Skipped:
     """The triple of a metadata row; a ``Skipped`` says why it cannot be used. Never raises."""
     if isinstance(row, str):
         return Skipped(name, row)

@@ -145,14 +145,18 @@ def _captions(root: Path, contents: _FolderContents) -> tuple[dict[str, list[str
     """Captions of each image, those of metadata first; and for images without any, the reason."""
     captions = _metadata_captions(root, contents)
     reasons: dict[str, str] = {}
-    texts, used = NameIndex(contents.texts), set()
+    texts, stems = (
+        NameIndex(contents.texts),
+        NameIndex(posixpath.splitext(name)[0] for name in contents.images),
+    )
+    used: set[str | None] = set()
     unread = {
         posixpath.splitext(name)[0]: name for name in contents.others if name.lower().endswith(_CAPTION_LIKE)
     }
     for name in contents.images:
         stem = posixpath.splitext(name)[0]
         text = texts.find(stem)
-        if text is not None:
+        if text is not None and stems.find(text) == stem:  # not the text of an image whose name is nearer
             used.add(text)
             lines = _sidecar(root / contents.texts[text])
             if not isinstance(lines, str):

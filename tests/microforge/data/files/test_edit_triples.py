@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from microforge.data.files.edit_triples import FolderTriples, Images, TripleFiles, _read_row, list_triples
+from microforge.data.files.edit_triples import FolderTriples, EditImages, TripleFiles, _read_row, list_triples
 from microforge.data.files.names import NameIndex
 from microforge.errors import DataError
 
@@ -114,7 +114,7 @@ def test_folder_triples_refuse_a_folder_without_a_usable_triple(tmp_path: Path) 
 ))  # fmt: skip
 def test_read_row_never_raises_and_never_finds_what_is_not_there(row: dict[str, object]) -> None:
     root = Path("nowhere")
-    assert not isinstance(_read_row(Images(root, root, NameIndex([])), "line 1", row), TripleFiles)
+    assert not isinstance(_read_row(EditImages(root, root, NameIndex([])), "line 1", row), TripleFiles)
 
 
 def test_list_triples_finds_names_as_other_systems_write_them(tmp_path: Path) -> None:

@@ -261,6 +261,13 @@ def test_list_folder_does_not_guess_between_names_that_differ_in_letter_case(tmp
     assert _names(tmp_path) == {"A.png": ("large",), "a.png": ("small",)}
 
 
+def test_list_folder_gives_no_image_the_caption_of_another_in_another_letter_case(tmp_path: Path) -> None:
+    for name in ("A.png", "a.png"):
+        _image(tmp_path / name)
+    (tmp_path / "a.txt").write_text("small", "utf-8")
+    assert _names(tmp_path) == {"a.png": ("small",)} and _reasons(tmp_path) == {"A.png": "no caption"}
+
+
 def test_list_folder_takes_backslashes_in_metadata_for_separators(tmp_path: Path) -> None:
     _image(tmp_path / "img" / "0.png")
     row = {"file_name": "img\\0.png", "text": "zero"}
