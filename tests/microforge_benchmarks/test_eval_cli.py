@@ -1,4 +1,4 @@
-"""mf-eval on a random checkpoint and on a miniature bundle: its files, its figures, its refusals."""
+"""mf-eval on a random checkpoint and on a miniature bundle: files, scores and refusals."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _run(*words: object) -> int:
     return exit_code(app, [str(word) for word in words])
 
 
-def test_a_checkpoint_is_scored_beside_its_ceilings(
+def test_a_checkpoint_is_scored_with_its_ceilings(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "scores.json"
@@ -72,12 +72,12 @@ def test_a_checkpoint_is_scored_beside_its_ceilings(
         assert line in captured.err
 
 
-def _check_kid(found: dict[str, Any], classifier: str) -> None:
-    """Noise is far from the truth, blurred renders are nearer, other true renders are at zero."""
-    assert found["features"] == f"classifier {classifier}" and found["subsets"] == 10
-    floor, copies = found["floor"], found["vae_round_trip"]
+def _check_kid(report: dict[str, Any], classifier: str) -> None:
+    """Noise is far from true renders, blurred renders are nearer, and other true renders are at zero."""
+    assert report["features"] == f"classifier {classifier}" and report["subsets"] == 10
+    floor, copies = report["floor"], report["vae_round_trip"]
     assert abs(floor["value"]) < 3 * floor["stderr"]
-    assert found["value"] > 3 * found["stderr"] > 0 and found["value"] > floor["value"]
+    assert report["value"] > 3 * report["stderr"] > 0 and report["value"] > floor["value"]
     assert copies["value"] > floor["value"] + 3 * copies["stderr"]
 
 
@@ -127,11 +127,11 @@ def test_images_do_not_depend_on_the_batch(checkpoint: Path) -> None:
 
 
 def test_nothing_is_replaced_without_force(checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "scores.png").write_bytes(b"mine")
+    (tmp_path / "scores.png").write_bytes(b"old")
     words = (checkpoint, "--prompts", 1, "--size", 64, "--out", tmp_path / "scores.json")
-    assert _run(*words) == 2 and (tmp_path / "scores.png").read_bytes() == b"mine"
+    assert _run(*words) == 2 and (tmp_path / "scores.png").read_bytes() == b"old"
     assert not (tmp_path / "scores.json").exists()
-    assert _run(*words, "--force") == 0 and (tmp_path / "scores.png").read_bytes() != b"mine"
+    assert _run(*words, "--force") == 0 and (tmp_path / "scores.png").read_bytes() != b"old"
     assert json.loads((tmp_path / "scores.json").read_text())["kid"] is None, "one image has no distance"
 
 

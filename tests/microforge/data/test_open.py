@@ -1,4 +1,4 @@
-"""``--data``: what it may name, and that the built-in world draws what it always drew."""
+"""``--data``: the accepted names, and the fixed images of the built-in world."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ def test_scene_images_are_those_of_the_step_generator() -> None:
     assert torch.equal(SceneSource().images(5, 9, 4, SIZE, "cpu"), expected)
 
 
-def test_scene_windows_hold_an_objects_centre_and_are_cut_from_the_same_scenes() -> None:
+def test_scene_crops_hold_an_objects_centre_and_come_from_the_same_scenes() -> None:
     rng = np.random.default_rng([5, 9])
     scenes = [sample_scene(rng) for _ in range(4)]
     whole = render(scenes, *SIZE)
-    found = SceneSource().images(5, 9, 4, SIZE, "cpu", crop=(16, 16))
-    for image, scene, window in zip(whole, scenes, found, strict=True):
+    crops = SceneSource().images(5, 9, 4, SIZE, "cpu", crop=(16, 16))
+    for image, scene, crop in zip(whole, scenes, crops, strict=True):
         item = scene.objects[int(rng.integers(len(scene.objects)))]
         top = int(np.clip(item.y * 32 - rng.uniform(0.0, 16), 0, 16))
         left = int(np.clip(item.x * 64 - rng.uniform(0.0, 16), 0, 48))
-        assert torch.equal(window, image[:, top : top + 16, left : left + 16])
+        assert torch.equal(crop, image[:, top : top + 16, left : left + 16])
 
 
 def test_scene_rows_are_those_of_the_whole_batch() -> None:
@@ -103,7 +103,7 @@ def test_scene_fingerprint_follows_the_grammar(monkeypatch: pytest.MonkeyPatch) 
     assert SceneSource().fingerprint != before
 
 
-def test_open_source_tells_folders_shards_and_scenes_apart(tmp_path: Path) -> None:
+def test_open_source_distinguishes_folders_shards_and_scenes(tmp_path: Path) -> None:
     assert isinstance(_open("scenes", tmp_path), SceneSource)
     shard = _shard(tmp_path / "shards" / "0.tar")
     _shard(tmp_path / "shards" / "1.tar")
@@ -137,7 +137,7 @@ def test_open_source_reads_the_images_of_a_folder_that_also_holds_a_tar(tmp_path
         ("nul\0", "does not exist"),
     ],
 )
-def test_open_source_says_in_one_line_what_is_wrong_and_writes_nothing(
+def test_open_source_reports_errors_in_one_line_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, says: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -67,8 +67,8 @@ def test_the_shipped_weights_read_what_a_prompt_asks_for(shipped: Classifier) ->
     chosen = predictions(shipped(to_float_images(true_renders(160, 160)(prompts, 0))))
     for key, names in (("shape", SHAPES), ("color", tuple(COLORS))):
         wanted = [{getattr(item, key) for item in one.objects} for one in prompts]
-        found = [{names[i] for i in row.nonzero().flatten()} for row in chosen[key]]
-        assert sum(a == b for a, b in zip(wanted, found, strict=True)) > 0.9 * len(prompts), key
+        predicted = [{names[i] for i in row.nonzero().flatten()} for row in chosen[key]]
+        assert sum(a == b for a, b in zip(wanted, predicted, strict=True)) > 0.9 * len(prompts), key
 
 
 def test_features_have_one_width_for_any_image_size(shipped: Classifier) -> None:
@@ -113,13 +113,13 @@ def test_features_have_one_length_and_no_direction_in_common(shipped: Classifier
     assert float(features.mean(0).square().mean()) < 0.1, "different scenes point different ways"
 
 
-def test_labels_say_what_the_scene_holds() -> None:
+def test_labels_describe_the_scene() -> None:
     rng = np.random.default_rng(0)
     scenes = [sample_scene(rng) for _ in range(20)]
     labels = scene_labels(scenes)
     for index, scene in enumerate(scenes):
-        found = {SHAPES[i] for i in labels["shape"][index].nonzero().flatten()}
-        assert found == {item.shape for item in scene.objects}
+        shapes = {SHAPES[i] for i in labels["shape"][index].nonzero().flatten()}
+        assert shapes == {item.shape for item in scene.objects}
         colors = {tuple(COLORS)[i] for i in labels["color"][index].nonzero().flatten()}
         assert colors == {item.color for item in scene.objects}
         assert int(labels["count"][index]) + 1 == len(scene.objects)
@@ -158,7 +158,7 @@ def test_blur_keeps_flat_images_and_smooths_edges() -> None:
     assert bool((row.diff() >= 0).all()) and 0.0 < float(row[3]) < 0.5 < float(row[4]) < 1.0
 
 
-def test_exact_accuracy_count_whole_answers() -> None:
+def test_exact_accuracy_counts_whole_predictions() -> None:
     class Fixed(Classifier):
         def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
             return {
@@ -173,12 +173,12 @@ def test_exact_accuracy_count_whole_answers() -> None:
 
 def test_weights_survive_the_file_in_half_precision(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    made = Classifier().eval()
+    classifier = Classifier().eval()
     path = tmp_path / "c.safetensors"
-    path.write_bytes(to_file(made))
+    path.write_bytes(to_file(classifier))
     assert load(path.read_bytes())["heads.shape.weight"].dtype == torch.float16
     images = torch.rand(4, 3, 64, 64)
-    assert torch.allclose(load_classifier(path).features(images), made.features(images), atol=5e-3)
+    assert torch.allclose(load_classifier(path).features(images), classifier.features(images), atol=5e-3)
     path.write_bytes(to_file(Classifier()))
     assert load_classifier(path).identity != load_classifier().identity
 

@@ -68,17 +68,17 @@ def test_the_distance_is_symmetric(n: int, m: int, width: int, seed: int, paired
 
 
 def test_two_samples_of_one_distribution_are_about_zero_apart_on_either_side() -> None:
-    found = [kid(_normal(2 * i, 200, 16), _normal(2 * i + 1, 200, 16)) for i in range(20)]
-    assert all(abs(one.value) < 3 * _stderr(one) for one in found)
-    assert min(one.value for one in found) < 0 < max(one.value for one in found)
-    spread = torch.tensor([one.value for one in found]).std()
-    assert float(spread) < _mean([_stderr(one) for one in found]), "the error bar is on the safe side"
+    distances = [kid(_normal(2 * i, 200, 16), _normal(2 * i + 1, 200, 16)) for i in range(20)]
+    assert all(abs(one.value) < 3 * _stderr(one) for one in distances)
+    assert min(one.value for one in distances) < 0 < max(one.value for one in distances)
+    spread = torch.tensor([one.value for one in distances]).std()
+    assert float(spread) < _mean([_stderr(one) for one in distances]), "the error bar is on the safe side"
 
 
 def test_the_error_bar_of_a_real_distance_is_honest() -> None:
-    found = [kid(_normal(2 * i, 200, 4) + 0.5, _normal(2 * i + 1, 200, 4)) for i in range(40)]
-    spread = float(torch.tensor([one.value for one in found]).std())
-    assert 0.7 * spread < _mean([_stderr(one) for one in found]) < 1.6 * spread
+    distances = [kid(_normal(2 * i, 200, 4) + 0.5, _normal(2 * i + 1, 200, 4)) for i in range(40)]
+    spread = float(torch.tensor([one.value for one in distances]).std())
+    assert 0.7 * spread < _mean([_stderr(one) for one in distances]) < 1.6 * spread
 
 
 def test_pairs_that_belong_together_do_not_pull_the_distance_down() -> None:

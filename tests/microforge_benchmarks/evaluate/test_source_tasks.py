@@ -1,4 +1,4 @@
-"""``mf-eval --task``: figures beside their ceilings, a sheet of source, result and target, refusals."""
+"""``mf-eval --task``: scores with their ceilings, a sheet of source, result and target, and refusals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sampler = SamplerSpec(timesteps=(1.0, 0.5, 0.0))
     spec = replace(preset("nano"), sampler=sampler, tasks=TASKS)
     pipeline = MicroForgePipeline.from_spec(spec, PromptTokenizer.load())
-    torch.nn.init.normal_(pipeline.backbone.head.weight, std=0.1)  # zero at first: it would draw its noise
+    torch.nn.init.normal_(
+        pipeline.backbone.head.weight, std=0.1
+    )  # zero at first: the result would be the noise
     pipeline.save_pretrained(folder)
     return folder
 
@@ -42,7 +44,7 @@ def _run(*words: object) -> int:
 
 
 @pytest.mark.parametrize("task", ["edit", "inpaint", "super-resolve"])
-def test_a_task_is_scored_beside_its_ceilings_with_a_sheet(
+def test_a_task_is_scored_with_its_ceilings_and_a_sheet(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
 ) -> None:
     out = tmp_path / "scores.json"
@@ -50,16 +52,16 @@ def test_a_task_is_scored_beside_its_ceilings_with_a_sheet(
     captured = capsys.readouterr()
     written, printed = json.loads(out.read_text()), json.loads(captured.out.splitlines()[-1])
     assert printed["scores"] == written["scores"] and written["task"] == task and written["examples"] == 6
-    mine, best = written["scores"], written["ceilings"]["true_targets"]
+    scores, ceiling = written["scores"], written["ceilings"]["true_targets"]
     if task == "edit":
-        assert mine["followed"]["total"] == 6 and best["followed"]["accuracy"] > 0.8
-        assert mine["psnr_db"]["outside"] < best["psnr_db"]["outside"] == 100.0
+        assert scores["followed"]["total"] == 6 and ceiling["followed"]["accuracy"] > 0.8
+        assert scores["psnr_db"]["outside"] < ceiling["psnr_db"]["outside"] == 100.0
         assert written["ceilings"]["vae_round_trip"]["psnr_db"]["outside"] < 100.0
     elif task == "inpaint":
-        assert mine["preserved_exactly"] and best["completed"]["accuracy"] > 0.8
+        assert scores["preserved_exactly"] and ceiling["completed"]["accuracy"] > 0.8
         assert list(written["ceilings"]) == ["true_targets"]
     else:
-        assert mine["gain_db"] < best["gain_db"] and set(written["ceilings"]) == {
+        assert scores["gain_db"] < ceiling["gain_db"] and set(written["ceilings"]) == {
             "true_targets",
             "vae_round_trip",
         }
@@ -78,24 +80,26 @@ def test_a_bundle_is_scored_through_its_runtime(editing_bundle: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "editing_bundle"])
-def test_masked_edits_keep_all_but_the_rim_of_the_mask(
+def test_masked_edits_preserve_all_pixels_outside_the_mask(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     out, model = tmp_path / "edit.json", request.getfixturevalue(kind)
     assert _run(model, "--task", "edit", "--prompts", 6, "--masked", "--out", out) == 0
     written = json.loads(out.read_text())
     levels = written["scores"]["psnr_db"]
-    assert written["masked"] and levels["outside"] == levels["outside_composited"] > 15.0, "drawn so already"
+    assert written["masked"] and levels["outside"] == levels["outside_composited"] > 15.0, (
+        "the mask is applied while sampling"
+    )
 
 
-def test_a_checkpoint_draws_what_the_training_stage_draws(checkpoint: Path) -> None:
+def test_a_checkpoint_generates_the_images_of_the_training_stage(checkpoint: Path) -> None:
     model = open_model_under_test(checkpoint, SamplingOptions(size="64"))
-    found = SceneTriples().triples("edit", 0, 0, 2, range(2), (64, 64), "cpu")
+    examples = SceneTriples().triples("edit", 0, 0, 2, range(2), (64, 64), "cpu")
     assert model.generate_task is not None
-    expected = generate_examples(MicroForgePipeline.from_pretrained(checkpoint), "edit", found, 7)
-    assert torch.equal(model.generate_task("edit", found, 7), expected)
+    expected = generate_examples(MicroForgePipeline.from_pretrained(checkpoint), "edit", examples, 7)
+    assert torch.equal(model.generate_task("edit", examples, 7), expected)
     other = open_model_under_test(checkpoint, SamplingOptions(size="64", steps=1, guidance=1.0)).generate_task
-    assert other is not None and not torch.equal(other("edit", found, 7), expected), (
+    assert other is not None and not torch.equal(other("edit", examples, 7), expected), (
         "steps and guidance count"
     )
 
@@ -121,7 +125,7 @@ def test_a_task_that_cannot_be_judged_is_one_line(
 def test_the_sheet_shows_marks_and_stays_small() -> None:
     collector = ExampleCollector(2 * MAX_EXAMPLES)
     run = TaskEvaluation(2, (64, 64), on_batch=collector.add_batch)
-    evaluate_task("super-resolve", lambda found, seed: found.targets, run)
+    evaluate_task("super-resolve", lambda examples, seed: examples.targets, run)
     [example] = collector.examples
     assert example.verdict.correct and "bicubic" in example.verdict.text
     sheet = np.asarray(triple_sheet([example]))

@@ -61,19 +61,19 @@ def test_a_device_that_fit_refuses_really_cannot_run_it(
     assert row.latency.warm_image is None
 
 
-def test_a_run_that_takes_too_long_is_a_row_that_says_so(bundle: Path) -> None:
+def test_a_run_that_takes_too_long_is_a_row_with_a_failure(bundle: Path) -> None:
     row = measure(load_bundle(bundle), MeasurementSettings(runs=1, timeout=0.05))
     assert row.failure is not None and row.failure.startswith("memory: no result after 0.05 s")
     assert row.limit is None
 
 
-def test_what_a_late_worker_started_is_ended_with_it(tmp_path: Path) -> None:
+def test_children_of_a_worker_end_with_its_timeout(tmp_path: Path) -> None:
     mark = tmp_path / "child"
     child = f"import time, pathlib; time.sleep(3); pathlib.Path({str(mark)!r}).touch()"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     start = time.monotonic()
     assert run_group([sys.executable, "-c", code], timeout=1.0) is None
-    assert time.monotonic() - start < 2.5  # the child held the pipes, which nobody waits for
+    assert time.monotonic() - start < 2.5  # the child still holds the pipes
     time.sleep(max(0.0, start + 4.0 - time.monotonic()))
     assert not mark.exists()
 

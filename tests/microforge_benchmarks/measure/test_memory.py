@@ -28,7 +28,7 @@ def test_other_sizes_are_refused(text: str) -> None:
 
 
 def test_the_sampler_sees_a_block_that_is_freed_again() -> None:
-    # in a process of its own: in one that has freed much before, an allocator may keep what it is given back
+    # In a new process: in one that has freed much memory before, the allocator may keep what is freed.
     code = (
         "from microforge_benchmarks.measure.memory import MemorySampler, peak_resident_bytes, resident_bytes\n"
         "with MemorySampler(every=0.001) as sampler:\n"

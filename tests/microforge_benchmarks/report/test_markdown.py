@@ -23,7 +23,7 @@ ROW = Row(
 )  # fmt: skip
 
 
-def test_the_table_tells_what_where_and_leaves_out_what_was_not_measured() -> None:
+def test_the_table_names_model_and_machine_and_marks_missing_values() -> None:
     text = markdown_table([ROW])
     assert "| tiny | onnx int8 | 256x256 | 4 | 2 | 25.0 | - | - | 0.250 | - |" in text
     assert "Measured on: board, a chip, onnxruntime 1.32." in text

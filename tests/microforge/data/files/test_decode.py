@@ -34,13 +34,13 @@ def test_decode_applies_exif_orientation() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned clockwise: what was left comes on top
     for kind in ("JPEG", "PNG", "WEBP"):
-        found = decode_image(_bytes(_halves(), kind, exif=exif), (64, 32))
-        assert found[8, 16, 0] > 200 > 60 > found[8, 16, 2], kind
-        assert found[56, 16, 2] > 200 > 60 > found[56, 16, 0], kind
+        pixels = decode_image(_bytes(_halves(), kind, exif=exif), (64, 32))
+        assert pixels[8, 16, 0] > 200 > 60 > pixels[8, 16, 2], kind
+        assert pixels[56, 16, 2] > 200 > 60 > pixels[56, 16, 0], kind
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
-def test_decode_lays_transparency_on_white(mode: str) -> None:
+def test_decode_composites_transparency_on_white(mode: str) -> None:
     if mode == "P":
         image = Image.new("P", (16, 16), 1)
         image.putpalette([0, 0, 0, 0, 0, 255])
@@ -53,8 +53,8 @@ def test_decode_lays_transparency_on_white(mode: str) -> None:
 
 
 def test_decode_mixes_half_transparent_pixels_with_white() -> None:
-    found = decode_image(_bytes(Image.new("RGBA", (8, 8), (0, 0, 0, 128))), (8, 8))
-    assert np.abs(found.astype(int) - 127).max() <= 1
+    pixels = decode_image(_bytes(Image.new("RGBA", (8, 8), (0, 0, 0, 128))), (8, 8))
+    assert np.abs(pixels.astype(int) - 127).max() <= 1
 
 
 @pytest.mark.parametrize("value", [0, 257 * 100, 65535])
@@ -66,8 +66,8 @@ def test_decode_keeps_the_range_of_16_bit_grey(value: int) -> None:
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "RGB"])
 def test_decode_gives_rgb_for_every_mode(mode: str) -> None:
     image = Image.new("RGB", (20, 20), "white").convert(mode)
-    found = decode_image(_bytes(image, "JPEG" if mode == "CMYK" else "PNG"), (8, 8))
-    assert found.shape == (8, 8, 3) and found.dtype == np.uint8 and found.min() > 250
+    pixels = decode_image(_bytes(image, "JPEG" if mode == "CMYK" else "PNG"), (8, 8))
+    assert pixels.shape == (8, 8, 3) and pixels.dtype == np.uint8 and pixels.min() > 250
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
@@ -94,8 +94,8 @@ def test_decode_keeps_the_centre_without_stretching() -> None:
 
 def test_decode_averages_what_it_makes_smaller() -> None:
     board = np.indices((256, 256)).sum(0) % 2 * 255
-    found = decode_image(_bytes(Image.fromarray(board.astype(np.uint8))), (16, 16))
-    assert np.abs(found.astype(int) - 127).max() <= 4, "a fine chequerboard is grey, not moire"
+    pixels = decode_image(_bytes(Image.fromarray(board.astype(np.uint8))), (16, 16))
+    assert np.abs(pixels.astype(int) - 127).max() <= 4, "a fine chequerboard is grey, not moire"
 
 
 def test_decode_of_a_large_photo_equals_the_full_decode_closely() -> None:

@@ -36,26 +36,26 @@ def _write(root: Path, *rows: object) -> None:
         stream.write("".join(line + "\n" for line in lines))
 
 
-def test_folder_triples_keep_source_words_and_target_together(tmp_path: Path) -> None:
+def test_folder_triples_keep_source_instruction_and_target_together(tmp_path: Path) -> None:
     source = FolderTriples(_folder(tmp_path))
-    found = source.triples("edit", 0, 0, 12, range(12), (64, 64), "cpu")
-    assert found.sources.shape == found.targets.shape == (12, 3, 64, 64)
-    for before, text, after in zip(found.sources, found.texts, found.targets, strict=True):
+    batch = source.triples("edit", 0, 0, 12, range(12), (64, 64), "cpu")
+    assert batch.sources.shape == batch.targets.shape == (12, 3, 64, 64)
+    for before, text, after in zip(batch.sources, batch.texts, batch.targets, strict=True):
         index = int(str(text).removeprefix("brighter "))
         assert torch.allclose(before, torch.tensor((40 + index) / 255)), "the source of this instruction"
         assert torch.allclose(after, torch.tensor((140 + index) / 255)), "and its target"
-    assert len(set(found.texts)) == 3
+    assert len(set(batch.texts)) == 3
     part = source.triples("edit", 0, 0, 12, [2, 7], (64, 64), "cpu")
-    assert torch.equal(part.targets, found.targets[[2, 7]]) and part.texts == (found.texts[2], found.texts[7])
+    assert torch.equal(part.targets, batch.targets[[2, 7]]) and part.texts == (batch.texts[2], batch.texts[7])
 
 
-def test_folder_triples_teach_the_other_tasks_by_their_targets_without_words(tmp_path: Path) -> None:
+def test_folder_triples_use_targets_and_the_empty_prompt_for_the_other_tasks(tmp_path: Path) -> None:
     source = FolderTriples(_folder(tmp_path))
-    holes = source.triples("inpaint", 0, 0, 4, range(4), (64, 96), "cpu")
-    assert holes.masks is not None and holes.masks.shape == (4, 1, 64, 96)
+    inpainting = source.triples("inpaint", 0, 0, 4, range(4), (64, 96), "cpu")
+    assert inpainting.masks is not None and inpainting.masks.shape == (4, 1, 64, 96)
     large = source.triples("super-resolve", 0, 0, 4, range(4), (64, 96), "cpu")
-    assert holes.texts == large.texts == (None,) * 4 and len(large.factors) == 4
-    assert float(holes.targets.min()) > 0.5, "targets, not sources"
+    assert inpainting.texts == large.texts == (None,) * 4 and len(large.factors) == 4
+    assert float(inpainting.targets.min()) > 0.5, "targets, not sources"
 
 
 def test_list_triples_takes_the_imagefolder_column_names_and_several_instructions(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_list_triples_takes_the_imagefolder_column_names_and_several_instruction
     assert files[1].instructions == ("lighter", "more light") and not skipped
 
 
-def test_list_triples_skips_what_it_cannot_use_and_says_why(tmp_path: Path) -> None:
+def test_list_triples_skips_unusable_lines_with_a_reason(tmp_path: Path) -> None:
     _folder(tmp_path, 1)
     good = {"source": "before/0.png", "instruction": "x", "target": "after/0.png"}
     _write(
@@ -91,11 +91,11 @@ def test_list_triples_skips_what_it_cannot_use_and_says_why(tmp_path: Path) -> N
     ]
 
 
-def test_folder_triples_pass_over_a_broken_image(tmp_path: Path) -> None:
+def test_folder_triples_skip_a_damaged_image(tmp_path: Path) -> None:
     (_folder(tmp_path, 2) / "after" / "0.png").write_bytes(b"no image")
     source = FolderTriples(tmp_path)
-    found = source.triples("edit", 0, 0, 6, range(6), (64, 64), "cpu")
-    assert set(found.texts) == {"brighter 1"}
+    batch = source.triples("edit", 0, 0, 6, range(6), (64, 64), "cpu")
+    assert set(batch.texts) == {"brighter 1"}
     assert [item.name for item in source.skipped] == ["metadata.jsonl line 1"]
 
 
@@ -112,7 +112,7 @@ def test_folder_triples_refuse_a_folder_without_a_usable_triple(tmp_path: Path) 
     st.sampled_from(["source", "target", "instruction", "text"]),
     st.none() | st.text() | st.integers() | st.lists(st.text(), max_size=2),
 ))  # fmt: skip
-def test_read_row_never_raises_and_never_finds_what_is_not_there(row: dict[str, object]) -> None:
+def test_read_row_never_raises_and_never_returns_missing_files(row: dict[str, object]) -> None:
     root = Path("nowhere")
     assert not isinstance(_read_row(EditImages(root, root, NameIndex([])), "line 1", row), TripleFiles)
 

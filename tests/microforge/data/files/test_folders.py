@@ -65,7 +65,7 @@ def test_list_folder_reads_metadata_of_the_hugging_face_kind(tmp_path: Path) -> 
     }  # fmt: skip
 
 
-def test_list_folder_names_everything_it_leaves_out(tmp_path: Path) -> None:
+def test_list_folder_reports_every_skipped_file(tmp_path: Path) -> None:
     for name in ("good", "none", "blank", "latin", "huge"):
         _image(tmp_path / f"{name}.png")
     (tmp_path / "good.txt").write_text("fine", "utf-8")
@@ -95,7 +95,7 @@ def test_list_folder_names_everything_it_leaves_out(tmp_path: Path) -> None:
     }
 
 
-def test_list_folder_passes_over_hidden_files_and_system_litter(tmp_path: Path) -> None:
+def test_list_folder_ignores_hidden_and_system_files(tmp_path: Path) -> None:
     _image(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("a", "utf-8")
     for name in ("._a.png", ".hidden/b.png", "__MACOSX/c.png", ".DS_Store.txt"):
@@ -131,7 +131,7 @@ def test_list_folder_names_a_dangling_link(tmp_path: Path) -> None:
     assert _reasons(tmp_path) == {"b.png": "No such file or directory"}
 
 
-def test_list_folder_without_anything_to_use_says_what_is_allowed(tmp_path: Path) -> None:
+def test_list_folder_without_usable_images_names_what_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no image; allowed: \.jpg, \.jpeg, \.png"):
         list_folder(tmp_path)
     (tmp_path / "picture.tiff").write_bytes(b"x")
@@ -181,13 +181,13 @@ JSON = st.recursive(
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(JSON, max_size=6), st.sampled_from(["\n", "\r\n", "\n\n"]))
-def test_parse_metadata_takes_or_names_every_line_of_json(values: list[object], newline: str) -> None:
+def test_parse_metadata_returns_or_reports_every_line_of_json(values: list[object], newline: str) -> None:
     data = newline.join(map(json.dumps, values)).encode()
     rows, skipped = parse_metadata(data)
     assert len(rows) + len(skipped) == len(values)
 
 
-def test_parse_metadata_survives_what_json_parsers_choke_on() -> None:
+def test_parse_metadata_survives_malformed_json() -> None:
     for line in (b"[" * 100_000, b"9" * 10_000, b'{"file_name": "a", "text": "\\ud800"}', b"\xef\xbb\xbf{}"):
         rows, skipped = parse_metadata(line)
         assert len(rows) + len(skipped) == 1
@@ -196,14 +196,14 @@ def test_parse_metadata_survives_what_json_parsers_choke_on() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(LISTS, st.sampled_from(["\n", "\r\n", "\r"]), st.booleans())
-def test_captions_of_text_gives_back_what_was_written(captions: list[str], newline: str, mark: bool) -> None:
+def test_captions_of_text_returns_what_was_written(captions: list[str], newline: str, mark: bool) -> None:
     data = newline.join(captions).encode("utf-8-sig" if mark else "utf-8")
     assert captions_of_text(data) == (clean_captions(captions) or "caption is empty")
 
 
 @settings(deadline=None, max_examples=60)
 @given(LISTS, st.sampled_from(["text", "caption"]))
-def test_captions_of_json_gives_back_what_was_written(captions: list[str], key: str) -> None:
+def test_captions_of_json_returns_what_was_written(captions: list[str], key: str) -> None:
     expected = clean_captions(captions) or "caption is empty"
     assert captions_of_json(json.dumps({key: captions}).encode()) == expected
     for text in captions[:1]:

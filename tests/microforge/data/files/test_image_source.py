@@ -62,7 +62,7 @@ def test_images_depend_on_seed_and_step_alone(tmp_path: Path) -> None:
     assert 0.0 <= float(steps[0].min()) and float(steps[0].max()) <= 1.0
 
 
-def test_images_of_two_pieces_are_the_rows_of_the_whole(tmp_path: Path) -> None:
+def test_images_of_two_batch_shards_are_the_rows_of_the_whole(tmp_path: Path) -> None:
     listing = _listing(tmp_path, 10, broken=(3,), width=40)
     for ram in (True, False):
         source = _source(listing, ram, flip=True, random_crop=True)
@@ -88,7 +88,7 @@ def test_epoch_rows_are_the_same_however_batches_are_cut(
     assert pair.min() >= 0 and pair.max() < total
 
 
-def test_captions_with_left_and_right_stay_true_unless_flips_are_asked_for(tmp_path: Path) -> None:
+def test_captions_with_left_and_right_stay_true_unless_flips_are_requested(tmp_path: Path) -> None:
     listing = _listing(tmp_path, 20, width=40)
     plain = _source(listing).images(0, 0, 20, SIZE, "cpu")
     assert float(plain[:, 1].max()) == 0.0, "the centre crop has neither edge"
@@ -124,15 +124,15 @@ def test_an_image_that_vanishes_while_training_is_replaced(tmp_path: Path) -> No
     assert "bytes expected, got 3" in source.skipped[0].reason
 
 
-def test_sheet_images_are_never_drawn_where_there_are_enough(tmp_path: Path) -> None:
+def test_sheet_images_are_never_trained_on_where_there_are_enough(tmp_path: Path) -> None:
     source = _source(_listing(tmp_path, 120))
     held = set(_numbers(source.sheet(8, SIZE, "cpu")))
     assert len(held) == 8 and "8 held out for sample sheets" in source.describe()
-    drawn = {number for step in range(3) for number in _numbers(source.images(0, step, 112, SIZE, "cpu"))}
+    shown = {number for step in range(3) for number in _numbers(source.images(0, step, 112, SIZE, "cpu"))}
     plan = source.plan(0, 0, 0)
     encoded = {n for images, _ in source.examples(plan, 0, SIZE, "cpu") for n in _numbers(images)}
     measured = {n for images in source.statistics(500, SIZE, "cpu") for n in _numbers(images)}
-    assert drawn == encoded == measured == set(range(120)) - held
+    assert shown == encoded == measured == set(range(120)) - held
     few = _source(_listing(tmp_path, 20))
     assert _numbers(few.sheet(8, SIZE, "cpu")) == list(range(8)) and "show training images" in few.describe()
 
@@ -179,7 +179,7 @@ def test_plan_and_fingerprint_do_not_depend_on_what_was_decoded(tmp_path: Path) 
     assert _numbers(images) == [0, 1, 3, 4, 5, 6, 7]
 
 
-def test_prompts_are_the_first_captions_without_repetitions(tmp_path: Path) -> None:
+def test_prompts_are_the_first_captions_without_duplicates(tmp_path: Path) -> None:
     images = _listing(tmp_path, 3).images
     source = _source(Listing((images[0], images[0], *images), (), ""))
     assert source.prompts(2) == ("number 0, caption 0", "number 1, caption 0")

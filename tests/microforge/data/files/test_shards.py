@@ -1,4 +1,4 @@
-"""WebDataset shards: what is found in them, what damage costs, and that the index is made once."""
+"""WebDataset shards: their images and captions, the effect of damage, and the index that is built once."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _numbered(path: Path, count: int = 6) -> tuple[Path, bytes]:
     return _shard(path, members), path.read_bytes()
 
 
-def test_a_truncated_shard_keeps_what_is_whole(tmp_path: Path) -> None:
+def test_a_truncated_shard_keeps_its_complete_images(tmp_path: Path) -> None:
     path, data = _numbered(tmp_path / "0.tar")
     path.write_bytes(data[: 4 * 1024 + 700])  # each sample takes 2 KiB: two and a half are left
     listing = _list(tmp_path, path)
@@ -96,7 +96,7 @@ def test_a_truncated_shard_keeps_what_is_whole(tmp_path: Path) -> None:
     ]
 
 
-def test_a_broken_header_ends_the_shard_and_is_said(tmp_path: Path) -> None:
+def test_a_broken_header_ends_the_shard_and_is_reported(tmp_path: Path) -> None:
     path, data = _numbered(tmp_path / "0.tar")
     path.write_bytes(data[:6144] + b"\xff" * 40 + data[6184:])
     listing = _list(tmp_path, path)
@@ -122,7 +122,7 @@ def test_a_compressed_shard_is_refused_with_what_to_do(tmp_path: Path) -> None:
         _list(tmp_path, path)
 
 
-def test_an_index_is_made_once_and_again_when_the_shard_changes(
+def test_an_index_is_built_once_and_again_when_the_shard_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, _ = _numbered(tmp_path / "0.tar")
@@ -144,7 +144,7 @@ def test_an_index_is_made_once_and_again_when_the_shard_changes(
     assert sorted(item.name for item in tmp_path.iterdir()) == ["0.tar", "cache"], "nothing beside the data"
 
 
-def test_fingerprint_follows_the_content_not_the_place(tmp_path: Path) -> None:
+def test_fingerprint_follows_the_content_not_the_location(tmp_path: Path) -> None:
     path, _ = _numbered(tmp_path / "0.tar")
     before = _list(tmp_path, path).fingerprint
     moved = tmp_path / "elsewhere" / "0.tar"
@@ -176,7 +176,7 @@ def test_expand_shards_understands_braces_and_stars(tmp_path: Path, monkeypatch:
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 255)), max_size=12), st.integers(0, 14_000))
-def test_index_shard_of_damaged_bytes_gives_places_inside_the_file(
+def test_index_shard_of_damaged_bytes_gives_offsets_inside_the_file(
     tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[int, int]], length: int
 ) -> None:
     path, data = _numbered(tmp_path_factory.mktemp("damaged") / "0.tar")
@@ -185,11 +185,11 @@ def test_index_shard_of_damaged_bytes_gives_places_inside_the_file(
         broken[place] = value
     path.write_bytes(bytes(broken[:length]))
     try:
-        found = shards_module.index_shard(path)
+        index = shards_module.index_shard(path)
     except DataError:
         return  # what looks compressed
-    assert all(offset + size <= length and captions for _, offset, size, captions in found.images)
-    json.dumps([found.images, found.skipped]).encode("ascii")
+    assert all(offset + size <= length and captions for _, offset, size, captions in index.images)
+    json.dumps([index.images, index.skipped]).encode("ascii")
 
 
 def _photos(folder: Path, *paths: Path) -> PhotoSource:

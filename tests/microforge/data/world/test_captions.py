@@ -43,9 +43,9 @@ _NOUNS = "|".join(sorted((form for word in _SHAPE for form in (plural(word), wor
 
 def _mentioned(text: str) -> list[tuple[str | None, str]]:
     """(color or None, shape) in order of mention."""
-    found = re.findall(rf"(?:\b({'|'.join(_COLOR)}) )?\b({_NOUNS})\b", text.lower())
+    matches = re.findall(rf"(?:\b({'|'.join(_COLOR)}) )?\b({_NOUNS})\b", text.lower())
     singular = {plural(word): word for word in _SHAPE}
-    return [(_COLOR.get(color), _SHAPE[singular.get(noun, noun)]) for color, noun in found]
+    return [(_COLOR.get(color), _SHAPE[singular.get(noun, noun)]) for color, noun in matches]
 
 
 @settings(max_examples=300, deadline=None)
@@ -78,22 +78,22 @@ def test_caption_states_only_the_true_background_and_count(seed: int, kind: str)
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_caption_that_places_both_objects_places_each_truly(seed: int) -> None:
+def test_caption_that_places_both_objects_places_each_correctly(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scene = sample_scene(rng, "attribute")
     text = re.sub("upper", "top", re.sub("lower", "bottom", caption(scene, rng).lower()))
     for item in scene.objects:
         word = rf"(?:{'|'.join(SHAPE_WORDS[item.shape])})"
         color = rf"(?:{'|'.join(COLOR_WORDS.get(item.color, (item.color,)))})"
-        found = re.search(
+        match = re.search(
             rf"{color} {word} (?:in|on|at|near) the ((?:top|bottom)? ?(?:left|right)?)(?: side| corner)?(?:,| and| |\.|$)",
             text,
         )
-        if found and not re.search(r"(left|right) of", text):
-            assert found[1].strip() == place_of(item.x, item.y), text
+        if match and not re.search(r"(left|right) of", text):
+            assert match[1].strip() == place_of(item.x, item.y), text
 
 
-def test_caption_never_gives_a_held_out_relation_away() -> None:
+def test_caption_never_states_a_held_out_relation() -> None:
     first = SceneObject("star", "blue", "small", 0.25, 0.5, 0.12, COLORS["blue"])
     second = SceneObject("cross", "green", "small", 0.75, 0.5, 0.12, COLORS["green"])
     rng = np.random.default_rng(0)
@@ -103,18 +103,18 @@ def test_caption_never_gives_a_held_out_relation_away() -> None:
     assert sum("on the left" in caption(seen, rng) for _ in range(300)) > 30
 
 
-def test_caption_names_two_things_in_reading_order_unless_it_says_how_they_lie() -> None:
+def test_caption_names_two_objects_in_reading_order_unless_it_states_their_relation() -> None:
     rng = np.random.default_rng(0)
     unsaid = 0
     for _ in range(600):
         scene = sample_scene(rng, "two")
         text = caption(scene, rng).lower()
-        found = read_caption(text)
-        if found.relation or re.search("left|right|top|bottom|upper|lower|middle|cent", text):
+        parsed = read_caption(text)
+        if parsed.relation or re.search("left|right|top|bottom|upper|lower|middle|cent", text):
             continue
         unsaid += 1
         first, second = sorted(scene.objects, key=lambda item: item.x + item.y)
-        names = [item.shape for item in found.objects]
+        names = [item.shape for item in parsed.objects]
         relations = [
             name for name in RELATIONS if relation_holds(name, (first.x, first.y), (second.x, second.y))
         ]
@@ -123,7 +123,7 @@ def test_caption_names_two_things_in_reading_order_unless_it_says_how_they_lie()
     assert unsaid > 150
 
 
-def test_caption_does_not_give_a_held_out_relation_away_by_its_order() -> None:
+def test_caption_does_not_reveal_a_held_out_relation_by_its_order() -> None:
     first = SceneObject("star", "blue", "small", 0.25, 0.5, 0.12, COLORS["blue"])
     second = SceneObject("cross", "green", "small", 0.75, 0.5, 0.12, COLORS["green"])
     rng = np.random.default_rng(0)
@@ -143,7 +143,7 @@ def test_caption_mentions_other_backgrounds_far_more_often_than_white() -> None:
     assert np.mean(said[False]) > 0.75
 
 
-def test_caption_of_two_shapes_now_and_then_leaves_colors_out_with_and_without_a_background() -> None:
+def test_caption_of_two_shapes_sometimes_omits_colors_with_and_without_a_background() -> None:
     rng = np.random.default_rng(0)
     texts = [caption(sample_scene(rng, "two"), rng).lower() for _ in range(1000)]
     plain = [text for text in texts if not any(word in text.split(" on ")[0] for word in COLORS)]
@@ -166,7 +166,7 @@ def test_with_article_and_plural_follow_english() -> None:
 
 
 @pytest.mark.parametrize("held_out", [False, True, None])
-def test_evaluation_prompts_carry_the_facts_of_their_text(held_out: bool | None) -> None:
+def test_evaluation_prompts_have_the_facts_of_their_text(held_out: bool | None) -> None:
     prompts = evaluation_prompts(110, seed=4, held_out=held_out)
     assert len(prompts) == 110
     for prompt in prompts:

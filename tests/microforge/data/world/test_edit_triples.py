@@ -1,4 +1,4 @@
-"""Examples of the tasks with a source: a function of seed and step, whichever rows are asked for."""
+"""Examples of the tasks with a source image: a function of seed and step, independent of the requested rows."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ def test_scene_triples_rows_are_those_of_the_whole_batch(task: str) -> None:
 
 
 def test_scene_triples_of_an_edit_differ_between_source_and_target() -> None:
-    found = SceneTriples().triples("edit", 0, 0, 12, range(12), SIZE, "cpu")
-    assert all(found.texts)
-    assert bool(((found.sources - found.targets).abs().amax((1, 2, 3)) > 0.05).all())
+    batch = SceneTriples().triples("edit", 0, 0, 12, range(12), SIZE, "cpu")
+    assert all(batch.texts)
+    assert bool(((batch.sources - batch.targets).abs().amax((1, 2, 3)) > 0.05).all())
 
 
-def test_scene_triples_of_inpainting_are_grey_in_the_hole_alone() -> None:
-    found = SceneTriples().triples("inpaint", 0, 0, 8, range(8), SIZE, "cpu")
-    assert found.masks is not None and found.masks.shape == (8, 1, *SIZE)
-    hole = (found.masks > 0).expand_as(found.sources)
-    assert bool((found.sources[hole] == 0.5).all())
-    assert torch.equal(found.sources[~hole], found.targets[~hole])
+def test_scene_triples_of_inpainting_are_grey_in_the_mask_only() -> None:
+    batch = SceneTriples().triples("inpaint", 0, 0, 8, range(8), SIZE, "cpu")
+    assert batch.masks is not None and batch.masks.shape == (8, 1, *SIZE)
+    masked = (batch.masks > 0).expand_as(batch.sources)
+    assert bool((batch.sources[masked] == 0.5).all())
+    assert torch.equal(batch.sources[~masked], batch.targets[~masked])
 
 
-def test_scene_triples_of_super_resolution_are_upsamples_of_every_factor_some_without_words() -> None:
-    found = SceneTriples().triples("super-resolve", 0, 0, 32, range(32), SIZE, "cpu")
-    assert set(found.factors) == {factor for factors in FACTORS_BY_ZOOM.values() for factor in factors}
-    assert None in found.texts and any(found.texts)
-    for source, target, factor in zip(found.sources, found.targets, found.factors, strict=True):
+def test_scene_triples_of_super_resolution_are_upsamples_of_every_factor_some_without_a_caption() -> None:
+    batch = SceneTriples().triples("super-resolve", 0, 0, 32, range(32), SIZE, "cpu")
+    assert set(batch.factors) == {factor for factors in FACTORS_BY_ZOOM.values() for factor in factors}
+    assert None in batch.texts and any(batch.texts)
+    for source, target, factor in zip(batch.sources, batch.targets, batch.factors, strict=True):
         assert torch.equal(source[None], upsampled(downsampled(target[None], factor), factor))
 
 
-def test_scene_windows_of_super_resolution_show_an_edge_and_are_cut_from_a_drawing_twice_as_large() -> None:
+def test_zoomed_crops_of_super_resolution_show_an_edge_of_an_image_of_twice_the_size() -> None:
     zooms = []
     for seed in range(24):
         rng = np.random.default_rng(seed)

@@ -59,7 +59,7 @@ def test_sample_edit_changes_only_what_its_operation_names(seed: int, operation:
     assert changed <= fields[operation] and bool(changed) == (operation != "background")
 
 
-def test_sample_edit_moves_to_the_place_it_says() -> None:
+def test_sample_edit_moves_to_the_place_of_its_instruction() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         edit = sample_edit(rng, "move")
@@ -70,7 +70,7 @@ def test_sample_edit_moves_to_the_place_it_says() -> None:
         assert place_of(moved.x, moved.y) == named, edit.instruction
 
 
-def test_sample_edit_without_an_operation_draws_each() -> None:
+def test_sample_edit_without_an_operation_yields_each() -> None:
     rng = np.random.default_rng(1)
     assert {sample_edit(rng).operation for _ in range(100)} == set(OPERATIONS)
 

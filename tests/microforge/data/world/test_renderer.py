@@ -28,7 +28,7 @@ def _scene(*objects: SceneObject) -> Scene:
     return Scene("white", COLORS["white"], objects, "two", None)
 
 
-def test_render_returns_unit_range_images_of_the_size_asked() -> None:
+def test_render_returns_unit_range_images_of_the_requested_size() -> None:
     rng = np.random.default_rng(0)
     images = render([sample_scene(rng, kind) for kind in KINDS], 48, 80)
     assert images.shape == (len(KINDS), 3, 48, 80)
@@ -62,7 +62,7 @@ def test_object_mask_covers_the_same_area_at_any_resolution(shape: str) -> None:
     assert 1.7 < fine / 0.24**2 < 3.2
 
 
-def test_object_mask_tells_every_pair_of_shapes_apart_at_thirty_pixels() -> None:
+def test_object_mask_distinguishes_every_pair_of_shapes_at_thirty_pixels() -> None:
     masks = {shape: object_mask(_object(shape, 0.40), 36, 36) for shape in SHAPES}
     for first, second in itertools.combinations(SHAPES, 2):
         overlap = torch.minimum(masks[first], masks[second]).sum()

@@ -1,4 +1,4 @@
-"""The scene world: what may be in a picture, and what training never shows."""
+"""Scenes: which compositions are possible, and which training never shows."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def test_sample_scene_keeps_objects_apart_inside_and_visible(seed: int, kind: st
 
 @settings(max_examples=200, deadline=None)
 @given(seeds, kinds, st.booleans())
-def test_sample_scene_is_held_out_exactly_when_asked(seed: int, kind: str, held_out: bool) -> None:
+def test_sample_scene_is_held_out_exactly_when_requested(seed: int, kind: str, held_out: bool) -> None:
     assert is_held_out(sample_scene(np.random.default_rng(seed), kind, held_out)) == held_out
 
 
 @settings(max_examples=200, deadline=None)
 @given(seeds, kinds)
-def test_sample_scene_is_what_its_kind_says(seed: int, kind: str) -> None:
+def test_sample_scene_matches_its_kind(seed: int, kind: str) -> None:
     scene = sample_scene(np.random.default_rng(seed), kind)
     pairs = [(item.color, item.shape) for item in scene.objects]
     if kind == "single":

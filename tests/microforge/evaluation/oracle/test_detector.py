@@ -29,11 +29,11 @@ def _images(scenes: list[Scene], height: int, width: int) -> list[Floats]:
     return list(render(scenes, height, width).permute(0, 2, 3, 1).numpy())
 
 
-def _reads(scene: Scene, found: Detection) -> bool:
+def _reads(scene: Scene, detection: Detection) -> bool:
     """Every object has its twin: shape, colour and count equal, centre within 1 %, radius within 6 %."""
-    if found.background != scene.background or len(found.objects) != len(scene.objects):
+    if detection.background != scene.background or len(detection.objects) != len(scene.objects):
         return False
-    left = list(found.objects)
+    left = list(detection.objects)
     for item in scene.objects:
         twin = min(left, key=lambda one: abs(one.x - item.x) + abs(one.y - item.y))
         left.remove(twin)
@@ -58,7 +58,7 @@ def test_true_renders_are_read_in_every_category(kind: str, size: tuple[int, int
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_blur_and_drifting_colors_hardly_matter(kind: str) -> None:
+def test_blur_and_shifted_colors_hardly_matter(kind: str) -> None:
     rng = np.random.default_rng(5)
 
     def spoil(image: Floats) -> Floats:
@@ -71,11 +71,11 @@ def test_blur_and_drifting_colors_hardly_matter(kind: str) -> None:
     assert _accuracy(kind, 128, 128, spoil) >= 0.97
 
 
-def test_bytes_and_floats_are_read_alike() -> None:
+def test_uint8_and_float_images_are_read_alike() -> None:
     [image] = _images(_scenes("two", 1), 128, 128)
-    from_bytes, from_floats = detect((image * 255).round().astype(np.uint8)), detect(image)
-    assert [one.shape for one in from_bytes.objects] == [one.shape for one in from_floats.objects]
-    assert from_bytes.objects[0].x == pytest.approx(from_floats.objects[0].x, abs=1e-3)
+    from_uint8, from_floats = detect((image * 255).round().astype(np.uint8)), detect(image)
+    assert [one.shape for one in from_uint8.objects] == [one.shape for one in from_floats.objects]
+    assert from_uint8.objects[0].x == pytest.approx(from_floats.objects[0].x, abs=1e-3)
 
 
 def test_noise_and_specks_are_not_objects() -> None:
@@ -88,11 +88,11 @@ def test_noise_and_specks_are_not_objects() -> None:
 
 
 def test_an_empty_image_holds_nothing() -> None:
-    found = detect(np.full((64, 96, 3), 0.52, np.float32))
-    assert found.objects == () and found.background == "gray"
+    detection = detect(np.full((64, 96, 3), 0.52, np.float32))
+    assert detection.objects == () and detection.background == "gray"
 
 
-def test_what_is_no_shape_is_unknown() -> None:
+def test_a_blob_that_is_no_shape_is_unknown() -> None:
     image = np.ones((128, 128, 3), np.float32)
     image[60:68, 14:114] = (0.9, 0.08, 0.12)  # a long bar
     [bar] = detect(image).objects
@@ -115,12 +115,12 @@ def test_a_ring_is_not_a_circle_and_its_hole_is_not_an_object() -> None:
 
 
 @pytest.mark.parametrize("shape", [(63, 128, 3), (128, 128), (128, 128, 4)])
-def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
+def test_arrays_that_are_no_images_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match="at least 64 px"):
         detect(np.zeros(shape, np.float32))
 
 
-def test_color_words_name_themselves() -> None:
+def test_nearest_color_of_a_named_color_is_itself() -> None:
     assert [nearest_color(np.asarray(rgb, np.float32)) for rgb in COLORS.values()] == list(COLORS)
 
 

@@ -95,7 +95,7 @@ def test_the_latent_level_is_over_the_largest_value_of_the_reference(sample: Tra
     ).latent_db == pytest.approx(40.0, abs=0.01)
 
 
-def test_noise_may_be_one_float_off_and_words_none(sample: TracedSample) -> None:
+def test_noise_may_differ_by_one_float_step_and_words_may_not(sample: TracedSample) -> None:
     nearby = np.nextafter(sample.noise, np.float32(9.0))
     assert sample_difference(replace(sample, noise=nearby), sample).passes(60.0)
     assert not sample_difference(replace(sample, noise=np.nextafter(nearby, np.float32(9.0))), sample).passes(
@@ -206,7 +206,7 @@ def test_a_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch) -> No
         check_tools()
 
 
-def test_a_tool_that_fails_says_its_own_error() -> None:
+def test_a_tool_that_fails_reports_its_own_error() -> None:
     code = "import sys; print('E: no such package', file=sys.stderr); print('done'); sys.exit(7)"
     with pytest.raises(OutputError, match=r"failed with exit code 7: E: no such package$"):
         run_tool((sys.executable, "-c", code))
@@ -219,7 +219,7 @@ def test_bad_input_is_two_and_leaves_nothing(
     taken, out = tmp_path / "taken.json", tmp_path / "new.json"
     taken.touch()
     for words in (
-        [str(bundle), "--out", str(taken)],  # never overwritten unasked
+        [str(bundle), "--out", str(taken)],  # nothing is replaced without --force
         [str(tmp_path / "none.mfb"), "--out", str(out)],
         [str(bundle), "--out", str(out), "--seed", "-1"],
         [str(bundle), "--out", str(out), "--work", str(tmp_path / "work")],  # no QEMU
