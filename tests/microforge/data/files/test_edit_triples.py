@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from microforge.data.files.edit_triples import FolderTriples, EditImages, TripleFiles, _read_row, list_triples
+from microforge.data.files.edit_triples import EditImages, FolderTriples, TripleFiles, _read_row, list_triples
 from microforge.data.files.names import NameIndex
 from microforge.errors import DataError
 
