@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,8 @@ PACKAGES = {
 }
 MAX_MODULES = 20
 MAX_LINES = 350
+#: The same notion in PyTorch and in numpy.
+_SHARED_NAMES = {"Conditioning"}
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +52,15 @@ def test_no_source_file_has_more_than_350_lines() -> None:
         for path in folder.rglob("*.py")
     }
     assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_public_class_names_are_unique_across_packages() -> None:
+    """A reader who meets a class name knows which class it is, without looking at the import."""
+    places: dict[str, list[str]] = {}
+    for folder in PACKAGES.values():
+        for path in folder.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    repeated = {name: paths for name, paths in places.items() if len(paths) > 1 and name not in _SHARED_NAMES}
+    assert repeated == {}

@@ -60,7 +60,7 @@ class PackageState:
 
 
 @dataclass(frozen=True)
-class Environment:
+class Installation:
     """This installation: its versions, and every package that mf-export can need."""
 
     microforge: str
@@ -101,7 +101,7 @@ class Environment:
 
 def read_environment(
     requirements: Sequence[str] | None = None, installed: VersionLookup | None = None
-) -> Environment:
+) -> Installation:
     """Compare the installed packages with the tested versions.
 
     Args:
@@ -127,7 +127,7 @@ def read_environment(
         extras = frozenset(extra for extra, group in by_extra.items() if name in group)
         tested = next(group[name] for group in by_extra.values() if name in group)
         packages.append(PackageState(name, tested, lookup(name), extras))
-    return Environment(version, platform.python_version(), platform.platform(), tuple(packages))
+    return Installation(version, platform.python_version(), platform.platform(), tuple(packages))
 
 
 def pip_line(packages: Iterable[PackageState]) -> str:

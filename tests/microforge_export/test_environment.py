@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microforge.bundle.targets import TargetName
-from microforge_export.environment import Environment, pip_line, read_environment
+from microforge_export.environment import Installation, pip_line, read_environment
 
 #: As a build backend that keeps references between extras writes them.
 REQUIREMENTS = (
@@ -31,12 +31,12 @@ TESTED = {
 }  # fmt: skip
 
 
-def environment(**changes: str | None) -> Environment:
+def environment(**changes: str | None) -> Installation:
     installed: Mapping[str, str | None] = {**TESTED, **changes}
     return read_environment(REQUIREMENTS, installed.get)
 
 
-def names(environment: Environment, *targets: TargetName) -> list[str]:
+def names(environment: Installation, *targets: TargetName) -> list[str]:
     return [item.name for item in environment.problems(targets)]
 
 

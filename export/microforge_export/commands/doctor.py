@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from microforge.bundle.targets import TargetName
-    from microforge_export.environment import Environment
+    from microforge_export.environment import Installation
 
 
 def doctor(target: options.DoctorTargets = None, json: options.Json = False) -> int:
@@ -50,7 +50,7 @@ def _targets(text: str | None) -> tuple[TargetName, ...]:
     return typing.cast("tuple[TargetName, ...]", names)
 
 
-def _values(environment: Environment, targets: Sequence[TargetName]) -> dict[str, Any]:
+def _values(environment: Installation, targets: Sequence[TargetName]) -> dict[str, Any]:
     from microforge_export.environment import TARGETS, pip_line
 
     problems = environment.problems(targets)
@@ -75,7 +75,7 @@ def _values(environment: Environment, targets: Sequence[TargetName]) -> dict[str
     }
 
 
-def _table(environment: Environment) -> RenderableType:
+def _table(environment: Installation) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
 

@@ -48,7 +48,7 @@ class Recolor:
 
 
 @dataclass(frozen=True)
-class ColorProfile:
+class StickerColors:
     """The colours of one sticker: mean RGB of all and of the dominant pixels, and the shares of dominant and grey ones."""
 
     mean: RGB
@@ -87,12 +87,12 @@ class ColorProfile:
         return nearest if _unlikeness(self.dominant, COLORS[nearest]) < _SAID else None
 
 
-def profile(pixels: NDArray[np.uint8]) -> ColorProfile:
+def profile(pixels: NDArray[np.uint8]) -> StickerColors:
     """The colours of a premultiplied picture (S, S, 4); an invisible one is black."""
     flat = pixels[::3, ::3].reshape(-1, 4).astype(np.float64) / 255.0
     flat = flat[flat[:, 3] > 0.5]
     if not len(flat):
-        return ColorProfile((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 0.0, 0.0)
+        return StickerColors((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 0.0, 0.0)
     rgb = flat[:, :3] / flat[:, 3:]
     chroma = rgb.max(1) - rgb.min(1)
     hued = chroma > _HUED
@@ -102,12 +102,12 @@ def profile(pixels: NDArray[np.uint8]) -> ColorProfile:
     peak = -math.pi + (int(np.argmax(near)) + 0.5) * 2.0 * math.pi / 48
     close = hued & (np.abs(np.angle(np.exp(1j * (angles - peak)))) < _WIDTH)
     dominant = rgb[close].mean(0) if close.any() else rgb.mean(0)
-    return ColorProfile(
+    return StickerColors(
         _rgb(rgb.mean(0)), _rgb(dominant), float(close.mean()), float((chroma < _GREY).mean())
     )
 
 
-def recolor_to(source: ColorProfile, color: str) -> Recolor:
+def recolor_to(source: StickerColors, color: str) -> Recolor:
     """The change that gives a recolorable sticker the colour ``color`` of the world."""
     target = _TO_YIQ @ np.asarray(COLORS[color])
     start = _TO_YIQ @ np.asarray(source.dominant if source.hued else source.mean)

@@ -21,7 +21,7 @@ from rich.progress import track
 
 from microforge.data.skipped import Skipped
 from microforge.data.stickers.catalogue import Sticker, catalogue_fingerprint
-from microforge.data.stickers.recolor import ColorProfile, profile
+from microforge.data.stickers.recolor import StickerColors, profile
 from microforge.errors import DataError
 from microforge.io.atomic import atomic_bytes
 
@@ -38,7 +38,7 @@ class SpriteStore:
 
     pixels: Bytes
     boxes: NDArray[np.int32]
-    profiles: tuple[ColorProfile, ...]
+    profiles: tuple[StickerColors, ...]
     skipped: tuple[Skipped, ...] = ()
 
     def usable(self, row: int) -> bool:
@@ -67,7 +67,9 @@ def open_store(
         _write(folder, stickers, path, index, console, side)
     rows = json.loads(index.read_text("utf-8"))
     boxes = np.array([row["box"] for row in rows], np.int32)
-    profiles = tuple(ColorProfile(tuple(row["mean"]), tuple(row["dominant"]), *row["shares"]) for row in rows)
+    profiles = tuple(
+        StickerColors(tuple(row["mean"]), tuple(row["dominant"]), *row["shares"]) for row in rows
+    )
     skipped = tuple(
         Skipped(item.file, "nothing can be seen in it, or it cannot be decoded")
         for item, box in zip(stickers, boxes, strict=True)

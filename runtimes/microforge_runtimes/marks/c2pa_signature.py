@@ -44,7 +44,7 @@ class Signer:
 
 
 @dataclass(frozen=True)
-class Provenance:
+class ContentCredentials:
     """What a reader of the standard finds: its verdict ("Invalid", "Valid", "Trusted"), codes, and the manifest."""
 
     state: str
@@ -119,7 +119,7 @@ def sign_image(data: bytes, signer: Signer, source_type: SourceType, parent: byt
     return signed.getvalue()
 
 
-def read_provenance(data: bytes, trust_anchors: str | None = None) -> Provenance | None:
+def read_provenance(data: bytes, trust_anchors: str | None = None) -> ContentCredentials | None:
     """What the standard's own reader says of the image file ``data``; None without a manifest.
 
     Args:
@@ -143,7 +143,7 @@ def read_provenance(data: bytes, trust_anchors: str | None = None) -> Provenance
     except c2pa.C2paError as error:
         raise DataError(f"has a C2PA manifest that cannot be read ({' '.join(str(error).split())})") from None
     codes = tuple(str(item["code"]) for item in values.get("validation_status", ()))
-    return Provenance(state, codes, values["manifests"][values["active_manifest"]])
+    return ContentCredentials(state, codes, values["manifests"][values["active_manifest"]])
 
 
 def can_be_parent(data: bytes) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from microforge.io.console import exit_code
 from microforge_export import environment
 from microforge_export.cli import app
-from microforge_export.environment import Environment, PackageState
+from microforge_export.environment import Installation, PackageState
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def outdated(monkeypatch: pytest.MonkeyPatch) -> None:
         PackageState("torch", "==2.13.0", "2.13.0", frozenset({"train", "export"})),
         PackageState("coremltools", "==9.0", "8.3", frozenset({"coreml", "export"})),
     )
-    state = Environment("0.2.0", "3.11.7", "Linux", packages)
+    state = Installation("0.2.0", "3.11.7", "Linux", packages)
     monkeypatch.setattr(environment, "read_environment", lambda: state)
 
 

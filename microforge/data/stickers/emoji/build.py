@@ -33,7 +33,7 @@ SIDES = (32, 1024)
 
 
 @dataclass(frozen=True)
-class BuildResult:
+class StickerSetBuild:
     """What a finished folder holds."""
 
     folder: Path
@@ -55,7 +55,7 @@ def build_stickers(
     packages: Path | None = None,
     force: bool = False,
     console: Console | None = None,
-) -> BuildResult:
+) -> StickerSetBuild:
     """Make the sticker set in ``out``.
 
     Args:
@@ -83,7 +83,7 @@ def build_stickers(
         stickers, left_out = _render_all(out, tasks, side, console)
     atomic_bytes(out / ATTRIBUTION, _attribution(recipe).encode("utf-8"), force=True)
     atomic_bytes(out / METADATA, metadata_bytes(stickers), force=True)
-    return BuildResult(
+    return StickerSetBuild(
         out,
         len(stickers),
         len({item.subject for item in stickers}),

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from microforge.data.stickers.catalogue import METADATA, read_catalogue
 from microforge.data.stickers.emoji import build
-from microforge.data.stickers.emoji.build import ATTRIBUTION, RECIPE, BuildResult, build_stickers
+from microforge.data.stickers.emoji.build import ATTRIBUTION, RECIPE, StickerSetBuild, build_stickers
 from microforge.data.stickers.emoji.packages import NAMES, STYLES, open_package
 from microforge.data.stickers.emoji.render import render_svg
 from microforge.errors import DataError, OutputError, OutputExistsError
@@ -37,7 +37,7 @@ def packages(miniature: ModuleType, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-def _build(out: Path, packages: Path, **options: bool) -> BuildResult:
+def _build(out: Path, packages: Path, **options: bool) -> StickerSetBuild:
     return build_stickers(out, 32, packages, console=Console(quiet=True), **options)
 
 
