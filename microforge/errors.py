@@ -57,6 +57,10 @@ class ParityError(MicroForgeError, RuntimeError):
     """An exported artefact differs from the reference by more than its recipe allows."""
 
 
+class GenerationError(MicroForgeError, RuntimeError):
+    """A network gave NaN or infinity where an image or a latent was expected; nothing is written."""
+
+
 class GraphLintError(MicroForgeError, RuntimeError):
     """An exported graph holds an operator or a dimension that phones cannot run well."""
 

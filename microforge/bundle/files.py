@@ -165,16 +165,27 @@ def manifest_files(manifest: Manifest) -> list[FileEntry]:
 
 
 def inside(folder: Path, relative: str) -> Path:
-    """``folder / relative`` when no part of it below ``folder`` is a link.
+    """``folder / relative`` when no folder on the way is a link, and the file is none or leads to a regular file.
+
+    Download caches keep files as links to blobs. That is safe because what the file holds is used only when its size
+    and hash are those of the manifest.
 
     Raises:
         BundleError: otherwise. (The manifest has already refused ``..`` and absolute paths.)
     """
+    *folders, name = relative.split("/")
     path = folder
-    for part in relative.split("/"):
+    for part in folders:
         path = path / part
         if os.path.islink(path):
-            raise BundleError(f"{path} is a link; files of a bundle must lie inside it, copy the file there")
+            raise BundleError(
+                f"{path} is a link; folders of a bundle must lie inside it: copy it with cp -rL"
+            )
+    path = path / name
+    if os.path.islink(path) and os.path.exists(path) and not os.path.isfile(path):
+        raise BundleError(
+            f"{path} is a link to something that is no regular file; copy the bundle with cp -rL"
+        )
     return path
 
 

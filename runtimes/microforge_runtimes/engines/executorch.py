@@ -21,6 +21,7 @@ import numpy as np
 from microforge.bundle.manifest import Component, TensorSpec
 from microforge.errors import BundleError, missing_extra
 from microforge.io.quiet import quiet
+from microforge.io.threads import usable_threads
 from microforge_runtimes.arrays import Array
 from microforge_runtimes.engines.session import check_inputs
 
@@ -95,7 +96,7 @@ class _Engine:
         try:
             with contextlib.redirect_stderr(said):
                 if threads is not None:
-                    self.binding._unsafe_reset_threadpool(threads)
+                    self.binding._unsafe_reset_threadpool(usable_threads(threads))
                 self.binding._threadpool_get_thread_count()  # starts the pool, with its remarks
                 return self.runtime.Runtime.get().load_program(path).load_method(key)
         except Exception as error:  # RuntimeError of the engine; KeyError when the method is not there

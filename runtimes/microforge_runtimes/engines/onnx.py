@@ -8,6 +8,7 @@ from typing import Any
 
 from microforge.bundle.manifest import Component
 from microforge.errors import BundleError, missing_extra
+from microforge.io.threads import usable_threads
 from microforge_runtimes.arrays import Array
 from microforge_runtimes.engines.session import check_inputs, same_tensors
 
@@ -39,7 +40,7 @@ class OnnxSession:
         # Every session has a pool of its own; one whose turn is over must not keep spinning on the next one's cores.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
-            options.intra_op_num_threads = threads
+            options.intra_op_num_threads = usable_threads(threads) or 0
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exception classes share no base of their own
