@@ -5,7 +5,7 @@
 #   scripts/train_tiny.sh runs/tiny --dry-run   # the plan, parameters and memory; writes nothing
 #
 # CURRICULUM names another curriculum for the teacher, PROMPTS the number of prompts of the evaluation, and
-# DISTILL further options of the distillation. One GPU takes hours; two CPU cores take days.
+# DISTILL further options of the distillation, as in DISTILL='--steps 1000'. One GPU takes hours; two CPU cores take days.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

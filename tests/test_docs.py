@@ -21,7 +21,7 @@ from microforge.version import __version__
 ROOT = Path(__file__).parents[1]
 CARD = "microforge/pretrained/README.md"
 #: Pages whose owners have not finished renaming.
-_UNFINISHED = {f"docs/{name}.md" for name in ("bundle", "data", "glossary")}
+_UNFINISHED = {f"docs/{name}.md" for name in ("bundle",)}
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for pattern in ("*.md", "docs/**/*.md", "examples/*.md", CARD)
@@ -43,7 +43,7 @@ FOREIGN_OPTIONS = {
 }
 #: Modules that are run with ``python -m`` and have options of their own.
 MODULES = (
-    "microforge.evaluation.train_classifier", "microforge_benchmarks.evaluate.students",
+    "microforge.evaluation.reconstruction", "microforge.evaluation.train_classifier", "microforge_benchmarks.evaluate.students",
     "microforge_benchmarks.pictures.showcase", "microforge_benchmarks.studies.arm64.cli",
 )  # fmt: skip
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
@@ -230,7 +230,7 @@ def _options(command: Command) -> set[str]:
 
 
 def test_options_in_pages_exist() -> None:
-    lines = (["mf-train"], ["mf-export"], ["mf-generate"], ["mf-eval"], ["mf-bench"], ["mf-bench", "compare"],
+    lines = (["mf-data"], ["mf-train"], ["mf-export"], ["mf-generate"], ["mf-eval"], ["mf-bench"], ["mf-bench", "compare"],
              ["mf-bench", "scaling"], ["mf-bench", "baselines"])  # fmt: skip
     known = set().union(*(_options(_command(list(line))[0]) for line in lines))
     known |= FOREIGN_OPTIONS

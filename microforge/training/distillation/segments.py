@@ -148,7 +148,7 @@ def chained(
         ends: (B, G + 1, C, h, w), the teacher's latents on the student's grid.
         text: Encoded prompts.
         source: (B, C, h, w) source latents, or None.
-        own: (B, 1, h, w) bool, where segments start from the student's own rollout instead of the teacher's latents; None:
+        own: (B, 1, h, w) bool, where segments start from the student's rollout instead of the teacher's latents; None:
             nowhere.
         noise: (B, G, C, h, w), added to every start; a rollout continues from the noisy start.
     """
