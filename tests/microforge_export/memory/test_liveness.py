@@ -60,7 +60,7 @@ def test_floats_between_a_fused_operator_and_its_qdq_are_never_made() -> None:
     model = _model(nodes, (10, 10))
     model.graph.initializer.append(numpy_helper.from_array(np.array(1.0, np.float32), "s"))
     assert peak_activations(model) == 400 + (100 + 400)  # x, then n in integers and the result in floats
-    nodes[2] = _node("Add", "d d", "m")  # not fused: both floats are made
+    nodes[2] = _node("Add", "d d", "m")  # not fused: both floats exist
     unfused = _model(nodes, (10, 10))
     unfused.graph.initializer.append(numpy_helper.from_array(np.array(1.0, np.float32), "s"))
     assert peak_activations(unfused) == 400 + (400 + 400)
@@ -89,8 +89,8 @@ def test_a_table_that_is_only_looked_up_is_no_weight_in_memory() -> None:
         [helper.make_tensor_value_info("y", kind, (1, 2, 4)), helper.make_tensor_value_info("b", kind, (100, 3))],
         values,
     )  # fmt: skip
-    found = graph_memory(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]))
-    assert (found.gathered, found.weights, found.convolution_weights, found.nodes) == (1200, 1200 + 24, 24, 4)
+    memory = graph_memory(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]))
+    assert (memory.gathered, memory.weights, memory.convolution_weights, memory.nodes) == (1200, 1200 + 24, 24, 4)
 
 
 def test_nodes_that_are_fused_into_a_dynamic_matrix_are_not_counted() -> None:

@@ -94,29 +94,29 @@ def test_each_component_is_stored_as_the_recipe_says(deployment: str, tmp_path: 
     parts = components()
     chosen = recipe({"text_encoder": {"*": "palettize6"}, "vae_decoder": {"weights": "linear8"}})
     programs = {item.key: trace(item) for item in parts}
-    made = []
+    written = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         artefacts = lower_all_int8(parts, programs, recipe=chosen, inputs={}, deployment=deployment)  # type: ignore[arg-type]
         artefacts.lint()
-        made.append(artefacts.write(tmp_path / name))
+        written.append(artefacts.write(tmp_path / name))
     assert files(tmp_path / "one") == files(tmp_path / "two")
     kinds = {"ios17": "constexpr_affine_dequantize", "ios18": "constexpr_blockwise_shift_scale"}
     expected = {"words": "constexpr_lut_to_dense", "pixels": kinds[deployment]}
     for item in parts:
-        path = tmp_path / "one" / made[0].files[item.key].path
+        path = tmp_path / "one" / written[0].files[item.key].path
         operations = read_program(path).function().operations
-        found = {operation.type for operation in operations if operation.type.startswith("constexpr_")}
-        assert found == {expected[item.key]}, item.key
+        used = {operation.type for operation in operations if operation.type.startswith("constexpr_")}
+        assert used == {expected[item.key]}, item.key
         assert 30 < psnr(item, MilSession(path, item.entry())) < 70
-        stored = sum(part.bytes for part in made[0].parts[item.key] if part.path.endswith("weight.bin"))
+        stored = sum(part.bytes for part in written[0].parts[item.key] if part.path.endswith("weight.bin"))
         assert stored < 0.55 * item.weight_bytes() / 2, "fp16 has half of fp32's bytes"
 
 
 def test_a_component_that_no_recipe_names_stays_in_half_precision(tmp_path: Path) -> None:
     words, _ = components()
-    made = lower_all_int8([words], {"words": trace(words)}, recipe=recipe({}), inputs={}).write(tmp_path)
-    path = tmp_path / made.files["words"].path
+    written = lower_all_int8([words], {"words": trace(words)}, recipe=recipe({}), inputs={}).write(tmp_path)
+    path = tmp_path / written.files["words"].path
     assert not [
         item for item in read_program(path).function().operations if item.type.startswith("constexpr_")
     ]

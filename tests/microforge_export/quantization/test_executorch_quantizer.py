@@ -101,7 +101,7 @@ def recipe(schemes: Mapping[Role, Mapping[str, Scheme]]) -> Int8Recipe:
     return Int8Recipe(model="miniature", target="executorch", host=host, schemes=schemes)
 
 
-def draft(component: SourceComponent, inputs: bool = True) -> ExecutorchQuantizable:
+def quantizable_of(component: SourceComponent, inputs: bool = True) -> ExecutorchQuantizable:
     recorded = some_inputs(component) if inputs else ()
     return ExecutorchQuantizable.make(component, trace(component), recorded, Path())
 
@@ -116,12 +116,12 @@ def psnr(component: SourceComponent, session: ExecutorchSession) -> float:
 
 
 def test_groups_are_named_by_operator_and_module() -> None:
-    assert draft(encoder()).groups() == {
+    assert quantizable_of(encoder()).groups() == {
         "gather tokens": ("weight-only",),
         "matmul blocks": ("dynamic", "static"),
         "matmul last": ("dynamic", "static"),
     }
-    assert draft(decoder(8)[0], inputs=False).groups() == {"conv head": (), "conv out": ()}
+    assert quantizable_of(decoder(8)[0], inputs=False).groups() == {"conv head": (), "conv out": ()}
 
 
 @pytest.mark.parametrize(("scheme", "least"), [("dynamic", 40), ("static", 27)])
@@ -131,16 +131,16 @@ def test_a_quantized_component_is_one_delegate_small_and_near_fp32(
     component = encoder()
     inputs = {"words": some_inputs(component)}
     schemes: dict[str, Scheme] = {"*": scheme, "gather tokens": "weight-only"}
-    made = lower_all_int8(
+    artefacts = lower_all_int8(
         [component], {"words": trace(component)}, recipe=recipe({"text_encoder": schemes}), inputs=inputs
     )
-    made.lint()
-    assert made.coverage["words"].delegates == 1
-    assert set(made.coverage["words"].outside) <= {
+    artefacts.lint()
+    assert artefacts.coverage["words"].delegates == 1
+    assert set(artefacts.coverage["words"].outside) <= {
         "aten.embedding.default", "dim_order_ops._to_dim_order_copy.default",
     }  # fmt: skip
-    assert made.weights["words"] < 0.32 * component.weight_bytes()
-    path = tmp_path / made.write(tmp_path).files["words"].path
+    assert artefacts.weights["words"] < 0.32 * component.weight_bytes()
+    path = tmp_path / artefacts.write(tmp_path).files["words"].path
     assert path.stat().st_size < 0.45 * component.weight_bytes()
     assert least < psnr(component, ExecutorchSession(path, "words", component.entry())) < 70
 
@@ -153,8 +153,8 @@ def test_sizes_share_their_int8_weights_and_are_written_alike_twice(tmp_path: Pa
     for name, components in (("one", parts), ("two", parts), ("alone", parts[:1])):
         programs = {item.key: trace(item) for item in components}
         (tmp_path / name).mkdir()
-        made = lower_all_int8(components, programs, recipe=chosen, inputs=inputs).write(tmp_path / name)
-        entry = made.files["pixels_8"]
+        artefacts = lower_all_int8(components, programs, recipe=chosen, inputs=inputs).write(tmp_path / name)
+        entry = artefacts.files["pixels_8"]
         hashes.append(sha256_file(tmp_path / name / entry.path))
         sizes.append(entry.bytes)
         for item in components:
@@ -173,8 +173,8 @@ def test_small_weights_keep_all_their_levels() -> None:
     program = quantize(component, trace(component), {"matmul last": "dynamic"}, ())
     inputs = some_inputs(component, 1)[0]
     expected = component.evaluate(inputs)["text"]
-    found = program.module()(*(torch.from_numpy(inputs[spec.name]) for spec in component.inputs))[0].numpy()
-    assert psnr_db(expected, found) > 40
+    result = program.module()(*(torch.from_numpy(inputs[spec.name]) for spec in component.inputs))[0].numpy()
+    assert psnr_db(expected, result) > 40
 
 
 def test_rows_of_a_table_have_scales_of_their_own() -> None:
@@ -212,17 +212,17 @@ def test_static_ranges_need_recorded_inputs() -> None:
 def test_a_program_that_cannot_be_quantized_is_refused_with_its_component() -> None:
     component = encoder()
     unknown = {**some_inputs(component, 1)[0], "ids": np.full((1, LENGTH), WORDS)}
-    made = ExecutorchQuantizable(component, trace(component), [unknown])
+    quantizable = ExecutorchQuantizable(component, trace(component), [unknown])
     with pytest.raises(GraphLintError, match=r"^words: "):
-        made.quantized({"matmul last": "static"})
+        quantizable.quantized({"matmul last": "static"})
 
 
 def test_a_trial_runs_in_the_engine_and_knows_its_bytes() -> None:
-    made = draft(encoder())
-    with made.candidate({}) as plain, made.candidate({"matmul blocks": "dynamic"}) as trial:
-        assert plain.bytes - 3 * 2 * 3 * WIDTH * WIDTH < trial.bytes < 0.8 * plain.bytes
-        inputs = some_inputs(made.component, 1)[0]
-        exact, near = (item.session.run(inputs)["text"] for item in (plain, trial))
+    quantizable = quantizable_of(encoder())
+    with quantizable.candidate({}) as plain, quantizable.candidate({"matmul blocks": "dynamic"}) as quantized:
+        assert plain.bytes - 3 * 2 * 3 * WIDTH * WIDTH < quantized.bytes < 0.8 * plain.bytes
+        inputs = some_inputs(quantizable.component, 1)[0]
+        exact, near = (item.session.run(inputs)["text"] for item in (plain, quantized))
         assert 40 < psnr_db(exact, near) < 70
 
 

@@ -1,4 +1,4 @@
-"""Lowering small modules to Core ML, run by the interpreter: islands, compression, shared weights, equal bytes."""
+"""Lowering small modules to Core ML, run by the interpreter: keep-list, compression, shared weights, equal bytes."""
 
 from __future__ import annotations
 
@@ -75,18 +75,18 @@ class GatedNorm(nn.Module):
 
 
 def test_squares_beyond_half_precision_do_not_overflow(tmp_path: Path) -> None:
-    found, expected = _run(_layers(PixelNorm(), 1, 8, 4, 4), tmp_path, 1000 * _random(1, 8, 4, 4))
-    assert psnr_db(expected, found) > 60
+    result, expected = _run(_layers(PixelNorm(), 1, 8, 4, 4), tmp_path, 1000 * _random(1, 8, 4, 4))
+    assert psnr_db(expected, result) > 60
 
 
 def test_what_only_a_norm_reads_may_pass_the_range_of_half_precision(tmp_path: Path) -> None:
-    found, expected = _run(_layers(GatedNorm(), 1, 8, 8), tmp_path, 300 * _random(1, 8, 8).abs())
-    assert psnr_db(expected, found) > 50
+    result, expected = _run(_layers(GatedNorm(), 1, 8, 8), tmp_path, 300 * _random(1, 8, 8).abs())
+    assert psnr_db(expected, result) > 50
 
 
 def test_the_norm_of_zeros_is_zero(tmp_path: Path) -> None:
-    found, _ = _run(_layers(nn.RMSNorm(8, eps=1e-6), 1, 8), tmp_path, torch.zeros(1, 8))
-    assert not found.any()
+    result, _ = _run(_layers(nn.RMSNorm(8, eps=1e-6), 1, 8), tmp_path, torch.zeros(1, 8))
+    assert not result.any()
 
 
 def test_an_operator_without_a_lowering_is_refused_with_its_component() -> None:
@@ -105,9 +105,9 @@ def test_an_operator_that_cannot_be_checked_is_refused_with_its_component() -> N
             return x.argsort(-1).float()
 
     component = _layers(Sorting(), 1, 4)
-    made = lower_all([component], {"layers": trace(component)}, RECIPES["fp16"])
+    artefacts = lower_all([component], {"layers": trace(component)}, RECIPES["fp16"])
     with pytest.raises(GraphLintError, match="layers: operator argsort is not one that the interpreter"):
-        made.lint()
+        artefacts.lint()
 
 
 def test_a_package_is_never_overwritten(tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_compressed_weights_are_smaller_and_near_enough(
     component, x = _layers(Stack(), 1, 40, 96), _random(1, 40, 96, seed=1)
     (tmp_path / "plain").mkdir()
     plain = _written(component, tmp_path / "plain", deployment=deployment)
-    found, expected = _run(component, tmp_path, x, deployment=deployment, weights=weights)
-    assert psnr_db(expected, found) > psnr
+    result, expected = _run(component, tmp_path, x, deployment=deployment, weights=weights)
+    assert psnr_db(expected, result) > psnr
     package = tmp_path / "layers.mlpackage"
     constants = 40 * 96 * 2 + 40 * 40 * 2  # stay as they are
     small, large = len(_files(package)[WEIGHTS]), len(_files(plain)[WEIGHTS])

@@ -80,17 +80,17 @@ def decoder(kind: str) -> SourceComponent:
 
 def test_sizes_of_a_denoiser_are_methods_of_one_program_that_stores_weights_once(tmp_path: Path) -> None:
     narrow, wide = denoisers()
-    made = written(tmp_path, narrow, wide)
-    assert set(made.files) == {"steps_1", "steps_3"} and made.files["steps_1"] == made.files["steps_3"]
-    assert made.files["steps_1"].path == "executorch/denoiser.pte"
+    target = written(tmp_path, narrow, wide)
+    assert set(target.files) == {"steps_1", "steps_3"} and target.files["steps_1"] == target.files["steps_3"]
+    assert target.files["steps_1"].path == "executorch/denoiser.pte"
     matrix = 4 * WIDTH * WIDTH
-    assert matrix < made.files["steps_1"].bytes < 1.7 * matrix
+    assert matrix < target.files["steps_1"].bytes < 1.7 * matrix
     generator = np.random.default_rng(0)
     for component in (narrow, wide):
         inputs = {
             spec.name: generator.normal(size=spec.shape).astype(np.float32) for spec in component.inputs
         }
-        path = tmp_path / made.files[component.key].path
+        path = tmp_path / target.files[component.key].path
         session = ExecutorchSession(path, component.key, component.entry())
         expected = component.evaluate(inputs)["velocity"].astype(np.float32)
         np.testing.assert_allclose(session.run(inputs)["velocity"], expected, rtol=1e-4, atol=1e-5)

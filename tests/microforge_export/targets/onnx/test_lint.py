@@ -22,9 +22,9 @@ def graph(
 ) -> ir.Model:  # fmt: skip
     """A graph from x to y, both of ``shape``."""
     x, y = (helper.make_tensor_value_info(name, kind, shape) for name in "xy")
-    made = helper.make_graph(nodes, "g", [x], [y], initializers or [])
+    graph = helper.make_graph(nodes, "g", [x], [y], initializers or [])
     opsets = [helper.make_opsetid("", 20), *(helper.make_opsetid(name, 1) for name in domains)]
-    return ir.from_proto(helper.make_model(made, opset_imports=opsets))
+    return ir.from_proto(helper.make_model(graph, opset_imports=opsets))
 
 
 def loop() -> ir.Model:

@@ -22,7 +22,7 @@ from microforge_export.targets.onnx.merge_layers import merge_layers
 
 
 class Mixed(nn.Module):
-    """Layers of two kinds of x, and one that reads what another made."""
+    """Layers of two kinds of x, and one that reads the output of another."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,12 +84,12 @@ def test_merged_layers_keep_their_group(
 
 def test_sizes_go_on_to_share_the_weights_of_merged_layers(source_model: SourceModel) -> None:
     sizes = [Size(height=64, width=64), Size(height=64, width=96)]
-    found = []
+    layers = []
     for component in source_model.provider.components(sizes):
         if component.role == "denoiser":
             graph = lower.lower(component, trace(component)).graph
             large = (value.const_value for value in graph.initializers.values())
-            found.append(
+            layers.append(
                 {item.tobytes() for item in large if item is not None and "merged" in (item.name or "")}
             )
-    assert found[0] == found[1] and len(found[0]) > 4
+    assert layers[0] == layers[1] and len(layers[0]) > 4

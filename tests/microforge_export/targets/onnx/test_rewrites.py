@@ -1,4 +1,4 @@
-"""Every rewrite leaves out what it names and computes the same; where its pattern is not found nothing changes."""
+"""Every rewrite removes the operators that it names and keeps the result; a graph without its pattern is unchanged."""
 
 from __future__ import annotations
 
