@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from microforge.bundle.targets import Entry
 from microforge.errors import SpecError
+from microforge.io.user_file import read_user_text
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -69,7 +70,7 @@ def find_device(name: str) -> DeviceProfile:
     if not name.endswith(".toml"):
         raise SpecError(f"unknown device {name!r}; allowed: {', '.join(DEVICES)}, or a file NAME.toml")
     try:
-        values = tomllib.loads(Path(name).read_text("utf-8"))
+        values = tomllib.loads(read_user_text(Path(name)))
     except OSError as error:
         raise SpecError(f"{name} cannot be read: {error.strerror or error}") from None
     except ValueError as error:  # also for bytes that are not UTF-8

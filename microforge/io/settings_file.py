@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from microforge.errors import SpecError
+from microforge.io.user_file import read_user_text
 from microforge.spec import from_dict, to_dict
 
 T = TypeVar("T")
@@ -32,8 +33,8 @@ def read_toml(path: Path, what: str = "the settings") -> dict[str, Any]:
         SpecError: when it is missing or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(read_user_text(path))
+    except (OSError, tomllib.TOMLDecodeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise SpecError(f"cannot read {what} {path}: {reason}") from None
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microforge.bundle.manifest import Latent, Sampler
-from microforge.errors import BundleError
+from microforge.errors import BundleError, GenerationError
 
 Floats = NDArray[np.float32]
 
@@ -105,7 +105,17 @@ def normalize(latent: Floats, entry: Latent) -> Floats:
 
 
 def to_pixels(image: Floats) -> NDArray[np.uint8]:
-    """(1, 3, H, W) in [0, 1] to (H, W, 3) bytes, rounded to the nearest."""
+    """(1, 3, H, W) in [0, 1] to (H, W, 3) bytes, rounded to the nearest.
+
+    Raises:
+        GenerationError: when the image holds NaN or infinity: clipped, it would be black without a word.
+    """
+    if not np.isfinite(image).all():
+        count = int((~np.isfinite(image)).sum())
+        raise GenerationError(
+            f"the model gave {count} of {image.size} values that are not finite (NaN or infinity); no image is written: "
+            "its weights are damaged or overflow, use another build or checkpoint"
+        )
     pixels: NDArray[np.uint8] = np.rint(np.clip(image[0], 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)
     return pixels.transpose(1, 2, 0)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from microforge.bundle.manifest import Guidance, Latent, Sampler
-from microforge.errors import BundleError
+from microforge.errors import BundleError, GenerationError
 from microforge_runtimes.sampler import (
     allowed_steps,
     denormalize,
@@ -80,3 +80,11 @@ def test_pixels_are_rounded_clipped_and_channels_last() -> None:
     image = np.array([-1.0, 0.5, 2.0], np.float32).reshape(1, 3, 1, 1)
     assert to_pixels(image).tolist() == [[[0, 128, 255]]]
     assert to_pixels(np.zeros((1, 3, 4, 6), np.float32)).shape == (4, 6, 3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_image_that_is_not_finite_is_refused_and_not_clipped_to_black(value: float) -> None:
+    image = np.zeros((1, 3, 2, 2), np.float32)
+    image[0, 1, 0, 1] = value
+    with pytest.raises(GenerationError, match="1 of 12 values that are not finite"):
+        to_pixels(image)

@@ -12,6 +12,7 @@ from pathlib import Path
 from microforge.bundle.manifest import Role
 from microforge.bundle.targets import TargetName
 from microforge.errors import SpecError
+from microforge.io.user_file import read_user_text
 from microforge_export.recipes.int8_recipe import (
     SCHEMES,
     Calibration,
@@ -34,8 +35,8 @@ def read_recipe(path: Path) -> Int8Recipe:
         SpecError: if the file cannot be read, has an unknown key or value, or lacks a required one.
     """
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_user_text(path)
+    except OSError as error:
         raise SpecError(f"recipe {path} cannot be read ({error}); {_HINT}") from None
     return parse_recipe(text, str(path))
 

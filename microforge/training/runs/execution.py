@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from microforge.data.image_source import ImageSource
+from microforge.io.threads import usable_threads
 from microforge.training.engine.distributed import Processes, end_processes, open_processes
 from microforge.training.engine.loop import TrainingRun, TrainingStage, train
 from microforge.training.engine.state import RunIdentity
@@ -26,7 +27,7 @@ def launched(device: str, threads: int | None) -> Iterator[Processes]:
         MissingExtraError: when there are several processes and accelerate is not installed.
     """
     if threads is not None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(usable_threads(threads) or 1)
     processes = open_processes(device)
     try:
         yield processes

@@ -17,6 +17,7 @@ from typing import Any
 
 from microforge.errors import DataError, OutputError, missing_extra
 from microforge.io.file_kind import HEAD_BYTES, file_kind, with_article
+from microforge.io.user_file import read_user_file
 from microforge.version import __version__
 from microforge_runtimes.marks.xmp import VOCABULARY, SourceType
 
@@ -180,7 +181,7 @@ def _library() -> Any:
 
 def _read(path: Path, what: str) -> bytes:
     try:
-        return path.read_bytes()
+        return read_user_file(path)
     except OSError as error:
         raise DataError(f"{what} {path} cannot be read: {error.strerror or error}") from None
 
