@@ -51,7 +51,7 @@ class TensorStream(IntEnum):
 class FixedSeed(IntEnum):
     """Seeds of data that stays the same whatever seed the user chooses."""
 
-    EDIT_STRIP = 2_026  # the picture strip of edits
+    EDIT_STRIP = 2_026  # the image strip of edits in the documentation
     CALIBRATION = 20_000  # prompts and noise that INT8 ranges are measured on
     QUANTIZATION_QUALITY = 30_000  # prompts and noise that quantized components are judged by
     UNSEEN_SCENES = 1_000_003  # scenes that training never shows: sample sheets, and the reference of KID

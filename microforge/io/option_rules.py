@@ -56,7 +56,7 @@ def is_given(value: object) -> bool:
 
 def kind_of(kind: str, names: Collection[str]) -> str:
     """``kind`` and a list of names as a sentence has it: "the stages vae and flow"."""
-    words = list(names)
-    listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-    plural = "" if len(words) == 1 or kind.startswith("--") else "s"
+    *first, last = names
+    listed = f"{', '.join(first)} and {last}" if first else last
+    plural = "" if not first or kind.startswith("--") else "s"
     return f"{kind}{plural} {listed}"

@@ -1,1 +1,1 @@
-"""Training: `mf-train` and the stages behind it. The only way MicroForge weights are made."""
+"""Training: `mf-train` and the stages behind it. All MicroForge weights come from it."""

@@ -85,10 +85,10 @@ def segment_samples(inputs: StepInputs, rows: DistillRows, text: EncodedText) ->
     each = (points.shape[1] - 1) // segments
     ends = points[:, ::each]  # (B, G + 1, C, h, w)
     on_policy = settings.skip is None and step >= (1.0 - settings.on_policy_fraction) * settings.steps
-    own = sampled_latents(rows) if on_policy else None
+    from_student = sampled_latents(rows) if on_policy else None
     noise = start_noise(inputs, rows) if settings.perturb > 0.0 else None
     source = rows.trajectories.source
-    starts, previous = chained(inputs.student.denoiser, ends, text, source, own, noise)
+    starts, previous = chained(inputs.student.denoiser, ends, text, source, from_student, noise)
     device = starts.device
     index = torch.arange(segments, device=device).expand(len(starts), -1)  # (B, G)
     samples = SegmentSamples(
@@ -138,7 +138,7 @@ def chained(
     ends: Tensor,
     text: EncodedText,
     source: Tensor | None,
-    own: Tensor | None,
+    from_student: Tensor | None,
     noise: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Starts (B, G, C, h, w) and previous plans (B, G, K, D) of the segments; the plans are those of the student.
@@ -148,8 +148,8 @@ def chained(
         ends: (B, G + 1, C, h, w), the teacher's latents on the student's grid.
         text: Encoded prompts.
         source: (B, C, h, w) source latents, or None.
-        own: (B, 1, h, w) bool, where segments start from the student's rollout instead of the teacher's latents; None:
-            nowhere.
+        from_student: (B, 1, h, w) bool, where segments start from the student's latents (on-policy) instead of the
+            teacher's; None: nowhere.
         noise: (B, G, C, h, w), added to every start; a rollout continues from the noisy start.
     """
     segments = ends.shape[1] - 1
@@ -160,9 +160,9 @@ def chained(
         t = torch.full((len(z),), 1.0 - index / segments, device=z.device)
         has_plan = torch.full((len(z),), float(index > 0), device=z.device)
         end = ends[:, index + 1]
-        if own is not None:
+        if from_student is not None:
             velocity, plan = denoiser(z, t, *text, plan, has_plan, source)
-            z = torch.where(own, z - velocity.float() / segments, end)
+            z = torch.where(from_student, z - velocity.float() / segments, end)
         else:
             plan = denoiser.planner(z, t, text[2], plan, has_plan, source)
             z = end

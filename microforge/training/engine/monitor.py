@@ -1,7 +1,7 @@
 """The monitor of a run: smoothed loss, divergence check, log file, TensorBoard and progress line.
 
 Loss terms are summed on the device and read every ``log_every`` steps and before every save, because reading one blocks
-until the GPU is done. An interval with a term that is not finite ends the run before its weights are saved.
+until the GPU is done. An interval with a term that is not finite stops the run, so that its weights are never saved.
 """
 
 from __future__ import annotations

@@ -74,8 +74,10 @@ def make_optimizers(network: nn.Module, settings: OptimizerSettings) -> dict[str
         raise SpecError("muon trains hidden matrices and this network has none; use the optimizer adamw")
     muon = BatchedMuon(
         [{"params": groups.hidden, **decayed}],
-        lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw",
-    )  # fmt: skip
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
     return {"optimizer": adamw, "muon": muon}
 
 

@@ -1,4 +1,4 @@
-"""The network of the denoiser stages, a batch of theirs, and the loss terms of rectified flow.
+"""The network of the denoiser stages, their batches, and the loss terms of rectified flow.
 
 Letters: B captions, S = B * noise samples per caption, L text tokens, K plan tokens, D width, C h w latent channels, height
 and width.

@@ -1,6 +1,6 @@
 """Samples of a model, judged by the oracle: what the stages reward and rewrite learn from.
 
-Every prompt is sampled several times, so that the quality of a sample can be separated from the difficulty of its prompt. Samples
+Every prompt is sampled several times, which separates the quality of a sample from the difficulty of its prompt. Samples
 are generated in parts, by all processes, each part a file of its own, so that a killed run continues where it stopped. Only
 prompts of the built-in world can be judged, and only compositions that training shows are sampled: held-out ones stay unseen.
 

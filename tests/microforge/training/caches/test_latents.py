@@ -1,4 +1,4 @@
-"""The latent cache: made once per encoder and data set, resumed after a kill, never half written."""
+"""The latent cache: built once per encoder and data set, resumed after a kill, never half written."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def vae() -> MicroForgeVAE:
 
 
 class _Greys(SceneSource):
-    """Grey images whose brightness is their number; ``drawn`` lists the parts that were asked for."""
+    """Grey images whose brightness is their number; ``parts`` lists the parts that were requested."""
 
     def __init__(self, content: str = "greys", broken_part: int = -1, empty: bool = False) -> None:
         self.content, self.broken_part, self.empty = content, broken_part, empty
-        self.drawn: list[int] = []
+        self.parts: list[int] = []
 
     @property
     def fingerprint(self) -> str:
@@ -50,7 +50,7 @@ class _Greys(SceneSource):
     def examples(
         self, plan: ExamplePlan, part: int, size: tuple[int, int], device: str
     ) -> Iterator[Examples]:
-        self.drawn.append(part)
+        self.parts.append(part)
         for first in range(part * PART, min((part + 1) * PART, plan.images) if not self.empty else 0, 512):
             if part == self.broken_part:
                 raise KeyboardInterrupt
@@ -75,13 +75,13 @@ def _cache(
 
 def test_cache_holds_normalised_latents_beside_their_captions(tmp_path: Path, vae: MicroForgeVAE) -> None:
     source = _Greys()
-    found = _cache(tmp_path / "latents", vae, source)
+    cache = _cache(tmp_path / "latents", vae, source)
     [(images, captions)] = list(source.examples(source.plan(6, 2, 0), 0, SIZE, "cpu"))
     with torch.no_grad():
         expected = vae.normalize(vae.encode(from_uint8(to_uint8(images))).mean).half()
-    assert torch.equal(found.latents, expected) and found.latents.dtype == torch.float16
-    assert found.captions.shape == (6, 2, LENGTH) and found.captions.dtype == torch.int16
-    for row, texts in zip(found.captions, captions, strict=True):
+    assert torch.equal(cache.latents, expected) and cache.latents.dtype == torch.float16
+    assert cache.captions.shape == (6, 2, LENGTH) and cache.captions.dtype == torch.int16
+    for row, texts in zip(cache.captions, captions, strict=True):
         for ids, text in zip(row, texts, strict=True):
             assert ids.tolist() == TOKENIZER.encode(text, "generate", LENGTH).ids.tolist()
 
@@ -92,7 +92,7 @@ def test_cache_is_read_again_and_made_anew_when_anything_it_depends_on_changes(
     path = tmp_path / "latents"
     first = _cache(path, vae, _Greys())
     again = _Greys()
-    assert torch.equal(_cache(path, vae, again).latents, first.latents) and again.drawn == []
+    assert torch.equal(_cache(path, vae, again).latents, first.latents) and again.parts == []
     other = MicroForgeVAE(replace(SPEC, latent_std=(1.0,) * 4)).eval()
     assert encoder_sha256(other) != encoder_sha256(vae)
     for encoder, content, images, captions in (
@@ -100,10 +100,10 @@ def test_cache_is_read_again_and_made_anew_when_anything_it_depends_on_changes(
     ):  # fmt: skip
         source = _Greys(content)
         _cache(path, encoder, source, images, captions)
-        assert source.drawn == [0]
+        assert source.parts == [0]
 
 
-def test_a_killed_build_leaves_no_cache_and_goes_on_where_it_stopped(
+def test_a_killed_build_leaves_no_cache_and_continues_where_it_stopped(
     tmp_path: Path, vae: MicroForgeVAE
 ) -> None:
     path, count = tmp_path / "latents", 2 * PART + 9
@@ -111,21 +111,21 @@ def test_a_killed_build_leaves_no_cache_and_goes_on_where_it_stopped(
         _cache(path, vae, _Greys(broken_part=1), count)
     assert not path.exists()
     rest = _Greys()
-    found = _cache(path, vae, rest, count)
-    assert rest.drawn == [1, 2], "the first part was there"
+    cache = _cache(path, vae, rest, count)
+    assert rest.parts == [1, 2], "the first part was there"
     whole = _cache(tmp_path / "whole", vae, _Greys(), count)
-    assert torch.equal(found.latents, whole.latents) and torch.equal(found.captions, whole.captions)
+    assert torch.equal(cache.latents, whole.latents) and torch.equal(cache.captions, whole.captions)
     assert path.read_bytes() == (tmp_path / "whole").read_bytes()
     assert sorted(item.name for item in tmp_path.iterdir()) == ["latents", "whole"]
 
 
-def test_parts_of_another_data_set_are_not_taken(tmp_path: Path, vae: MicroForgeVAE) -> None:
+def test_parts_of_another_data_set_are_not_used(tmp_path: Path, vae: MicroForgeVAE) -> None:
     path, count = tmp_path / "latents", PART + 1
     with pytest.raises(KeyboardInterrupt):
         _cache(path, vae, _Greys("old", broken_part=1), count)
     source = _Greys("new")
     _cache(path, vae, source, count)
-    assert source.drawn == [0, 1]
+    assert source.parts == [0, 1]
 
 
 def test_a_damaged_cache_is_made_anew(tmp_path: Path, vae: MicroForgeVAE) -> None:
@@ -152,9 +152,9 @@ def test_captions_that_are_too_long_are_cut_and_counted(tmp_path: Path, vae: Mic
     source = Long()
     plan = source.plan(3, 2, 0)
     console = Console(file=stream, width=200)
-    found = load_or_build(tmp_path / "c", _encoder(vae), source, plan, console)
+    cache = load_or_build(tmp_path / "c", _encoder(vae), source, plan, console)
     assert "1 captions are longer than 12 tokens" in stream.getvalue()
-    assert int((found.captions[0, 1] != 0).sum()) == LENGTH
+    assert int((cache.captions[0, 1] != 0).sum()) == LENGTH
 
 
 def test_a_source_without_a_usable_image_is_a_data_error(tmp_path: Path, vae: MicroForgeVAE) -> None:
@@ -173,8 +173,8 @@ def test_parts_may_hold_fewer_images_than_planned(tmp_path: Path, vae: MicroForg
                 yield from super().examples(plan, part, size, device)
 
     count, stream = 2 * PART + 9, io.StringIO()
-    found = _cache(tmp_path / "latents", vae, Gaps(), count)
-    assert len(found.latents) == PART + 9 == len(found.captions)
+    cache = _cache(tmp_path / "latents", vae, Gaps(), count)
+    assert len(cache.latents) == PART + 9 == len(cache.captions)
     plan = Gaps().plan(count, 2, 0)
     console = Console(file=stream, width=200)
     load_or_build(tmp_path / "latents", _encoder(vae), Gaps(), plan, console)
@@ -183,7 +183,7 @@ def test_parts_may_hold_fewer_images_than_planned(tmp_path: Path, vae: MicroForg
 
 def test_scenes_cache_is_that_of_the_scene_stream(tmp_path: Path, vae: MicroForgeVAE) -> None:
     source = SceneSource()
-    found = _cache(tmp_path / "latents", vae, source, 5, 3)
+    cache = _cache(tmp_path / "latents", vae, source, 5, 3)
     [(images, _)] = list(source.examples(source.plan(5, 3, 0), 0, SIZE, "cpu"))
     expected: Tensor = vae.normalize(vae.encode(from_uint8(to_uint8(images))).mean).half()
-    assert torch.equal(found.latents, expected) and found.captions.shape == (5, 3, LENGTH)
+    assert torch.equal(cache.latents, expected) and cache.captions.shape == (5, 3, LENGTH)

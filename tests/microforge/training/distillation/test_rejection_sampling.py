@@ -1,4 +1,4 @@
-"""TrajectoryDataset that miss their captions are replaced by such as don't; verdicts are the oracle's, and made once."""
+"""Rejected samples are replaced by accepted ones of their kind; verdicts are the oracle's, and made once."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def test_the_on_policy_rollout_and_its_plans_are_what_the_runtime_computes(
             stage.student.denoiser, noise[:, None].expand(-1, 5, -1, -1, -1), text, None, EVERYWHERE
         )
     latents, plans_seen = [noise], []
-    hook = pipeline.planner.register_forward_hook(lambda module, given, result: plans_seen.append(result))
+    hook = pipeline.planner.register_forward_hook(lambda module, inputs, result: plans_seen.append(result))
     pipeline.text2img(prompts, seed=3, callback=lambda step, steps, z: latents.append(z))
     hook.remove()
     assert torch.allclose(starts, torch.stack(latents[:4], 1), atol=1e-5)
@@ -367,7 +367,7 @@ def test_student_spec_refuses_other_steps_and_guidance_by_name(checkpoint: Path,
     with pytest.raises(SpecError, match="guidance is 3; it is in the weights"):
         student.text2img("a red circle", guidance=3.0)
     calls: list[int] = []
-    student.denoiser.register_forward_hook(lambda module, given, result: calls.append(len(result[0])))
+    student.denoiser.register_forward_hook(lambda module, inputs, result: calls.append(len(result[0])))
     student.text2img(["a red circle", "a blue square"])
     assert calls == [2, 2]  # one evaluation a step, no second branch
 
@@ -378,7 +378,7 @@ def test_student_edits_with_one_evaluation_a_step(editing_checkpoint: Path, tmp_
     examples = SceneTriples().triples("inpaint", 0, 0, 1, range(1), (64, 64), "cpu")
     assert examples.masks is not None
     calls: list[int] = []
-    student.denoiser.register_forward_hook(lambda module, given, result: calls.append(1))
+    student.denoiser.register_forward_hook(lambda module, inputs, result: calls.append(1))
     student.edit(examples.targets, "make it red")
     student.inpaint(examples.targets, examples.masks)
     assert len(calls) == 8

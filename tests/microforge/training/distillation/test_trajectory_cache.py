@@ -1,4 +1,4 @@
-"""The cache of drawings: its size is known before it is written, a kill loses nothing, another teacher's is refused."""
+"""The trajectory cache: its size is known before it is written, a kill loses nothing, another teacher's is refused."""
 
 from __future__ import annotations
 

@@ -73,10 +73,10 @@ def test_two_launched_processes_equal_one_with_the_doubled_batch(tmp_path: Path,
     )
     whole = load_file(tmp_path / "one" / "flow" / STATE)
     for other in ("pieces", "two"):
-        found = load_file(tmp_path / other / "flow" / STATE)
-        assert found.keys() == whole.keys()
+        state = load_file(tmp_path / other / "flow" / STATE)
+        assert state.keys() == whole.keys()
         for name, value in whole.items():
-            assert torch.allclose(found[name], value, atol=2e-5, rtol=1e-4), (other, name)
+            assert torch.allclose(state[name], value, atol=2e-5, rtol=1e-4), (other, name)
         for first, second in zip(
             _log(tmp_path / "one" / "flow"), _log(tmp_path / other / "flow"), strict=True
         ):

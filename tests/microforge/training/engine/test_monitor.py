@@ -108,7 +108,7 @@ def test_tensorboard_gets_terms_and_sheets_and_forgets_later_steps(tmp_path: Pat
     assert "samples" in events.Tags()["images"]
 
 
-def test_plot_losses_draws_every_term_even_one_that_came_late(tmp_path: Path) -> None:
+def test_plot_losses_plots_every_term_even_one_that_came_late(tmp_path: Path) -> None:
     rows = [
         {"step": 1, "samples_per_s": 3.0, "loss": 2.0},
         {"step": 2, "samples_per_s": 3.0, "loss": 1.0, "kl": 0.5},

@@ -43,11 +43,11 @@ def test_state_holds_modules_every_optimizer_and_the_progress_of_the_run(tmp_pat
     one, two = _parts(0), _parts(1)
     save_state(tmp_path, PROGRESS, IDENTITY, one)
     assert load_state(tmp_path, IDENTITY, two) == PROGRESS and steps_done(tmp_path) == 7
-    found = load_file(tmp_path / STATE)
+    stored = load_file(tmp_path / STATE)
     save_state(tmp_path, PROGRESS, IDENTITY, two)
-    assert {"muon.0.momentum_buffer", "optimizer.0.exp_avg", "ema.bias"} <= found.keys()
+    assert {"muon.0.momentum_buffer", "optimizer.0.exp_avg", "ema.bias"} <= stored.keys()
     again = load_file(tmp_path / STATE)
-    assert all(torch.equal(value, again[name]) for name, value in found.items())
+    assert all(torch.equal(value, again[name]) for name, value in stored.items())
     assert not list(tmp_path.glob(".state*")), "no temporary file is left"
 
 

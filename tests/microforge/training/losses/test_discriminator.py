@@ -68,7 +68,7 @@ def test_generator_loss_moves_the_image_and_never_the_discriminator() -> None:
     assert better < loss, "downhill is toward images that look real"
 
 
-def test_adversary_terms_train_the_discriminator_and_never_the_decoder() -> None:
+def test_discriminator_terms_train_the_discriminator_and_never_the_decoder() -> None:
     torch.manual_seed(0)
     discriminator = PatchDiscriminator(8)
     output = torch.rand(2, 3, 32, 32, requires_grad=True)

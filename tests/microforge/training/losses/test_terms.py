@@ -62,8 +62,10 @@ def test_fft_l1_is_the_difference_of_a_waves_amplitudes() -> None:
 
 def test_fft_l1_weighs_noise_alike_at_every_size() -> None:
     torch.manual_seed(0)
-    found = [fft_l1(0.1 * torch.randn(4, 3, side, side), torch.zeros(4, 3, side, side)) for side in (32, 128)]
-    assert found[0] == pytest.approx(found[1].item(), rel=0.05)
+    values = [
+        fft_l1(0.1 * torch.randn(4, 3, side, side), torch.zeros(4, 3, side, side)) for side in (32, 128)
+    ]
+    assert values[0] == pytest.approx(values[1].item(), rel=0.05)
 
 
 def test_perceptual_distance_sees_blur_contrast_and_brightness() -> None:

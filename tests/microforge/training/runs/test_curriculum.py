@@ -25,7 +25,7 @@ def _read(folder: Path, text: str) -> Curriculum:
 
 
 def test_phase_inherits_the_preset_and_overrides_any_setting(tmp_path: Path) -> None:
-    found = _read(tmp_path, 'config = "tiny"\n' + PHASE + '''crop = 64
+    curriculum = _read(tmp_path, 'config = "tiny"\n' + PHASE + '''crop = 64
 pool_sizes = [4, 8]
 [phase.optimizer]
 learning_rate = 1
@@ -41,8 +41,8 @@ checkpoint_blocks = true
 [phase.optimizer]
 kind = "muon"
 ''')  # fmt: skip
-    vae, flow = (phase.settings for phase in found.phases)
-    assert [phase.name for phase in found.phases] == ["1-vae-128", "2-flow-128x256"]
+    vae, flow = (phase.settings for phase in curriculum.phases)
+    assert [phase.name for phase in curriculum.phases] == ["1-vae-128", "2-flow-128x256"]
     assert isinstance(vae, VAESettings) and isinstance(flow, FlowSettings)
     assert vae.crop == 64 and vae.pool_sizes == (4, 8) and vae.discriminator_optimizer.clip == 0.5
     assert vae.optimizer.learning_rate == 1.0 and vae.discriminator_optimizer.weight_decay == 0.0
@@ -50,7 +50,7 @@ kind = "muon"
         flow.noise_samples == 2
         and flow.time_shift == 3.0
         and flow.optimizer.kind == "muon"
-        and found.phases[1].head.checkpoint_blocks
+        and curriculum.phases[1].head.checkpoint_blocks
     )
     preset = preset_settings("flow", "tiny")
     assert flow.optimizer.learning_rate == preset.optimizer.learning_rate and flow.batch == preset.batch
@@ -58,12 +58,12 @@ kind = "muon"
 
 @pytest.mark.parametrize("config", PRESETS)
 def test_shipped_curricula_train_the_vae_then_the_flow_and_edit_last_at_native_size(config: str) -> None:
-    found = read_curriculum(CURRICULA / f"{config}.toml")
-    assert found.config == config and found.phases[0].head.stage == "vae"
-    flow, edit = found.phases[-2:]
+    curriculum = read_curriculum(CURRICULA / f"{config}.toml")
+    assert curriculum.config == config and curriculum.phases[0].head.stage == "vae"
+    flow, edit = curriculum.phases[-2:]
     assert (flow.head.stage, edit.head.stage) == ("flow", "edit")
     assert flow.size == edit.size == PRESETS[config].native_size
-    sides = [phase.size[0] for phase in found.phases if phase.head.stage == "flow"]
+    sides = [phase.size[0] for phase in curriculum.phases if phase.head.stage == "flow"]
     assert sides == sorted(sides), "low resolution first"
 
 

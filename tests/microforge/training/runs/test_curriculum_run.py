@@ -72,7 +72,7 @@ def test_all_trains_every_phase_from_the_one_before_and_skips_what_is_finished(
         run_all(request_)
 
 
-def test_all_goes_on_in_the_phase_that_was_stopped(request_: Any, mini: Any) -> None:
+def test_all_continues_in_the_phase_that_was_stopped(request_: Any, mini: Any) -> None:
     short = "".join(CURRICULUM.partition('[[phase]]\nstage = "flow"')[:1])  # the VAE's phases
     request_.curriculum.write_text(short, "utf-8")
     run_all(request_)
@@ -86,7 +86,7 @@ def test_all_goes_on_in_the_phase_that_was_stopped(request_: Any, mini: Any) -> 
     assert steps_done(request_.out / NAMES[2]) == 3
 
 
-def test_all_refuses_to_go_on_below_a_phase_that_is_already_trained(request_: Any, mini: Any) -> None:
+def test_all_refuses_to_continue_before_a_phase_that_is_already_trained(request_: Any, mini: Any) -> None:
     short = CURRICULUM.partition('[[phase]]\nstage = "flow"')[0]
     request_.curriculum.write_text(short, "utf-8")
     run_all(request_)

@@ -79,7 +79,7 @@ def test_bad_data_is_refused_before_anything_is_written(tmp_path: Path, photos: 
         assert not (tmp_path / "run").exists()
 
 
-def test_report_skipped_says_each_thing_once_and_keeps_the_list_of_a_resumed_run(
+def test_report_skipped_warns_once_about_each_item_and_keeps_the_list_of_a_resumed_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = SceneSource()

@@ -67,7 +67,7 @@ def test_largest_batch_is_the_rest_of_the_memory_over_one_sample() -> None:
     assert needs.largest_batch(memory=120) == 0
 
 
-def test_dry_run_says_what_a_stage_takes_and_writes_nothing(tmp_path: Path, mini: Any, capsys: Any) -> None:
+def test_dry_run_estimates_a_stage_and_writes_nothing(tmp_path: Path, mini: Any, capsys: Any) -> None:
     estimate = estimate_stage(mini.request(tmp_path / "run", "flow", accumulate=2, bf16=True))
     values, needs = estimate.values(), estimate.footprint
     assert values["micro_batch"] == 2 and values["size"] == [64, 64]

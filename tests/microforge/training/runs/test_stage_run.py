@@ -88,7 +88,7 @@ def test_edits_come_from_the_data_s_own_world(sprites: Path, tmp_path: Path, min
     assert _checkpoint(tmp_path, "edit").stages == ("vae", "flow", "edit")
 
 
-def test_flow_stands_on_the_vae_learns_and_resumes(tmp_path: Path, mini: Any) -> None:
+def test_flow_uses_the_runs_vae_trains_and_resumes(tmp_path: Path, mini: Any) -> None:
     with pytest.raises(CheckpointError, match=r"mf-train vae --config mini .* or give --init"):
         run_stage(mini.request(tmp_path, "flow"))
     run_stage(mini.request(tmp_path, steps=1))
@@ -166,11 +166,11 @@ def test_init_starts_a_flow_from_a_whole_checkpoint_without_a_vae_run(tmp_path: 
     start = _finished(tmp_path / "start", mini, native_size=(96, 64))
     options = {"config": None, "init": str(start), "optimizer": "adamw"}
     run_stage(mini.request(tmp_path / "run", "flow", steps=1, **options))
-    found, was = _checkpoint(tmp_path / "run", "flow"), read_checkpoint(start)
-    assert found.spec.name == "mini" and found.spec.native_size == (96, 64), "both are the checkpoint's"
+    trained, was = _checkpoint(tmp_path / "run", "flow"), read_checkpoint(start)
+    assert trained.spec.name == "mini" and trained.spec.native_size == (96, 64), "both are the checkpoint's"
     for name, value in was.tensors.items():
-        near = torch.allclose(found.tensors[name], value, atol=2e-3)
-        assert near and (torch.equal(found.tensors[name], value) or not name.startswith("vae.")), name
+        near = torch.allclose(trained.tensors[name], value, atol=2e-3)
+        assert near and (torch.equal(trained.tensors[name], value) or not name.startswith("vae.")), name
 
 
 def test_init_starts_a_vae_and_a_decoder_only_run(tmp_path: Path, mini: Any) -> None:
@@ -179,11 +179,11 @@ def test_init_starts_a_vae_and_a_decoder_only_run(tmp_path: Path, mini: Any) -> 
     for decoder_only, folder in ((False, "vae"), (True, "vae-decoder")):
         request = mini.request(tmp_path / "run", steps=1, init=str(start), decoder_only=decoder_only)
         run_stage(request)
-        found = _checkpoint(tmp_path / "run", folder)
+        trained = _checkpoint(tmp_path / "run", folder)
         for name, value in was.module_tensors("vae").items():
-            assert torch.allclose(found.module_tensors("vae")[name], value, atol=2e-3), name
+            assert torch.allclose(trained.module_tensors("vae")[name], value, atol=2e-3), name
             if decoder_only and name.startswith("encoder."):
-                assert torch.equal(found.module_tensors("vae")[name], value)
+                assert torch.equal(trained.module_tensors("vae")[name], value)
 
 
 def test_init_of_another_configuration_is_refused_and_both_are_named(tmp_path: Path, mini: Any) -> None:

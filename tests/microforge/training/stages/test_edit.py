@@ -287,7 +287,7 @@ def test_selected_and_concatenated_captions_are_the_batch(tmp_path: Path, mini: 
     )
 
 
-def test_edit_adds_no_parameter_and_says_that_it_was_trained(
+def test_edit_adds_no_parameter_and_is_recorded_in_the_checkpoint(
     tmp_path: Path, mini: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edit, "SHEET_EXAMPLES", 1)
@@ -296,12 +296,12 @@ def test_edit_adds_no_parameter_and_says_that_it_was_trained(
     (tmp_path / "flow").mkdir()
     (tmp_path / "init").rename(tmp_path / "flow" / "checkpoint")
     run_stage(mini.request(tmp_path, "edit", steps=1))  # starts from RUN/flow
-    found, was = (read_checkpoint(tmp_path / name / "checkpoint") for name in ("edit", "flow"))
-    assert found.stages == ("vae", "flow", "edit")
-    assert {name: value.shape for name, value in found.tensors.items()} == {
+    trained, was = (read_checkpoint(tmp_path / name / "checkpoint") for name in ("edit", "flow"))
+    assert trained.stages == ("vae", "flow", "edit")
+    assert {name: value.shape for name, value in trained.tensors.items()} == {
         name: value.shape for name, value in was.tensors.items()
     }
-    assert all(torch.allclose(found.tensors[name], value, atol=2e-3) for name, value in was.tensors.items())
+    assert all(torch.allclose(trained.tensors[name], value, atol=2e-3) for name, value in was.tensors.items())
     row = json.loads((tmp_path / "edit" / "log.jsonl").read_text("utf-8").splitlines()[-1])
     assert {"generate", "edit", "inpaint", "super_resolve"} <= set(row)
     assert (tmp_path / "edit" / "samples" / "0000001.png").is_file()

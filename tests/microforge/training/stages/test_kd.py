@@ -53,9 +53,9 @@ def test_kd_learns_from_a_wider_teacher_on_the_same_vae(tmp_path: Path, mini: An
     teacher = _teacher(tmp_path / "teacher", _wider(mini.MINI), vae)
     request = mini.request(tmp_path / "run", "kd", steps=2, teacher=str(teacher))
     run_stage(request)
-    found = read_checkpoint(tmp_path / "run" / "kd" / "checkpoint")
-    assert found.stages == ("vae", "flow", "kd")
-    assert found.spec.backbone == mini.MINI.backbone, "the student keeps its size"
+    trained = read_checkpoint(tmp_path / "run" / "kd" / "checkpoint")
+    assert trained.stages == ("vae", "flow", "kd")
+    assert trained.spec.backbone == mini.MINI.backbone, "the student keeps its size"
     assert '"teacher":' in (tmp_path / "run" / "kd" / "log.jsonl").read_text("utf-8")
     run_stage(mini.changed(request, steps=3, resume=True))
 
@@ -63,9 +63,9 @@ def test_kd_learns_from_a_wider_teacher_on_the_same_vae(tmp_path: Path, mini: An
 def test_kd_without_a_vae_takes_the_teachers(tmp_path: Path, mini: Any) -> None:
     teacher = _teacher(tmp_path / "teacher", _wider(mini.MINI))
     run_stage(mini.request(tmp_path / "run", "kd", steps=1, teacher=str(teacher)))
-    found, was = read_checkpoint(tmp_path / "run" / "kd" / "checkpoint"), read_checkpoint(teacher)
+    trained, was = read_checkpoint(tmp_path / "run" / "kd" / "checkpoint"), read_checkpoint(teacher)
     for name, value in was.module_tensors("vae").items():
-        assert torch.equal(found.module_tensors("vae")[name], value)
+        assert torch.equal(trained.module_tensors("vae")[name], value)
 
 
 def test_kd_refuses_a_teacher_of_other_latents(tmp_path: Path, mini: Any) -> None:
@@ -92,8 +92,8 @@ def test_kd_starts_from_the_flow_of_the_run(tmp_path: Path, mini: Any) -> None:
     run_stage(mini.request(tmp_path, "flow", steps=1))
     flow = tmp_path / "flow" / "checkpoint"
     run_stage(mini.request(tmp_path, "kd", steps=1, teacher=str(flow)))
-    found, was = read_checkpoint(tmp_path / "kd" / "checkpoint"), read_checkpoint(flow)
-    assert all(torch.allclose(found.tensors[name], value, atol=2e-3) for name, value in was.tensors.items())
+    trained, was = read_checkpoint(tmp_path / "kd" / "checkpoint"), read_checkpoint(flow)
+    assert all(torch.allclose(trained.tensors[name], value, atol=2e-3) for name, value in was.tensors.items())
 
 
 def test_kd_loss_is_the_flow_loss_plus_the_weighted_distance_to_the_teacher(

@@ -63,7 +63,7 @@ def odd_is_correct(monkeypatch: pytest.MonkeyPatch) -> None:
     count = iter(range(10**6))
     monkeypatch.setattr(judged_samples, "detect", lambda image: None)
     monkeypatch.setattr(
-        judged_samples, "judge", lambda prompt, found: SimpleNamespace(correct=next(count) % 2 == 1)
+        judged_samples, "judge", lambda prompt, detection: SimpleNamespace(correct=next(count) % 2 == 1)
     )
 
 
@@ -149,8 +149,8 @@ def test_a_step_uses_different_samples_of_each_prompt(tmp_path: Path, mini: Any)
 def test_the_checkpoint_lists_earlier_tasks_and_those_of_the_stage(tmp_path: Path, mini: Any) -> None:
     stage = _stage(tmp_path, mini, generate=0.5, inpaint=0.5, edit=0.0, super_resolve=0.0)
     stage.write(tmp_path / "out", stage.network)
-    found = read_checkpoint(tmp_path / "out")
-    assert found.spec.tasks == ("generate", "inpaint") and found.stages == ("vae", "flow", "reward")
+    written = read_checkpoint(tmp_path / "out")
+    assert written.spec.tasks == ("generate", "inpaint") and written.stages == ("vae", "flow", "reward")
 
 
 @pytest.mark.usefixtures("odd_is_correct")
