@@ -99,13 +99,17 @@ def _comments(kind: type) -> dict[str, str]:
 
 
 def parse_assignments(
-    assignments: Sequence[str], known: Mapping[str, Any], option: str = "--set"
+    assignments: Sequence[str],
+    known: Mapping[str, Any],
+    listed: Collection[str] | None = None,
+    option: str = "--set",
 ) -> dict[str, Any]:
     """``KEY=VALUE`` texts as nested values, each read as the type of its key.
 
     Args:
         assignments: Values as in TOML; the quotes of a text may be left out.
         known: Dotted key -> type, from ``setting_types``.
+        listed: The keys that a message lists; all known ones by default.
         option: How the user gave them, for messages.
 
     Raises:
@@ -117,7 +121,7 @@ def parse_assignments(
         if not equals or not key:
             raise SpecError(f"{option} is {text!r}; write KEY=VALUE")
         if key not in known:
-            raise SpecError(unknown_key(option, key, known))
+            raise SpecError(unknown_key(option, key, known if listed is None else listed))
         table = values
         *outer, name = key.split(".")
         for part in outer:

@@ -82,7 +82,9 @@ def distill_request(
     Raises:
         SpecError: for an unknown key, a value of another type, or an option of ``mf-train`` alone.
     """
-    chosen = parse_assignments(assignments, setting_keys(*_GROUPS))
+    keys = setting_keys(*_GROUPS)
+    listed = [key for key in keys if key not in PLACES]
+    chosen = parse_assignments(assignments, keys, listed)
     for key, value in flags.items():
         if is_given(value):
             if key in chosen:

@@ -54,6 +54,8 @@ STAGE_SETTINGS: Mapping[str, type[TrainingSettings]] = types.MappingProxyType(
         "rewrite": RewriteSettings,
     }
 )
+#: Options that a curriculum states per phase.
+SINGLE_STAGE = ("init", "teacher", "size", "decoder_only", "minutes")
 #: Fields of LoopOptions that belong on the command line and not into a file.
 FLAGS_ONLY = ("resume", "force")
 
@@ -97,13 +99,20 @@ def stage_notes(stage: str, config: str | None = None) -> list[SettingNote]:
     Raises:
         SpecError: for an unknown configuration.
     """
-    shared = [*setting_notes(DataOptions()), *setting_notes(LoopOptions())]
-    notes = shared
+    instances: list[object] = [StageOptions(), DataOptions(), LoopOptions()]
     if stage != ALL:
-        name = preset(config or DEFAULT_CONFIG).name
-        notes = [*setting_notes(preset_settings(stage, name)), *setting_notes(StageOptions()), *shared]
-    hidden = {key for key, places in PLACES.items() if stage not in places} | set(FLAGS_ONLY)
-    return [note for note in notes if note.key not in hidden]
+        instances.insert(0, preset_settings(stage, preset(config or DEFAULT_CONFIG).name))
+    keys = set(stage_keys(stage))
+    return [note for instance in instances for note in setting_notes(instance) if note.key in keys]
+
+
+def stage_keys(stage: str) -> list[str]:
+    """The settings keys that belong to ``mf-train STAGE``."""
+    if stage == ALL:
+        keys = setting_keys(StageOptions, DataOptions, LoopOptions)
+        return [key for key in keys if key not in SINGLE_STAGE]
+    keys = setting_keys(STAGE_SETTINGS[stage], StageOptions, DataOptions, LoopOptions)
+    return [key for key in keys if stage in PLACES.get(key.split(".")[0], (stage,))]
 
 
 def _places() -> dict[str, tuple[str, ...]]:
@@ -147,7 +156,7 @@ def train_request(
         SpecError: for an unknown key, a value of another type, or an option that does not belong to the stage.
     """
     everything = setting_keys(StageOptions, DataOptions, LoopOptions, *STAGE_SETTINGS.values())
-    chosen = parse_assignments(assignments, everything)
+    chosen = parse_assignments(assignments, everything, stage_keys(stage))
     for key, value in flags.items():
         if is_given(value):
             if key in chosen:
@@ -207,9 +216,10 @@ def check_curriculum_options(request: TrainRequest) -> None:
     Raises:
         SpecError: names the option.
     """
-    options = {item.name: getattr(request.options, item.name) for item in fields(StageOptions)}
-    del options["config"], options["tokenizer"]  # these are of all phases
-    for option, value in {**options, "minutes": request.loop.minutes, **request.settings}.items():
+    options = {
+        name: getattr(request.loop if name == "minutes" else request.options, name) for name in SINGLE_STAGE
+    }
+    for option, value in {**options, **request.settings}.items():
         if is_given(value):
             raise SpecError(
                 f"{option} belongs to a single stage; for all, write it into the phases of --settings"

@@ -59,6 +59,12 @@ def test_list_settings_prints_the_keys_of_the_stage_alone(capsys: pytest.Capture
     assert "noise_samples" not in keys and "compile" not in keys and "teacher" not in keys
 
 
+def test_a_curriculum_lists_the_options_of_all_its_phases_alone() -> None:
+    keys = {note.key for note in stage_notes(ALL)}
+    assert {"compile", "edits", "tokenizer", "seed", "config"} <= keys
+    assert keys.isdisjoint({"init", "teacher", "size", "decoder_only", "minutes", "steps", "optimizer.kind"})
+
+
 def test_values_come_from_the_preset_then_the_file_then_set_and_flags(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('batch = 8\nsteps = 7\nseed = 4\nbf16 = true\n[optimizer]\nkind = "muon"\nema = 0.5\n')
@@ -73,7 +79,7 @@ def test_values_come_from_the_preset_then_the_file_then_set_and_flags(tmp_path: 
     [
         (
             ["flow", "--out", "x", "--set", "stpes=3"],
-            "unknown key 'stpes' (did you mean steps?); allowed: config, init",
+            "unknown key 'stpes' (did you mean steps?); allowed: optimizer.learning_rate",
         ),
         (["flow", "--out", "x", "--set", "crop=64"], "crop belongs to the stage vae, not to flow"),
         (["flow", "--out", "x", "--set", "kl=1"], "kl belongs to the stage vae, not to flow"),
