@@ -69,7 +69,7 @@ def compare_memory(
         if target == "executorch":
             measured = measured - result.base + ENGINE_LOADED
         yield MemoryComparison(
-            str(bundle.manifest.model.get("name")), target, bundle.target(target).precision, str(bundle.size(size)), loading,
+            bundle.manifest.model.name, target, bundle.target(target).precision, str(bundle.size(size)), loading,
             max(predicted[loading].values()), measured,
         )  # fmt: skip
 

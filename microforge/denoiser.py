@@ -5,11 +5,18 @@ z, t, text, mask, pooled, plan, has_plan -> velocity, next plan
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 from microforge.backbone import MicroForgeBackbone
+from microforge.errors import SpecError
 from microforge.planner import RecurrentLatentPlanner
-from microforge.spec import ModelSpec
+from microforge.sampling import batch_time
+from microforge.spec import ModelSpec, TextEncoderSpec
+from microforge.text_encoder import Conditioning, TextEncoder
+from microforge.vae import MicroForgeVAE
 
 
 class Denoiser(nn.Module):
@@ -54,3 +61,31 @@ def build_planner(spec: ModelSpec) -> RecurrentLatentPlanner:
         planner.num_plan_tokens, planner.dim, spec.text_encoder.embed_dim, spec.latent_channels,
         planner.depth, planner.heads, planner.ffn_expansion, planner.self_conditioning,
     )  # fmt: skip
+
+
+def branch_velocity(
+    denoiser: Denoiser, text: Conditioning, source: Tensor | None
+) -> Callable[[Tensor, float], Tensor]:
+    """The velocity (z, t) -> (B, C, h, w) of one guidance branch; it carries its plan state from step to step."""
+    batch, device = text.text.shape[0], text.text.device
+    plan = denoiser.planner.empty(batch, device, text.text.dtype)
+    has_plan = torch.zeros(batch, device=device)
+
+    def velocity(z: Tensor, t: float) -> Tensor:
+        nonlocal plan, has_plan
+        times = batch_time(t, batch, z.device)
+        result, plan = denoiser(z, times, text.text, text.mask, text.pooled, plan, has_plan, source)
+        has_plan = torch.ones_like(has_plan)
+        return result  # type: ignore[no-any-return]
+
+    return velocity
+
+
+def describe_modules(
+    vae: MicroForgeVAE, backbone: MicroForgeBackbone, text_encoder: TextEncoder, planner: RecurrentLatentPlanner
+) -> ModelSpec:  # fmt: skip
+    """The ModelSpec of modules that were built one by one, as in the Quick Start."""
+    text_spec = getattr(text_encoder, "spec", None)
+    if not isinstance(text_spec, TextEncoderSpec):
+        raise SpecError("pass spec=... with a text encoder that has no TextEncoderSpec as its spec")
+    return ModelSpec("custom", vae.spec, backbone.spec, planner.spec, text_spec)

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from microforge.backbone import MicroForgeBackbone
 from microforge.checkpoint import SHIPPED_STUDENT, Checkpoint, read_checkpoint, write_checkpoint
-from microforge.denoiser import Denoiser, build_backbone, build_planner
+from microforge.denoiser import Denoiser, branch_velocity, build_backbone, build_planner, describe_modules
 from microforge.errors import SpecError
 from microforge.io.hub import download, is_hub_name
 from microforge.latent_blending import after_step, binary_mask, latent_mask
 from microforge.noise import standard_normal
 from microforge.planner import RecurrentLatentPlanner
-from microforge.sampling import StepCallback, batch_time, guided, guided_edit, integrate, uniform_grid
-from microforge.spec import ModelSpec, TextEncoderSpec, check_size
+from microforge.sampling import StepCallback, guided, guided_edit, integrate, uniform_grid
+from microforge.spec import ModelSpec, check_size
 from microforge.text_encoder import Conditioning, Prompt, PromptEncoder, SimpleTextEncoder, TextEncoder
 from microforge.tokenizer import PromptTokenizer
 from microforge.vae import MicroForgeVAE
@@ -44,7 +44,7 @@ class MicroForgePipeline(nn.Module):
         self.vae, self.backbone, self.text_encoder, self.planner = vae, backbone, text_encoder, planner
         self.denoiser = Denoiser(backbone, planner)
         self.tokenizer = tokenizer
-        self.spec = spec or _describe(vae, backbone, text_encoder, planner)
+        self.spec = spec or describe_modules(vae, backbone, text_encoder, planner)
         self.stages: tuple[str, ...] = ()
         self.eval()
 
@@ -212,6 +212,31 @@ class MicroForgePipeline(nn.Module):
         scales = (text_guidance, image_guidance)
         return self._from_source("super-resolve", upsampled, prompt, None, steps, scales, seed, callback)
 
+    @torch.no_grad()
+    def vary(
+        self, image: Tensor, prompt: Prompt | None = None, strength: float = 0.5, *, steps: int | None = None,
+        guidance: float | None = None, seed: int = 0, callback: StepCallback | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Make images that are similar to source images: sampling starts late, from their latents with noise (SDEdit).
+
+        Arguments and errors as in ``edit``.
+
+        Args:
+            strength: share of the steps that are run, in (0, 1]; less stays nearer to the image.
+        """
+        batch, _, height, width = image.shape
+        encoder, grid = self._prompt_encoder(), self.grid(steps)
+        text = (
+            encoder.empty("generate", batch) if prompt is None else encoder.encode(prompt, "generate", batch)
+        )
+        scale = self._guidance("", guidance)
+        empty = encoder.empty("generate", batch) if scale != 1.0 else None
+        count = min(max(int(strength * (len(grid) - 1) + 0.5), 1), len(grid) - 1)
+        times = grid[len(grid) - 1 - count :]
+        noise = self._noise(self._size(height, width), batch, seed)
+        noisy = (1.0 - times[0]) * self._image_latent(image) + times[0] * noise  # (B, C, h, w)
+        return self._decode(integrate(self._guided_velocity(text, empty, scale), noisy, times, callback))
+
     def _from_source(
         self, task: str, image: Tensor, prompt: Prompt | None, mask: Tensor | None, steps: int | None,
         scales: tuple[float | None, float | None], seed: int, callback: StepCallback | None,
@@ -273,19 +298,7 @@ class MicroForgePipeline(nn.Module):
         return lambda z, t: guided(full(z, t), unconditional(z, t), scale)
 
     def _branch(self, text: Conditioning, source: Tensor | None) -> Velocity:
-        """One guidance branch; it carries its plan state from step to step."""
-        batch, device = text.text.shape[0], text.text.device
-        plan = self.planner.empty(batch, device, text.text.dtype)
-        has_plan = torch.zeros(batch, device=device)
-
-        def velocity(z: Tensor, t: float) -> Tensor:
-            nonlocal plan, has_plan
-            times = batch_time(t, batch, z.device)
-            result, plan = self.denoiser(z, times, text.text, text.mask, text.pooled, plan, has_plan, source)
-            has_plan = torch.ones_like(has_plan)
-            return result  # type: ignore[no-any-return]
-
-        return velocity
+        return branch_velocity(self.denoiser, text, source)
 
     def _prompt_encoder(self) -> PromptEncoder:
         length, device = self.spec.text_encoder.max_length, next(self.parameters()).device
@@ -334,13 +347,3 @@ class MicroForgePipeline(nn.Module):
 
     def _decode(self, z: Tensor) -> Tensor:
         return self.vae.decode(self.vae.denormalize(z)).clamp(0.0, 1.0)
-
-
-def _describe(
-    vae: MicroForgeVAE, backbone: MicroForgeBackbone, text_encoder: TextEncoder, planner: RecurrentLatentPlanner
-) -> ModelSpec:  # fmt: skip
-    """The ModelSpec of modules that were built one by one, as in the Quick Start."""
-    text_spec = getattr(text_encoder, "spec", None)
-    if not isinstance(text_spec, TextEncoderSpec):
-        raise SpecError("pass spec=... with a text encoder that has no TextEncoderSpec as its spec")
-    return ModelSpec("custom", vae.spec, backbone.spec, planner.spec, text_spec)

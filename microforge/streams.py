@@ -53,6 +53,7 @@ class FixedSeed(IntEnum):
 
     EDIT_STRIP = 2_026  # the image strip of edits in the documentation
     CALIBRATION = 20_000  # prompts and noise that INT8 ranges are measured on
+    PREVIEW = 40_000  # prompts and noise that the preview of unfinished samples is fitted to
     QUANTIZATION_QUALITY = 30_000  # prompts and noise that quantized components are judged by
     UNSEEN_SCENES = 1_000_003  # scenes that training never shows: sample sheets, and the reference of KID
     STATISTICS = 1_000_033  # images that the latents' mean and deviation are measured on

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from microforge.bundle.targets import check_relative_path
+from microforge.bundle.entry import check_relative_path
 from microforge.errors import BundleError
 
 #: More members, or a longer list of them in bytes, than any bundle has.

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from microforge.bundle.targets import Entry
+from microforge.bundle.entry import Entry
 from microforge.errors import SpecError
 from microforge.io.user_file import read_user_text
 

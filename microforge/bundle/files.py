@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from microforge.bundle.archive import SUFFIX, Archive, is_archive
+from microforge.bundle.entry import FileEntry
 from microforge.bundle.manifest import (
     MANIFEST,
+    MAX_MANIFEST_BYTES,
     SCHEMA_VERSION,
     Component,
     Manifest,
-    Role,
     Size,
     SizeEntry,
 )
 from microforge.bundle.signature import MAX_BYTES, SIGNATURE, check_signature
-from microforge.bundle.targets import FileEntry, Target
+from microforge.bundle.targets import Target
+from microforge.bundle.version1 import translate
 from microforge.errors import BundleError, SignatureError
 
 if TYPE_CHECKING:
@@ -78,8 +80,8 @@ class Bundle:
                 return entry
         raise BundleError(f"{self.path} has no size {size[0]}x{size[1]}; it has: {allowed}")
 
-    def component(self, role: Role, size: Size | None = None) -> tuple[str, Component]:
-        """Key and entry of the component with this role and size (None for the text encoder).
+    def component(self, role: str, size: Size | None = None) -> tuple[str, Component]:
+        """Key and entry of the component with this role at ``size``, or of the one that serves every size.
 
         Raises:
             BundleError: when the bundle has none.
@@ -104,12 +106,14 @@ class Bundle:
             self.checked(other)
         return self.checked(entry.files[key])
 
-    def tokenizer_file(self) -> Path:
-        return self.checked(self.manifest.tokenizer.file)
+    def tokenizer_file(self, name: str | None = None) -> Path:
+        """Checked path of a tokenizer of the manifest, the first one when ``name`` is None."""
+        tokenizers = self.manifest.tokenizers
+        return self.checked(tokenizers[next(iter(tokenizers)) if name is None else name].file)
 
     def files(self) -> list[FileEntry]:
         """Every file that the manifest names, each once."""
-        return manifest_files(self.manifest)
+        return list(self.manifest.files())
 
     def locate(self, relative: str) -> Path:
         """Path of the bundle's file ``relative``, unchecked: in the folder, or an archive's copy of it.
@@ -138,12 +142,12 @@ class Bundle:
         path = self.locate(entry.path)
         if not os.path.isfile(path):
             raise BundleError(f"{self.path} lacks its file {entry.path}; copy or build the bundle again")
-        found = path.stat()
-        if self._checked.get(entry.path) == (found.st_size, found.st_mtime_ns):
+        status = path.stat()
+        if self._checked.get(entry.path) == (status.st_size, status.st_mtime_ns):
             return path
-        if found.st_size != entry.bytes:
+        if status.st_size != entry.bytes:
             raise BundleError(
-                f"{path} has {found.st_size} bytes, the manifest says {entry.bytes}; copy or build the bundle again"
+                f"{path} has {status.st_size} bytes, the manifest says {entry.bytes}; copy or build the bundle again"
             )
         digest = sha256_file(path)
         if digest != entry.sha256:
@@ -151,17 +155,8 @@ class Bundle:
                 f"{path} has SHA-256 {digest[:12]}..., the manifest says {entry.sha256[:12]}...; "
                 "copy or build the bundle again"
             )
-        self._checked[entry.path] = (found.st_size, found.st_mtime_ns)
+        self._checked[entry.path] = (status.st_size, status.st_mtime_ns)
         return path
-
-
-def manifest_files(manifest: Manifest) -> list[FileEntry]:
-    """Every file that ``manifest`` names, each once."""
-    entries = [manifest.tokenizer.file, *manifest.golden.components.values()]
-    entries += [trajectory.file for trajectory in manifest.golden.trajectories]
-    for target in manifest.targets.values():
-        entries += target.entries()
-    return list({entry.path: entry for entry in entries}.values())
 
 
 def inside(folder: Path, relative: str) -> Path:
@@ -255,7 +250,8 @@ def _folder_manifest(folder: Path) -> bytes:
     if not os.path.isfile(path):
         raise BundleError(f"{folder} has no {MANIFEST}; {kinds}")
     try:
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            return stream.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror or error}") from None
 
@@ -271,35 +267,45 @@ def parse_manifest(data: bytes, where: str = MANIFEST) -> Manifest:
     Raises:
         BundleError: one line that names the place, what was found and what is allowed.
     """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{where} has more than {MAX_MANIFEST_BYTES:,} bytes; no manifest is that long")
     try:
         values = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{where} is not JSON ({error}); copy or build the bundle again") from None
+        raise BundleError(
+            f"{where} is not JSON ({_one_line(error)}); copy or build the bundle again"
+        ) from None
     if not isinstance(values, dict):
         raise BundleError(f"{where} must hold a JSON object, got {type(values).__name__}")
     version = values.get("schema_version")
-    if type(version) is not int or version != SCHEMA_VERSION:
+    if type(version) is not int or version not in (1, SCHEMA_VERSION):
         raise BundleError(
-            f"{where} has schema_version {version!r}, this version reads {SCHEMA_VERSION}; build the bundle again "
-            "or update microforge"
+            f"{where} has schema_version {_one_line(repr(version))[:40]}, this version reads 1 and {SCHEMA_VERSION}; build the bundle "
+            "again or update microforge"
         )
     try:
-        return Manifest.model_validate_json(data, strict=True)
+        return translate(data) if version == 1 else Manifest.model_validate_json(data, strict=True)
     except ValidationError as error:
-        raise BundleError(f"{where}: {_first_problem(error)}") from None
+        raise BundleError(f"{where}: {_first_problem(error, version)}") from None
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError, version: int) -> str:
     problem = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "the manifest"
+    where = _one_line(".".join(str(part)[:80] for part in problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {where}; schema version {SCHEMA_VERSION} does not have it"
+        return f"unknown key {where}; schema version {version} does not have it"
     if problem["type"] == "missing":
         return f"the key {where} is missing"
-    message = " ".join(problem["msg"].removeprefix("Value error, ").split())
     value = problem["input"]
     got = f", got {value!r}" if isinstance(value, (str, int, float, bool, type(None))) else ""
-    return f"{where}: {message}{got if len(got) < 80 else ''}"
+    message = _one_line(problem["msg"].removeprefix("Value error, "))
+    return f"{where + ': ' if where else ''}{message}{got if len(got) < 80 else ''}"
+
+
+def _one_line(text: object) -> str:
+    """``text`` without line breaks and control characters, of a length that a terminal shows."""
+    plain = "".join(c if c.isprintable() else " " for c in str(text))
+    return " ".join(plain.split())[:600]
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> str:

@@ -16,8 +16,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from microforge.bundle.manifest import Role
-from microforge.bundle.targets import Entry, Precision, TargetName
+from microforge.bundle.entry import Entry, Role
+from microforge.bundle.targets import Precision, TargetName
 from microforge.errors import DataError
 
 Seconds = Annotated[float, Field(ge=0)]

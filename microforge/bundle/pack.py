@@ -15,9 +15,9 @@ from pathlib import Path
 
 from microforge.bundle.archive import SUFFIX, is_archive
 from microforge.bundle.archive_directory import MAX_MEMBERS
+from microforge.bundle.entry import check_relative_path
 from microforge.bundle.files import Bundle, load_bundle
 from microforge.bundle.manifest import MANIFEST
-from microforge.bundle.targets import check_relative_path
 from microforge.errors import BundleError, OutputError
 from microforge.io.atomic import atomic_file, atomic_folder, check_output
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from microforge.bundle.files import Bundle, load_bundle
+from microforge.bundle.files import load_bundle
 from microforge.errors import SpecError, missing_extra
 from microforge.spec import parse_size
 from microforge_runtimes.editor import Editor
-from microforge_runtimes.generator import Generator
 from microforge_runtimes.images.source_request import SourceRequest, choose_size
-from microforge_runtimes.open_model import Drawer, is_checkpoint
-from microforge_runtimes.torch_editor import CheckpointEditor
+from microforge_runtimes.open_model import is_checkpoint, open_checkpoint
 
 if TYPE_CHECKING:
     from microforge.pipeline import MicroForgePipeline
@@ -31,7 +29,7 @@ class Backend(Protocol):
     target: str  # the engine: onnx, executorch, coreml, or torch for a checkpoint
     threads: int | None
 
-    def generator(self, size: Size | None, request: SourceRequest | None) -> Drawer:
+    def generator(self, size: Size | None, request: SourceRequest | None) -> Editor:
         """The generator of one size; the size that suits the source image of ``request`` best when None."""
 
     def close(self) -> None:
@@ -49,21 +47,19 @@ class BundleBackend:
         self.threads, self._keep_loaded = threads, keep_loaded
         self.tasks: tuple[str, ...] = tuple(manifest.tasks)
         self.sizes = tuple((entry.height, entry.width) for entry in manifest.sizes)
-        self.steps = manifest.sampler.steps
-        self._generators: dict[tuple[int, int] | None, Generator] = {}
+        self.steps = manifest.steps
+        self._generators: dict[tuple[int, int] | None, Editor] = {}
 
-    def generator(self, size: Size | None, request: SourceRequest | None) -> Generator:
+    def generator(self, size: Size | None, request: SourceRequest | None) -> Editor:
         """As ``Backend``."""
         pixels = None if size is None else as_size(size, self._bundle.manifest.latent.downsample)
         if pixels is None and request is not None:
             pixels = choose_size(request, self.sizes)
         if pixels not in self._generators:
-            self._generators[pixels] = self._open(self._bundle, pixels)
+            self._generators[pixels] = Editor(
+                self._bundle, self.target, pixels, self.threads, self._keep_loaded
+            )
         return self._generators[pixels]
-
-    def _open(self, bundle: Bundle, size: tuple[int, int] | None) -> Generator:
-        kind = Editor if set(self.tasks) - {"generate"} else Generator
-        return kind(bundle, self.target, size, self.threads, self._keep_loaded)
 
     def close(self) -> None:
         """Free all networks."""
@@ -77,7 +73,7 @@ class CheckpointBackend:
     def __init__(self, path: Path, threads: int | None, device: str | None) -> None:
         self.path, self.target, self.threads, self._device = path, "torch", threads, device
         self._pipeline: MicroForgePipeline | None = None
-        self._editors: dict[tuple[int, int], CheckpointEditor] = {}
+        self._editors: dict[tuple[int, int], Editor] = {}
         spec = self._load().spec
         self.tasks: tuple[str, ...] = spec.tasks
         self.sizes: tuple[tuple[int, int], ...] = (spec.native_size,)
@@ -94,11 +90,11 @@ class CheckpointBackend:
             self._pipeline = pipeline if self._device is None else pipeline.to(self._device)
         return self._pipeline
 
-    def generator(self, size: Size | None, request: SourceRequest | None) -> CheckpointEditor:
+    def generator(self, size: Size | None, request: SourceRequest | None) -> Editor:
         """As ``Backend``; the trained size unless another is asked for."""
         pixels = self.sizes[0] if size is None else as_size(size, self._multiple)
         if pixels not in self._editors:
-            self._editors[pixels] = CheckpointEditor(self.path, pixels, self.threads, self._load())
+            self._editors[pixels] = open_checkpoint(self.path, pixels, self.threads, self._load())
         return self._editors[pixels]
 
     def close(self) -> None:

@@ -17,7 +17,8 @@ from microforge.facade.result import GeneratedImage
 from microforge_runtimes.commands.output import settings_of
 from microforge_runtimes.images.resampling import FACTORS
 from microforge_runtimes.images.source_request import SourceRequest
-from microforge_runtimes.open_model import draw
+from microforge_runtimes.open_model import run
+from microforge_runtimes.request import Request
 from microforge_runtimes.sampler import Step
 
 #: Called after every sampling step.
@@ -180,9 +181,8 @@ class Model:
         for remark in () if request is None else request.source.remarks:
             warnings.warn(remark, stacklevel=3)
         start = time.perf_counter()
-        result, pixels = draw(
-            generator, request, (prompt or None) if optional else prompt, seed, steps, callback
-        )
+        wanted = Request((prompt or None) if optional else prompt, task, seed=seed, steps=steps)
+        result, pixels = run(generator, request, wanted, callback)
         seconds = time.perf_counter() - start
         if result.truncated:
             limit = generator.max_length

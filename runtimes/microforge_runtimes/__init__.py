@@ -12,15 +12,16 @@ if TYPE_CHECKING:
     from microforge_runtimes.editor import Editor
     from microforge_runtimes.engines.registry import open_session
     from microforge_runtimes.engines.session import Session
-    from microforge_runtimes.generator import Conditioning, Generator, Result
+    from microforge_runtimes.generator import Generator, Result
+    from microforge_runtimes.request import Request
     from microforge_runtimes.sampler import Step
 
-__all__ = ["Conditioning", "Editor", "Generator", "Result", "Session", "Step", "open_session"]
+__all__ = ["Editor", "Generator", "Request", "Result", "Session", "Step", "open_session"]
 
 _HOMES = {
-    "Conditioning": "generator",
     "Editor": "editor",
     "Generator": "generator",
+    "Request": "request",
     "Result": "generator",
     "Session": "engines.session",
     "Step": "sampler",

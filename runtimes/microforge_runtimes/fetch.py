@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from microforge.bundle.files import load_bundle, manifest_files, parse_manifest, sha256_file
+from microforge.bundle.entry import FileEntry
+from microforge.bundle.files import load_bundle, parse_manifest, sha256_file
 from microforge.bundle.manifest import MANIFEST
 from microforge.bundle.signature import MAX_BYTES, SIGNATURE, check_signature
-from microforge.bundle.targets import FileEntry
 from microforge.errors import BundleError, OutputError
 from microforge.io.atomic import atomic_folder, check_output
 from microforge_runtimes.download import Attempts, check_url, download_bytes, download_file
@@ -74,7 +74,7 @@ def fetch(
     if key is not None:
         signature = download_bytes(f"{url}/{SIGNATURE}", MAX_BYTES, attempts)
         check_signature(manifest, signature, key, url)
-    entries = manifest_files(parse_manifest(manifest, f"{url}/{MANIFEST}"))
+    entries = list(parse_manifest(manifest, f"{url}/{MANIFEST}").files())
     parts = out.parent / f".{out.name}.parts"
     with _writing(parts):
         parts.mkdir(parents=True, exist_ok=True)

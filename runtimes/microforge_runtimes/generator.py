@@ -1,55 +1,53 @@
-"""Text to image with a bundle: the numpy twin of ``MicroForgePipeline.text2img`` for one image.
+"""Samples made with a bundle: every task of its manifest, on one engine at one image size.
 
-Stages load when they are needed and are freed before the next one loads: text encoder, denoiser, decoder.
-On a phone only one of them is in memory at a time.
+Stages load when they are needed and are freed before the next one loads: prompt encoders, image encoder, network,
+decoder. On a phone only one of them is in memory at a time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from microforge.bundle.files import Bundle, load_bundle
-from microforge.bundle.manifest import PLAN_INPUTS, Component, Role, Task
-from microforge.errors import BundleError
-from microforge.noise import check_seed, standard_normal
-from microforge.tokenizer import BOS, EOS, PAD, TASK_IDS, PromptTokenizer, TokenIds
-from microforge_runtimes import sampler as rules
+from microforge.bundle.manifest import Component
+from microforge.noise import standard_normal
+from microforge_runtimes import latent_blending, sampler
 from microforge_runtimes.arrays import Array
+from microforge_runtimes.conditions import Branch, Context, bound_inputs
 from microforge_runtimes.engines.allocator import return_freed_memory
 from microforge_runtimes.engines.registry import open_session
 from microforge_runtimes.engines.session import Session
-from microforge_runtimes.sampler import AfterStep, Floats, Step, StepCallback
+from microforge_runtimes.request import ActiveBranch, Checked, Encodings, PromptText, Request, check_request
+from microforge_runtimes.sampler import Floats, Pixels, StepCallback
+from microforge_runtimes.tokenization import FramedTokenizer
 
+__all__ = ["Generator", "Opener", "Request", "Result"]
 
-@dataclass(frozen=True)
-class Conditioning:
-    """An encoded prompt: text (1, L, E), mask (1, L), pooled (1, E), and whether words were cut off."""
-
-    text: Floats
-    mask: Floats
-    pooled: Floats
-    truncated: bool = False
+#: (bundle, target, component key, threads) -> a loaded session; ``engines.registry.open_session`` is one.
+Opener = Callable[[Bundle, str, str, int | None], Session]
 
 
 @dataclass(frozen=True)
 class Result:
     """One image and how it was made.
 
-    ``image`` is (H, W, 3) bytes, ``z`` (1, C, h, w) the final normalised latent, ``seconds`` the time of each
-    stage, loading included.
+    ``image`` is uint8 (H, W, 3), ``float_image`` (1, 3, H, W) the same before rounding, ``latent`` (1, C, h, w) the
+    final normalized latent, ``steps`` the count that was chosen, ``seconds`` the time of each stage by role, loading
+    included.
     """
 
-    image: NDArray[np.uint8]
-    z: Floats
+    image: Pixels
+    float_image: Floats
+    latent: Floats
+    task: str
     prompt: str
     seed: int
     steps: int
@@ -57,52 +55,41 @@ class Result:
     width: int
     bundle_id: str
     truncated: bool
-    seconds: dict[str, float]
-    task: Task = "generate"
-
-
-#: (z, t) -> the guided velocity, and the plan of the prompt's branch.
-Velocity = Callable[[Floats, float], tuple[Floats, Floats | None]]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    negative: str | None = None
+    strength: float | None = None
+    guidance: Mapping[str, float] = field(default_factory=dict)
 
 
 class Generator:
-    """Draws images with one bundle, one engine and one size; usable as a context manager."""
+    """Makes images with one bundle, one engine and one size; usable as a context manager."""
 
     def __init__(
-        self,
-        bundle: Bundle | str | Path,
-        target: str = "onnx",
-        size: tuple[int, int] | None = None,
-        threads: int | None = None,
-        keep_loaded: bool = False,
-    ) -> None:
+        self, bundle: Bundle | str | Path, target: str = "onnx", size: tuple[int, int] | None = None,
+        threads: int | None = None, keep_loaded: bool = False, opener: Opener | None = None,
+    ) -> None:  # fmt: skip
         """Choose the components; loads none of them yet.
 
         Args:
+            bundle: an opened bundle, or the path of one.
             target: engine whose files to use.
             size: (height, width) in pixels; may be None when the bundle has one size.
             threads: the engine may use for one operator; its own choice when None.
             keep_loaded: hold the stages in memory between images instead of freeing each after its use.
+            opener: loads a component in place of ``open_session``; the bundle then needs no target.
 
         Raises:
-            BundleError: when the bundle cannot be opened, or lacks the target, the size, the task
-                ``generate`` or a component of it.
+            BundleError: when the bundle cannot be opened, or lacks the target or the size.
         """
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        self.target, self.threads, self.keep_loaded = target, threads, keep_loaded
-        self.bundle.target(target)
-        roles = self._roles()
+        self.manifest = self.bundle.manifest
+        self.target, self.threads, self.keep_loaded, self._opener = target, threads, keep_loaded, opener
+        if opener is None:
+            self.bundle.target(target)
         self.size = self.bundle.size(size)
-        self._keys: dict[Role, str] = {"text_encoder": self.bundle.component("text_encoder")[0]}
-        for role in roles:
-            self._keys[role] = self.bundle.component(role, self.size)[0]
-        self._sessions: dict[Role, Session] = {}
-        self._tokenizer: PromptTokenizer | None = None
-
-    def _roles(self) -> tuple[Role, ...]:
-        """The networks of one size that this class needs; refuses a bundle that lacks its task."""
-        check_task(self.bundle, "generate")
-        return "denoiser", "vae_decoder"
+        self._sessions: dict[str, Session] = {}
+        self._tokenizers: dict[str, FramedTokenizer] = {}
+        self._seconds: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -117,196 +104,169 @@ class Generator:
         while self._sessions:
             self._sessions.popitem()[1].close()
 
-    @property
-    def max_length(self) -> int:
-        """L: tokens of an encoded prompt."""
-        return self.bundle.manifest.tokenizer.max_length
-
-    def tokens(self, prompt: str, task: Task = "generate") -> TokenIds:
-        """Token ids of ``prompt``; loads only the tokenizer.
-
-        Raises:
-            PromptError: for an empty prompt.
-        """
-        return self._prompt_tokenizer().encode(prompt, task, self.max_length)
-
-    def empty_tokens(self, task: Task = "generate") -> TokenIds:
-        """Token ids of the empty prompt, which guidance steers away from."""
-        return self._prompt_tokenizer().encode_empty(task, self.max_length)
-
-    def encode(self, *tokens: TokenIds) -> tuple[Conditioning, ...]:
-        """Run the text encoder on each of ``tokens``, with one load."""
-        with self._stage("text_encoder") as (session, component):
-            return tuple(_encode(session, component, item) for item in tokens)
-
-    def noise(self, seed: int) -> Floats:
-        """The initial latent (1, C, h, w) of ``seed``."""
-        return standard_normal(seed, (1, *self.size.latent_shape))
-
-    def sample_latent(
-        self,
-        conditional: Conditioning,
-        empty: Conditioning | None,
-        noise: Floats,
-        steps: int | None = None,
-        callback: StepCallback | None = None,
-    ) -> Floats:
-        """Integrate the velocity from noise to the final normalised latent (1, C, h, w).
-
-        Args:
-            empty: the encoded empty prompt; None is allowed when the guidance scale is 1.
-            noise: (1, C, h, w) float32.
-            callback: called after every step.
-
-        Raises:
-            BundleError: for a step count that the bundle does not allow.
-        """
-        sampler = self.bundle.manifest.sampler
-        grid, scale = rules.timesteps(sampler, steps), rules.text_scale(sampler)
-        if scale != 1.0 and empty is None:
-            raise ValueError(f"the guidance scale is {scale}: the encoded empty prompt is needed")
-        with self._stage("denoiser") as (session, component):
-            branch = Branch(session, component, conditional)
-            steering = None if empty is None or scale == 1.0 else Branch(session, component, empty)
-
-            def velocity(z: Floats, t: float) -> tuple[Floats, Floats | None]:
-                found = branch.velocity(z, t)
-                if steering is not None:
-                    found = rules.guided_velocity(found, steering.velocity(z, t), scale)
-                return found, branch.plan
-
-            return integrate(velocity, noise, grid, callback)
-
-    def decode(self, z: Floats) -> Floats:
-        """Image (1, 3, H, W) in [0, 1] of a normalised latent (1, C, h, w)."""
-        latent = rules.denormalize(z, self.bundle.manifest.latent)
-        with self._stage("vae_decoder") as (session, _):
-            return session.run({"latent": latent})["image"]
-
-    def check(self, prompt: str, seed: int = 0, steps: int | None = None) -> TokenIds:
-        """Everything that ``generate`` could refuse, without loading an engine: the prompt's token ids.
-
-        Raises:
-            PromptError: for an empty prompt. SpecError: for a seed outside 64 bits.
-            BundleError: for a step count that the bundle does not allow, or a damaged file.
-        """
-        check_seed(seed)
-        rules.timesteps(self.bundle.manifest.sampler, steps)
-        tokens = self.tokens(prompt)
-        for key in self._keys.values():
-            self.bundle.file(self.target, key)
-        return tokens
-
     def generate(
         self, prompt: str, seed: int = 0, steps: int | None = None, callback: StepCallback | None = None
     ) -> Result:
-        """Draw one image; raises as ``check`` does, before an engine is loaded."""
-        tokens = [self.check(prompt, seed, steps)]
-        sampler = self.bundle.manifest.sampler
-        count = len(rules.timesteps(sampler, steps)) - 1
-        if rules.text_scale(sampler) != 1.0:
-            tokens.append(self.empty_tokens())
-        clock = [time.perf_counter()]
-        conditional, *rest = self.encode(*tokens)
-        clock.append(time.perf_counter())
-        z = self.sample_latent(conditional, rest[0] if rest else None, self.noise(seed), steps, callback)
-        clock.append(time.perf_counter())
-        image = rules.to_pixels(self.decode(z))
-        clock.append(time.perf_counter())
-        names = ("text_encoder", "denoiser", "vae_decoder")
-        seconds = {name: clock[i + 1] - clock[i] for i, name in enumerate(names)}
-        return Result(
-            image,
-            z,
-            prompt,
-            seed,
-            count,
-            self.size.height,
-            self.size.width,
-            self.bundle.id,
-            tokens[0].truncated,
-            seconds,
-        )
+        """An image of the bundle's default task; raises as ``check``."""
+        return self.run(Request(prompt=prompt, seed=seed, steps=steps), callback)
 
-    def _prompt_tokenizer(self) -> PromptTokenizer:
-        if self._tokenizer is None:
-            entry = self.bundle.manifest.tokenizer
-            framed = (entry.pad, entry.bos, entry.eos) == (PAD, BOS, EOS)
-            if not framed or any(TASK_IDS[task] != index for task, index in entry.task_prefixes.items()):
-                raise BundleError(
-                    f"{self.bundle.path}: its tokenizer frames prompts in a way this version cannot"
-                )
-            self._tokenizer = PromptTokenizer.load(self.bundle.tokenizer_file())
-        return self._tokenizer
+    def check(self, request: Request) -> Checked:
+        """Everything that ``run`` could refuse, without loading an engine.
+
+        Raises:
+            PromptError: for a missing or empty prompt.
+            SpecError: for a seed, image, mask, strength, guidance scale or parameter that is not allowed.
+            BundleError: for a task or a step count that the bundle does not have, or a damaged file.
+        """
+        checked = check_request(self.bundle, self.size, request, self.tokenizer)
+        if self._opener is None:
+            for stage in self.manifest.stages(checked.task):
+                self.bundle.file(self.target, self.component_key(stage.role))
+        return checked
+
+    def run(self, request: Request, callback: StepCallback | None = None) -> Result:
+        """Make one image; raises as ``check`` does, before an engine is loaded."""
+        checked, self._seconds = self.check(request), {}
+        encodings = self.encode(checked)
+        latent = self.sample(checked, encodings, callback)
+        image = self.decode(latent)
+        if checked.mask is not None and checked.image is not None:
+            image = latent_blending.composited(image, checked.image, checked.mask)
+        return Result(
+            sampler.to_pixels(image), image, latent, checked.task, request.prompt or "", request.seed,
+            checked.table.steps, self.size.height, self.size.width, self.bundle.id, checked.truncated,
+            dict(self._seconds), request.negative, checked.strength, checked.guidance,
+        )  # fmt: skip
+
+    @property
+    def max_length(self) -> int:
+        """L: ids of an encoded prompt, of the shortest tokenizer; 0 without one."""
+        return min((entry.length for entry in self.manifest.tokenizers.values()), default=0)
+
+    def tokenizer(self, name: str) -> FramedTokenizer:
+        """A tokenizer of the bundle; its file is read once."""
+        if name not in self._tokenizers:
+            entry = self.manifest.tokenizers[name]
+            self._tokenizers[name] = FramedTokenizer(entry, self.bundle.checked(entry.file))
+        return self._tokenizers[name]
+
+    def noise(self, seed: int, index: int = 0) -> Floats:
+        """The ``index``-th noise (1, C, h, w) of ``seed``; 0 is the initial one."""
+        shape = (1, *self.size.latent_shape)
+        return standard_normal(seed, shape, index * int(np.prod(shape)))
+
+    def encode(self, checked: Checked) -> Encodings:
+        """Run every encoder that the branches read, each loaded once, and the image's encoder where its latent is needed."""
+        outputs: dict[tuple[str, PromptText | None], Mapping[str, Array]] = {}
+        for name, prompts in checked.prompt_encoders.items():
+            with self.stage(self.manifest.encoders[name].role) as session:
+                for prompt in prompts:
+                    context = Context(tokens=checked.tokens[prompt], parameters=checked.parameters)
+                    outputs[name, prompt] = self._encoded(session, name, context)
+        known = None
+        for name, use in checked.image_encoders.items():
+            latent = self.manifest.encoders[name].latent
+            with self.stage(self.manifest.encoders[name].role) as session:
+                if use.shown:
+                    outputs[name, None] = self._encoded(session, name, Context(image=checked.shown))
+                if use.known and latent is not None:
+                    same = use.shown and checked.shown is checked.image
+                    whole = None if same else self._encoded(session, name, Context(image=checked.image))
+                    known = (whole or outputs[name, None])[latent]
+        return Encodings(outputs, known)
+
+    def _encoded(self, session: Session, name: str, context: Context) -> Mapping[str, Array]:
+        """The outputs of an encoder; an image's latent is normalized."""
+        entry = self.manifest.encoders[name]
+        outputs = session.run(bound_inputs(self._component(entry.role), entry.inputs, context))
+        if entry.latent is None:
+            return outputs
+        return {**outputs, entry.latent: sampler.normalize(outputs[entry.latent], self.manifest.latent)}
+
+    def sample(self, checked: Checked, encodings: Encodings, callback: StepCallback | None = None) -> Floats:
+        """The final normalized latent (1, C, h, w), with the network loaded."""
+        noise, source = self.noise(checked.seed), checked.entry.source
+        after = None
+        if source is not None and encodings.known is not None:
+            after = latent_blending.after_step(
+                encodings.known, noise, checked.cells, source.preserve_distances
+            )
+        with self.stage(checked.entry.network) as session:
+            return sampler.sample(
+                checked.table, self._evaluate(session, checked, encodings), self._start(checked, encodings, noise),
+                lambda index: self.noise(checked.seed, index), checked.start, after, callback, self.manifest.preview,
+            )  # fmt: skip
+
+    def _start(self, checked: Checked, encodings: Encodings, noise: Floats) -> Floats:
+        """The u of the first row: noise, or the image's latent at that row's noise level."""
+        level = checked.table.rows[checked.start].level
+        if checked.strength is not None and encodings.known is not None and level is not None:
+            return sampler.at_level(level, encodings.known, noise)
+        first = checked.table.first
+        return noise if first == 1.0 else sampler.weighted_sum([(first, noise)])
+
+    def _evaluate(self, session: Session, checked: Checked, encodings: Encodings) -> sampler.Evaluate:
+        """The weighted sum of all branches; those with equal conditions are evaluated once."""
+        branches = [self.branch(session, checked, encodings, item) for item in checked.branches]
+        distinct = [checked.branches.index(item) for item in checked.branches]
+        weights = [item.weight for item in checked.branches]
+
+        def evaluate(latent: Floats, t: float) -> tuple[Floats, Mapping[str, Floats]]:
+            outputs: dict[int, Floats] = {}
+            for index in distinct:
+                if index not in outputs:
+                    outputs[index] = branches[index].evaluate(latent, t)
+            if weights == [1.0]:
+                return outputs[0], branches[0].states()
+            terms = zip(weights, (outputs[index] for index in distinct), strict=True)
+            return sampler.weighted_sum(terms), branches[0].states()
+
+        return evaluate
+
+    def branch(
+        self, session: Session, checked: Checked, encodings: Encodings, active: ActiveBranch
+    ) -> Branch:
+        """One guidance branch of the loaded network."""
+        encoded = {
+            (name, output): value
+            for (name, prompt), values in encodings.outputs.items()
+            if prompt is None or prompt == active.prompt
+            for output, value in values.items()
+        }
+        context = Context(
+            tokens=checked.tokens[active.prompt], encoded=encoded, image=checked.shown, mask=checked.cells,
+            parameters=checked.parameters,
+        )  # fmt: skip
+        component = self._component(checked.entry.network)
+        return Branch(session, component, active.bindings, checked.entry.output, self.manifest.state, context)
+
+    def decode(self, latent: Floats) -> Floats:
+        """Image (1, 3, H, W) in [0, 1] of a normalized latent (1, C, h, w)."""
+        entry, raw = self.manifest.decode, sampler.denormalize(latent, self.manifest.latent)
+        if entry.role is None:
+            return np.clip(raw, 0.0, 1.0)
+        with self.stage(entry.role) as session:
+            return session.run({entry.input: raw})[entry.output]
+
+    def component_key(self, role: str) -> str:
+        """Key of the component with this role at the generator's size."""
+        return self.bundle.component(role, self.size.size)[0]
+
+    def _component(self, role: str) -> Component:
+        return self.bundle.component(role, self.size.size)[1]
 
     @contextmanager
-    def _stage(self, role: Role) -> Iterator[tuple[Session, Component]]:
-        """The loaded session of ``role``, freed at the end of the block unless stages are kept."""
-        key = self._keys[role]
+    def stage(self, role: str) -> Iterator[Session]:
+        """The loaded session of ``role``, freed at the end of the block unless stages are kept; its time is noted."""
+        begin = time.perf_counter()
         if role not in self._sessions:
-            self._sessions[role] = open_session(self.bundle, self.target, key, self.threads)
+            opener = self._opener or open_session
+            self._sessions[role] = opener(self.bundle, self.target, self.component_key(role), self.threads)
             return_freed_memory()  # an engine's copies of the weights while it loaded
         try:
-            yield self._sessions[role], self.bundle.manifest.components[key]
+            yield self._sessions[role]
         finally:
             if not self.keep_loaded:
                 self._sessions.pop(role).close()
                 return_freed_memory()
-
-
-def integrate(
-    velocity: Velocity, z: Floats, grid: Sequence[float], callback: StepCallback | None = None,
-    after_step: AfterStep | None = None,
-) -> Floats:  # fmt: skip
-    """Euler steps from ``z`` along ``grid``; ``after_step(z, t_next)`` may replace the latent after each."""
-    for index in range(len(grid) - 1):
-        t, t_next = grid[index], grid[index + 1]
-        found, plan = velocity(z, t)
-        z = rules.euler_step(z, found, t, t_next)
-        if after_step is not None:
-            z = after_step(z, t_next)
-        if callback is not None:
-            callback(Step(index + 1, len(grid) - 1, t, t_next, z, found, plan))
-    return z
-
-
-class Branch:
-    """One guidance branch: a prompt, perhaps a source, and a plan state of its own that goes from step to step."""
-
-    def __init__(
-        self, session: Session, component: Component, prompt: Conditioning, source: Floats | None = None
-    ) -> None:
-        """``source``: (1, C, h, w) normalised, for a denoiser that takes one."""
-        self._session, self._takes = session, {spec.name for spec in component.inputs}
-        self._fixed: dict[str, Array] = {"text": prompt.text, "mask": prompt.mask, "pooled": prompt.pooled}
-        if source is not None:
-            self._fixed["source"] = source
-        spec = component.input("plan")
-        self.plan: Floats | None = None
-        if spec is not None:
-            self._fixed["plan"] = np.zeros(spec.shape, np.float32)
-            self._fixed["has_plan"] = np.zeros(1, np.float32)
-
-    def velocity(self, z: Floats, t: float) -> Floats:
-        values = {**self._fixed, "z": z, "t": np.full(1, t, np.float32)}
-        outputs = self._session.run({name: value for name, value in values.items() if name in self._takes})
-        if self._takes >= PLAN_INPUTS:
-            self.plan = self._fixed["plan"] = outputs["next_plan"]
-            self._fixed["has_plan"] = np.ones(1, np.float32)
-        return outputs["velocity"]
-
-
-def _encode(session: Session, component: Component, tokens: TokenIds) -> Conditioning:
-    inputs: dict[str, Array] = {"ids": tokens.ids[None], "mask": tokens.mask[None]}
-    outputs = session.run({spec.name: inputs[spec.name] for spec in component.inputs})
-    return Conditioning(outputs["text"], tokens.mask[None], outputs["pooled"], tokens.truncated)
-
-
-def check_task(bundle: Bundle, task: Task) -> None:
-    """Refuse a task that the bundle cannot do.
-
-    Raises:
-        BundleError: lists the tasks that it can.
-    """
-    if task not in bundle.manifest.tasks:
-        raise BundleError(f"{bundle.path} cannot {task}; its tasks: {', '.join(bundle.manifest.tasks)}")
+            self._seconds[role] = self._seconds.get(role, 0.0) + time.perf_counter() - begin

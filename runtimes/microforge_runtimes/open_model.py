@@ -1,17 +1,18 @@
-"""A bundle or a checkpoint as one kind of thing that draws, and a user's request drawn by it."""
+"""A bundle or a checkpoint opened the same way, and a user's image made with it."""
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from microforge.bundle.files import load_bundle
-from microforge.bundle.manifest import MANIFEST, Task
-from microforge.errors import SpecError
+from microforge.bundle.manifest import MANIFEST
+from microforge.errors import SpecError, missing_extra
 from microforge.spec import parse_size
-from microforge.tokenizer import TokenIds
 from microforge_runtimes.editor import Editor
-from microforge_runtimes.generator import Generator, Result
+from microforge_runtimes.generator import Request, Result
 from microforge_runtimes.images.image_file import Pixels
 from microforge_runtimes.images.source_request import (
     CanvasInputs,
@@ -23,18 +24,14 @@ from microforge_runtimes.images.source_request import (
     to_canvas,
 )
 from microforge_runtimes.images.tiling import Tile
-from microforge_runtimes.sampler import Step, StepCallback
-from microforge_runtimes.torch_editor import CheckpointEditor
-
-#: Both generate; an ``Editor``, which is a ``Generator``, and a checkpoint also draw from a source.
-Drawer = Generator | CheckpointEditor
+from microforge_runtimes.request import Checked
+from microforge_runtimes.sampler import StepCallback
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How a command line asks for a drawing; None is the model's own choice."""
+    """How a model is opened; None is the model's own choice."""
 
-    task: Task
     size: str | None = None  # "128" or "128x256" (height x width)
     target: str | None = None
     threads: int | None = None
@@ -45,95 +42,111 @@ def is_checkpoint(model: Path) -> bool:
     return (model / "config.json").is_file() and not (model / MANIFEST).is_file()
 
 
-def known_tasks(model: Path) -> tuple[Task, ...] | None:
-    """The tasks of a bundle; None for a checkpoint, which tells when it is loaded.
+def known_tasks(model: Path) -> tuple[str, ...] | None:
+    """The tasks of a bundle; None for a checkpoint, whose tasks are known when it is loaded.
 
     Raises:
         BundleError: when it is neither.
     """
-    return None if is_checkpoint(model) else load_bundle(model).manifest.tasks
+    return None if is_checkpoint(model) else tuple(load_bundle(model).manifest.tasks)
 
 
-def open_drawer(model: Path, choice: Choice, request: SourceRequest | None) -> Drawer:
-    """Open ``model`` at the chosen size, or at the one that suits ``work`` best.
+def open_model(model: Path, choice: Choice, source: SourceRequest | None = None) -> Editor:
+    """Open ``model`` at the chosen size, or at the one that suits ``source`` best.
 
     Raises:
         BundleError, CheckpointError, SpecError: when it cannot be opened, or not so.
+        MissingExtraError: when torch is not installed, which a checkpoint needs.
     """
     if is_checkpoint(model):
         if choice.target is not None:
             raise SpecError(f"--target {choice.target} is for bundles; {model} is a checkpoint")
-        size = None if choice.size is None else parse_size(choice.size)
-        return CheckpointEditor(model, size, choice.threads)
+        return open_checkpoint(
+            model, None if choice.size is None else parse_size(choice.size), choice.threads
+        )
     bundle, target = load_bundle(model), choice.target or "onnx"
     size = None if choice.size is None else parse_size(choice.size, bundle.manifest.latent.downsample)
-    if request is None:
-        return Generator(bundle, target, size, choice.threads)
-    if size is None:
-        size = choose_size(request, [(entry.height, entry.width) for entry in bundle.manifest.sizes])
-    several = len(split(request, size)) > 1  # tiles: the stages stay in memory from one to the next
-    return Editor(bundle, target, size, choice.threads, keep_loaded=several)
+    if size is None and source is not None:
+        size = choose_size(source, [(entry.height, entry.width) for entry in bundle.manifest.sizes])
+    editor = Editor(bundle, target, size, choice.threads)
+    if source is not None:  # tiles: the stages stay in memory from one to the next
+        editor.keep_loaded = len(split(source, _pixels(editor))) > 1
+    return editor
 
 
-def check(
-    drawer: Drawer, request: SourceRequest | None, prompt: str | None, seed: int, steps: int | None
-) -> TokenIds:
-    """The prompt's token ids, after everything that can be refused before an engine loads."""
-    if request is None:
-        return drawer.check(prompt or "", seed, steps)
-    split(request, _size(drawer))
-    return _editor(drawer).check_redraw(request.task, prompt, seed, steps)
+def open_checkpoint(
+    folder: Path, size: tuple[int, int] | None = None, threads: int | None = None, pipeline: Any = None
+) -> Editor:
+    """A checkpoint with torch in place of an engine; it is how a model is tried before it is exported.
 
+    Args:
+        folder: of the checkpoint.
+        size: (height, width) in pixels; the trained size when None.
+        threads: that torch may use.
+        pipeline: of ``folder``, where it is loaded already.
 
-def draw(
-    drawer: Drawer, request: SourceRequest | None, prompt: str | None, seed: int, steps: int | None,
-    callback: StepCallback | None = None,
-) -> tuple[Result, Pixels]:  # fmt: skip
-    """The drawing, and the user's image made from it: (h, w, 3), or (h, w, 4) where the source has alpha."""
-    if request is None:
-        result = drawer.generate(prompt or "", seed, steps, callback)
-        return result, result.image
-    editor, size = _editor(drawer), _size(drawer)
-    if request.task == "super-resolve":
-        return _enlarge(editor, request, size, prompt, seed, steps, callback)
-    ready = to_canvas(request, size, split(request, size)[0])
-    if request.task == "inpaint" and ready.mask is not None:
-        result = editor.inpaint(ready.source, ready.mask, prompt, seed, steps, callback)
-    else:
-        result = editor.edit(ready.source, prompt, seed, steps, callback, ready.mask)
-    return result, from_canvas(request, ready, result.image)
-
-
-def _enlarge(
-    editor: Editor | CheckpointEditor, request: SourceRequest, size: tuple[int, int], prompt: str | None, seed: int,
-    steps: int | None, callback: StepCallback | None,
-) -> tuple[Result, Pixels]:  # fmt: skip
-    """Super-resolve tile by tile; tile i is drawn with seed + i. The result is the last tile's."""
-    parts, results = split(request, size), []
-    drawn: list[tuple[Tile, CanvasInputs, Pixels]] = []
-    for index, tile in enumerate(parts):
-
-        def told(step: Step, before: int = index) -> None:
-            if callback is not None:
-                done, total = before * step.steps + step.index, len(parts) * step.steps
-                callback(replace(step, index=done, steps=total))
-
-        ready = to_canvas(request, size, tile)
-        own_seed = (seed + index) % 2**64
-        results.append(
-            editor.super_resolve(ready.source, request.magnification, prompt, own_seed, steps, told)
+    Raises:
+        CheckpointError: when it is missing, damaged or not trained far enough.
+        SpecError: without a tokenizer, or for a size that is not allowed.
+        MissingExtraError: when torch is not installed.
+    """
+    try:
+        torch, networks = (
+            importlib.import_module("torch"),
+            importlib.import_module("microforge.components.networks"),
         )
-        drawn.append((tile, ready, results[-1].image))
-    return replace(results[-1], seed=seed), assemble_enlargement(request, drawn)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "torch", "train") from None
+    if threads is not None:
+        torch.set_num_threads(threads)
+    bundle, opener = networks.open_checkpoint(folder, size, pipeline)
+    return Editor(bundle, "torch", keep_loaded=True, opener=opener)
 
 
-def _editor(drawer: Drawer) -> Editor | CheckpointEditor:
-    if not isinstance(drawer, (Editor, CheckpointEditor)):
-        raise TypeError(f"{type(drawer).__name__} does not draw from a source")
-    return drawer
+def check(model: Editor, source: SourceRequest | None, request: Request) -> Checked:
+    """Everything that can be refused before an engine loads; raises as ``Generator.check``."""
+    if source is None:
+        return model.check(request)
+    size = _pixels(model)
+    return model.check(_with_image(request, to_canvas(source, size, split(source, size)[0])))
 
 
-def _size(drawer: Drawer) -> tuple[int, int]:
-    """(height, width) that a drawer of sources draws."""
-    editor = _editor(drawer)
-    return editor.size if isinstance(editor, CheckpointEditor) else (editor.size.height, editor.size.width)
+def run(
+    model: Editor, source: SourceRequest | None, request: Request, callback: StepCallback | None = None
+) -> tuple[Result, Pixels]:
+    """The sample, and the user's image made from it: (h, w, 3), or (h, w, 4) where the source has alpha.
+
+    An image that is enlarged is made in tiles: tile i from seed + i, and the result is the last one's.
+    """
+    if source is None:
+        result = model.run(request, callback)
+        return result, result.image
+    size = _pixels(model)
+    parts, results = split(source, size), []
+    tiles: list[tuple[Tile, CanvasInputs, Pixels]] = []
+    for index, tile in enumerate(parts):
+        ready = to_canvas(source, size, tile)
+        own = replace(_with_image(request, ready), seed=(request.seed + index) % 2**64)
+        results.append(model.run(own, _counted(callback, index, len(parts))))
+        tiles.append((tile, ready, results[-1].image))
+    result = replace(results[-1], seed=request.seed)
+    if source.magnification > 1:
+        return result, assemble_enlargement(source, tiles)
+    return result, from_canvas(source, tiles[0][1], result.image)
+
+
+def _counted(callback: StepCallback | None, tile: int, tiles: int) -> StepCallback | None:
+    """``callback`` with the steps of all tiles counted together."""
+    if callback is None or tiles == 1:
+        return callback
+    return lambda step: callback(
+        replace(step, index=tile * step.steps + step.index, steps=tiles * step.steps)
+    )
+
+
+def _with_image(request: Request, ready: CanvasInputs) -> Request:
+    return replace(request, image=ready.source, mask=ready.mask)
+
+
+def _pixels(model: Editor) -> tuple[int, int]:
+    return model.size.height, model.size.width

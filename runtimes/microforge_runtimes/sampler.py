@@ -1,110 +1,186 @@
-"""The sampling rules as pure functions of numpy arrays (SPEC section 4); the same in every language.
+"""Sampling as pure functions of numpy arrays: one table-driven loop for every solver; the same in every language.
 
-t runs from 1 (noise) to 0 (image), so an Euler step adds ``(t_next - t) v`` with a negative factor.
+A bundle's sampler table says how each network input follows from the earlier ones (docs/bundle.md). Sums are taken in
+float64 in the table's order and rounded once to float32, so every language gets the same bits.
+
+Letters: C h w latent channels, height and width, H W image height and width; u the input of an evaluation, m the
+weighted sum of the branches' outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from microforge.bundle.manifest import Latent, Sampler
+from microforge.bundle.sampling import MAX_HISTORY, LatentSpace, Level, Preview, SamplerRow, SamplerTable
 from microforge.errors import BundleError, GenerationError
 
 Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Step:
     """What one sampling step did.
 
-    ``z`` (1, C, h, w) is the latent after the step, ``velocity`` the guided one that led there, ``plan``
-    (1, K, D) the plan after the step on the prompt's branch, or None when the denoiser has none.
+    ``input`` u and ``latent`` (1, C, h, w) are the latent before and after the step, ``output`` m is what the
+    network's branches add up to, ``states`` what the first branch carries on, by input name.
     """
 
     index: int  # 1 for the first step
     steps: int
-    t: float
-    t_next: float
-    z: Floats
-    velocity: Floats
-    plan: Floats | None
+    time: float
+    input: Floats
+    output: Floats
+    latent: Floats
+    states: Mapping[str, Floats] = field(default_factory=dict)
+    clean_weights: Level | None = None
+    preview_matrix: Preview | None = None
+
+    def clean(self) -> Floats:
+        """The clean latent (1, C, h, w) that this step predicts, else the latent after it."""
+        if self.clean_weights is None:
+            return self.latent
+        return weighted_sum(zip(self.clean_weights, (self.input, self.output), strict=True))
+
+    def preview(self) -> Pixels | None:
+        """A small picture (h * patch, w * patch, 3) of the predicted clean latent; None where the bundle has no preview."""
+        return None if self.preview_matrix is None else preview_pixels(self.preview_matrix, self.clean())
 
 
 StepCallback = Callable[[Step], None]
-#: (latent after a step, its time) -> the latent to go on with.
-AfterStep = Callable[[Floats, float], Floats]
+#: (u, time) -> m, and the states that the first branch carries on.
+Evaluate = Callable[[Floats, float], tuple[Floats, Mapping[str, Floats]]]
+#: (latent after a step, its noise level where the table has it) -> the latent to go on with.
+AfterStep = Callable[[Floats, Level | None], Floats]
+#: k -> the image's k-th noise (1, C, h, w); 0 is the initial one.
+Noise = Callable[[int], Floats]
+CLEAN: Level = (1.0, 0.0)
 
 
-def euler_step(z: Floats, velocity: Floats, t: float, t_next: float) -> Floats:
-    """From time ``t`` to ``t_next``: the difference in double, then rounded once to float32."""
-    return z + np.float32(t_next - t) * velocity
+def weighted_sum(terms: Iterable[tuple[float, Floats]]) -> Floats:
+    """The sum of weight times array, in float64 in the order of ``terms``, rounded once to float32."""
+    total: NDArray[np.float64] | float = 0.0
+    for weight, values in terms:
+        total = total + weight * values.astype(np.float64)
+    return np.asarray(total).astype(np.float32)
 
 
-def guided_velocity(conditional: Floats, empty: Floats, scale: float) -> Floats:
-    """Classifier-free guidance, ``v_empty + s (v_c - v_empty)``; s = 1 gives ``conditional``."""
-    return empty + np.float32(scale) * (conditional - empty)
-
-
-def guided_edit_velocity(
-    full: Floats, source_only: Floats, empty: Floats, text: float, image: float
+def advance(
+    row: SamplerRow, inputs: Sequence[Floats], outputs: Sequence[Floats], noise: Floats | None = None
 ) -> Floats:
-    """Three-way guidance of a drawing with a source (InstructPix2Pix, arXiv 2211.09800); 1 and 1 give ``full``."""
-    steered: Floats = (
-        empty + np.float32(image) * (source_only - empty) + np.float32(text) * (full - source_only)
-    )
-    return steered
+    """The next network input u.
+
+    Args:
+        row: of the sampler table.
+        inputs: u of this evaluation and the ones before, newest first; at least as many as the row uses.
+        outputs: m in the same order.
+        noise: fresh noise, needed where the row's coefficient of it is not 0.
+    """
+    terms = [*zip(row.u, inputs, strict=False), *zip(row.m, outputs, strict=False)]
+    if row.noise != 0.0 and noise is not None:
+        terms.append((row.noise, noise))
+    return weighted_sum(terms)
 
 
-def text_scale(sampler: Sampler) -> float:
-    """The guidance scale of the text, 1 when guidance is folded into the weights."""
-    return 1.0 if sampler.guidance == "folded" else sampler.guidance.text
+def at_level(level: Level, clean: Floats, noise: Floats) -> Floats:
+    """A clean latent at a noise level: both products and their sum are rounded to float32."""
+    mixed: Floats = np.float32(level[0]) * clean + np.float32(level[1]) * noise
+    return mixed
 
 
-def image_scale(sampler: Sampler) -> float:
-    """The guidance scale of the source, 1 when guidance is folded into the weights."""
-    return 1.0 if sampler.guidance == "folded" else sampler.guidance.image
+def sample(
+    table: SamplerTable, evaluate: Evaluate, latent: Floats, noise: Noise, start: int = 0,
+    after: AfterStep | None = None, callback: StepCallback | None = None, preview: Preview | None = None,
+) -> Floats:  # fmt: skip
+    """Follow ``table`` from ``latent``, the u of row ``start``, to the final latent (1, C, h, w).
+
+    Args:
+        after: may replace the latent after each step.
+        callback: is called after every step; ``preview`` is what it can show it with.
+    """
+    inputs: deque[Floats] = deque(maxlen=MAX_HISTORY)
+    outputs: deque[Floats] = deque(maxlen=MAX_HISTORY)
+    for index in range(start, len(table.rows)):
+        row, time = table.rows[index], table.times[index]
+        output, states = evaluate(latent, time)
+        inputs.appendleft(latent)
+        outputs.appendleft(output)
+        latent = advance(row, inputs, outputs, noise(index + 1) if row.noise != 0.0 else None)
+        if after is not None:
+            latent = after(latent, level_of(table, index + 1))
+        if callback is not None:
+            done, count = index + 1 - start, len(table.rows) - start
+            callback(Step(done, count, time, inputs[0], output, latent, states, row.clean, preview))
+    return latent
 
 
-def allowed_steps(sampler: Sampler) -> tuple[int, ...]:
-    """Step counts that the bundle can run, falling: its own, and its divisors unless the grid was distilled."""
-    own = sampler.steps
-    return tuple(n for n in range(own, 0, -1) if n == own or (sampler.guidance != "folded" and own % n == 0))
+def level_of(table: SamplerTable, index: int) -> Level | None:
+    """Noise level of the input of row ``index``, and of the final latent after the last row."""
+    return table.rows[index].level if index < len(table.rows) else CLEAN
 
 
-def timesteps(sampler: Sampler, steps: int | None = None) -> tuple[float, ...]:
-    """The times of a drawing in ``steps`` steps: the bundle's grid, or every k-th time of it.
+def choose_table(
+    tables: Sequence[SamplerTable], steps: int | None = None, strength: float | None = None
+) -> tuple[SamplerTable, int]:
+    """The table for a sample, and the row that it starts at.
+
+    Args:
+        tables: of one image size, the default one first.
+        strength: share of the steps that are run on an image, None without one.
 
     Raises:
-        BundleError: for a count that the bundle cannot run; lists those that it can.
+        BundleError: for a step count that the bundle does not have; lists those that it has.
     """
-    own = sampler.steps
-    if steps is None or steps == own:
-        return sampler.timesteps
-    allowed = allowed_steps(sampler)
-    if steps not in allowed:
-        raise BundleError(f"steps is {steps}; this bundle allows: {', '.join(map(str, allowed))}")
-    return sampler.timesteps[:: own // steps]
+    counts = tuple(dict.fromkeys(table.steps for table in tables))
+    wanted = counts[0] if steps is None else steps
+    if wanted not in counts:
+        raise BundleError(f"steps is {steps}; this bundle allows: {', '.join(map(str, counts))}")
+    matching = [table for table in tables if table.steps == wanted]
+    if strength is None:
+        return next(table for table in matching if table.strength is None), 0
+    own = [table for table in matching if table.strength is not None]
+    if own:
+        return min(own, key=lambda table: abs((table.strength or 0.0) - strength)), 0
+    table = matching[0]
+    count = len(table.rows)
+    row = count - min(max(int(strength * count + 0.5), 1), count)
+    if not table.starts():
+        raise BundleError(f"the sampler for {wanted} steps cannot start from an image")
+    return table, min(table.starts(), key=lambda start: (abs(start - row), start))
 
 
-def denormalize(z: Floats, latent: Latent) -> Floats:
-    """The decoder's latent, ``z * std + mean`` per channel."""
-    shape = (1, -1, 1, 1)
-    mean, std = np.asarray(latent.mean, np.float32), np.asarray(latent.std, np.float32)
-    return z * std.reshape(shape) + mean.reshape(shape)
+def denormalize(latent: Floats, space: LatentSpace) -> Floats:
+    """The decoder's latent, ``latent * std + mean`` per channel."""
+    mean, std = _channels(space)
+    return latent * std + mean
 
 
-def normalize(latent: Floats, entry: Latent) -> Floats:
-    """The denoiser's latent of an encoder's, ``(latent - mean) / std`` per channel."""
-    shape = (1, -1, 1, 1)
-    mean, std = np.asarray(entry.mean, np.float32), np.asarray(entry.std, np.float32)
-    return (latent - mean.reshape(shape)) / std.reshape(shape)
+def normalize(latent: Floats, space: LatentSpace) -> Floats:
+    """The networks' latent of an encoder's, ``(latent - mean) / std`` per channel."""
+    mean, std = _channels(space)
+    return (latent - mean) / std
 
 
-def to_pixels(image: Floats) -> NDArray[np.uint8]:
+def _channels(space: LatentSpace) -> tuple[Floats, Floats]:
+    mean, std = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (space.mean, space.std))
+    return mean, std
+
+
+def preview_pixels(preview: Preview, clean: Floats) -> Pixels:
+    """A picture (h * patch, w * patch, 3) of a clean latent (1, C, h, w)."""
+    _, channels, height, width = clean.shape
+    matrix, bias = np.asarray(preview.matrix, np.float32), np.asarray(preview.bias, np.float32)
+    values = matrix @ clean.reshape(channels, height * width) + bias[:, None]
+    patches = values.reshape(3, preview.patch, preview.patch, height, width).transpose(0, 3, 1, 4, 2)
+    return to_pixels(patches.reshape(1, 3, height * preview.patch, width * preview.patch))
+
+
+def to_pixels(image: Floats) -> Pixels:
     """(1, 3, H, W) in [0, 1] to (H, W, 3) bytes, rounded to the nearest.
 
     Raises:
@@ -116,11 +192,11 @@ def to_pixels(image: Floats) -> NDArray[np.uint8]:
             f"the model gave {count} of {image.size} values that are not finite (NaN or infinity); no image is written: "
             "its weights are damaged or overflow, use another build or checkpoint"
         )
-    pixels: NDArray[np.uint8] = np.rint(np.clip(image[0], 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)
+    pixels: Pixels = np.rint(np.clip(image[0], 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)
     return pixels.transpose(1, 2, 0)
 
 
-def from_pixels(pixels: NDArray[np.uint8]) -> Floats:
-    """(H, W, 3) bytes as float32 (1, 3, H, W) in [0, 1]."""
+def from_pixels(pixels: Pixels) -> Floats:
+    """uint8 (H, W, 3) as float32 (1, 3, H, W) in [0, 1]."""
     image: Floats = pixels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255.0)
     return image

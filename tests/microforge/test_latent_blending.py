@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from microforge.bundle.manifest import Sampler
+from microforge.bundle.sampling import SourceEntry
 from microforge.errors import SpecError
 from microforge.latent_blending import after_step, latent_mask, preserve_source
 from microforge.pipeline import MicroForgePipeline
@@ -94,4 +94,4 @@ def test_distances_that_do_not_rise_are_refused(distances: tuple[float, float]) 
     with pytest.raises(SpecError, match="allowed: two rising distances from 0, or null"):
         SamplerSpec(preserve_distances=distances)
     with pytest.raises(ValidationError, match="two rising distances"):
-        Sampler(timesteps=(1.0, 0.0), guidance="folded", prediction="velocity", unchanged=distances)
+        SourceEntry(encoder="image", preserve_distances=distances)

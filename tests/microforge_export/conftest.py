@@ -8,11 +8,16 @@ import pytest
 from torch.export import ExportedProgram
 
 from microforge_export.build.builder import build
-from microforge_export.components.component import SourceComponent, SourceModel, trace
+from microforge_export.components.component import SampleRequest, SourceComponent, SourceModel, trace
 from microforge_export.providers.microforge import read_model
-from microforge_export.quantization.calibration import Roll, calibration_inputs, roll, torch_runner
+from microforge_export.quantization.calibration import (
+    RecordedSample,
+    calibration_inputs,
+    record_sample,
+    torch_runner,
+)
 from microforge_export.quantization.onnx import OnnxQuantizable
-from microforge_export.recipes.build_recipe import SampleRequest, make_recipe
+from microforge_export.recipes.build_recipe import make_recipe
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +48,7 @@ def source_model(checkpoint: Path) -> SourceModel:
 @pytest.fixture(scope="session")
 def components(source_model: SourceModel) -> tuple[SourceComponent, ...]:
     """The miniature's networks at its own size."""
-    return source_model.provider.components([source_model.native_size])
+    return source_model.provider.components([source_model.native_size], ["generate"])
 
 
 @pytest.fixture(scope="session")
@@ -53,21 +58,21 @@ def programs(components: tuple[SourceComponent, ...]) -> dict[str, ExportedProgr
 
 
 @pytest.fixture(scope="session")
-def rolled(source_model: SourceModel, components: tuple[SourceComponent, ...]) -> Roll:
+def recorded_sample(source_model: SourceModel, components: tuple[SourceComponent, ...]) -> RecordedSample:
     """One drawing by torch with every evaluation."""
-    return roll(source_model, components, torch_runner(components), SampleRequest("a red circle", 0))
+    return record_sample(source_model, components, torch_runner(components), SampleRequest("a red circle", 0))
 
 
 @pytest.fixture(scope="session")
 def quantizables(
-    components: tuple[SourceComponent, ...], programs: dict[str, ExportedProgram], rolled: Roll,
+    components: tuple[SourceComponent, ...], programs: dict[str, ExportedProgram], recorded_sample: RecordedSample,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, OnnxQuantizable]:  # fmt: skip
     """The miniature's fp32 ONNX graphs, ready for any choice of schemes."""
     folder = tmp_path_factory.mktemp("ranges")
     return {
         item.key: OnnxQuantizable.make(
-            item, programs[item.key], calibration_inputs([rolled], item.role, 8), folder
+            item, programs[item.key], calibration_inputs([recorded_sample], item.role, 8), folder
         )
         for item in components
     }

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from microforge.bundle.files import file_entry, write_manifest
-from microforge.bundle.manifest import Guidance, Manifest
+from microforge.bundle.manifest import Component, Manifest, ModelEntry, Provenance, Size
+from microforge.bundle.reference_model import Facts, driving
+from microforge.bundle.sampling import LatentSpace, Preview
+from microforge.bundle.targets import Target
+from microforge.bundle.unwritten import size_entries
+from microforge.noise import NOISE_NAME
 from microforge.spec import TASKS
 from microforge.tokenizer import BOS, EOS, PAD, TASK_IDS, PromptTokenizer, train_tokenizer
 
@@ -136,10 +141,19 @@ def _decoder(path: Path, h: int, w: int) -> dict[str, Any]:
     return _graph(path, nodes, {"latent": (1, C, h, w)}, {"image": (1, 3, h * DOWN, w * DOWN)}, constants)
 
 
+#: The preview of the miniature: red is the first channel, green the second, every cell two pixels wide.
+PREVIEW = Preview(
+    patch=2,
+    matrix=tuple([(1.0, 0.0)] * 4 + [(0.0, 1.0)] * 4 + [(0.0, 0.0)] * 4),
+    bias=(0.5,) * 12,
+    psnr_db=20.0,
+)
+
+
 def build_bundle(
     folder: Path,
     timesteps: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25, 0.0),
-    guidance: Guidance | str = "folded",
+    guidance: tuple[float, float] | None = None,
     sizes: tuple[tuple[int, int], ...] = ((64, 96),),
     tasks: tuple[str, ...] = ("generate",),
 ) -> Path:
@@ -163,59 +177,63 @@ def build_bundle(
             "size": size,
             **_decoder(folder / f"onnx/{decoder}.onnx", h, w),
         }
-        if len(tasks) > 1:
+        if set(tasks) - {"generate"}:
             edit, encoder = f"denoiser_edit{index}", f"encoder{index}"
             made = _denoiser(folder / f"onnx/{edit}.onnx", h, w, edit=True)
             components[edit] = {"role": "denoiser_edit", "size": size, **made}
             made = _encoder(folder / f"onnx/{encoder}.onnx", h, w)
             components[encoder] = {"role": "vae_encoder", "size": size, **made}
-    manifest = {
-        "schema_version": 1,
-        "model": {"name": "miniature"},
-        "tasks": list(tasks),
-        "sizes": [{"height": h, "width": w, "latent_shape": [C, h // DOWN, w // DOWN]} for h, w in sizes],
-        "sampler": {"timesteps": list(timesteps), "guidance": guidance, "prediction": "velocity"},
-        "latent": {"channels": C, "downsample": DOWN, "mean": [0.5, -0.5], "std": [2.0, 1.0]},
-        "noise": "philox4x32-10/box-muller",
-        "tokenizer": {
-            "file": file_entry(folder, "tokenizer.json"), "max_length": L,
-            "pad": PAD, "bos": BOS, "eos": EOS, "task_prefixes": TASK_IDS,
-        },
-        "components": components,
-        "targets": {
-            "onnx": {
-                "precision": "fp32",
-                "files": {key: file_entry(folder, f"onnx/{key}.onnx") for key in components},
-                "shared_files": [file_entry(folder, f"onnx/{path.name}") for path in sorted((folder / "onnx").glob("*.bin"))],
-            }
-        },
-        "provenance": {"checkpoint_sha256": "0" * 64, "versions": {}, "created": "2026-01-01T00:00:00Z"},
-    }  # fmt: skip
-    write_manifest(folder, Manifest.model_validate(manifest))
+    drive = driving(
+        Facts(
+            tokenizer=file_entry(folder, "tokenizer.json"), length=L, pad=PAD, bos=BOS, eos=EOS, prefixes=TASK_IDS,
+            timesteps=timesteps, guidance=guidance, preserve_distances=None,
+            latent=LatentSpace(channels=C, downsample=DOWN, mean=(0.5, -0.5), std=(2.0, 1.0)), tasks=tasks,
+            inputs=frozenset({"z", "t", "text", "mask", "pooled", "plan", "has_plan", "source"}),
+            has_image_encoder=bool(set(tasks) - {"generate"}),
+        ),
+        PREVIEW,
+    )  # fmt: skip
+    files = {key: file_entry(folder, f"onnx/{key}.onnx") for key in components}
+    shared = tuple(
+        file_entry(folder, f"onnx/{path.name}") for path in sorted((folder / "onnx").glob("*.bin"))
+    )
+    tokenizer = next(iter(drive.tokenizers.values())).file.bytes
+    count = tokenizer + sum(entry.bytes for entry in (*files.values(), *shared))
+    manifest = Manifest(
+        **{name: getattr(drive, name) for name in type(drive).model_fields},
+        schema_version=2,
+        model=ModelEntry(name="miniature"),
+        bytes=count,
+        sizes=size_entries([Size(height=height, width=width) for height, width in sizes], drive),
+        noise=NOISE_NAME,
+        components={key: Component.model_validate(value) for key, value in components.items()},
+        targets={"onnx": Target(precision="fp32", bytes=count, files=files, shared_files=shared)},
+        provenance=Provenance(checkpoint_sha256="0" * 64, versions={}, created="2026-01-01T00:00:00Z"),
+    )
+    write_manifest(folder, manifest)
     return folder
 
 
 @pytest.fixture(scope="session")
-def folded_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def distilled_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four distilled steps, one size; read only."""
-    return build_bundle(tmp_path_factory.mktemp("bundles") / "folded.mfb")
+    return build_bundle(tmp_path_factory.mktemp("bundles") / "distilled.mfb")
 
 
 @pytest.fixture(scope="session")
 def guided_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four guided steps, two sizes; read only."""
-    scales = Guidance(text=3.0, image=1.0)
     return build_bundle(
-        tmp_path_factory.mktemp("bundles") / "guided.mfb", guidance=scales, sizes=((64, 96), (32, 32))
+        tmp_path_factory.mktemp("bundles") / "guided.mfb", guidance=(3.0, 1.0), sizes=((64, 96), (32, 32))
     )
 
 
 @pytest.fixture(scope="session")
 def editing_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four guided steps, two sizes, all four tasks; read only."""
+    """Four guided steps, two sizes, all tasks; read only."""
     return build_bundle(
-        tmp_path_factory.mktemp("bundles") / "editing.mfb", guidance=Guidance(text=3.0, image=1.5),
-        sizes=((64, 64), (64, 96)), tasks=TASKS,
+        tmp_path_factory.mktemp("bundles") / "editing.mfb", guidance=(3.0, 1.5),
+        sizes=((64, 64), (64, 96)), tasks=(*TASKS, "vary"),
     )  # fmt: skip
 
 

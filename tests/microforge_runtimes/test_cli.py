@@ -26,10 +26,10 @@ def _run(*words: object) -> int:
 
 
 def test_an_image_is_written_with_how_it_was_made(
-    folded_bundle: Path, tmp_path: Path, capsys: Capture
+    distilled_bundle: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "new" / "image.png"
-    assert _run(folded_bundle, "a red circle — ✓", "--out", out, "--seed", 7, "--threads", 1) == 0
+    assert _run(distilled_bundle, "a red circle — ✓", "--out", out, "--seed", 7, "--threads", 1) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{out}\n" and "4/4" in printed.err
     with Image.open(out) as image:
@@ -37,15 +37,15 @@ def test_an_image_is_written_with_how_it_was_made(
         texts = {name: text for name, text in image.info.items() if "xmp" not in name}
         assert texts == {
             "Software": f"microforge {__version__}", "prompt": "a red circle — ✓", "seed": "7", "task": "generate",
-            "bundle": load_bundle(folded_bundle).id, "size": "64x96", "steps": "4",
+            "bundle": load_bundle(distilled_bundle).id, "size": "64x96", "steps": "4",
         }  # fmt: skip
 
 
 def test_the_same_seed_gives_the_same_file_and_another_seed_another(
-    folded_bundle: Path, tmp_path: Path
+    distilled_bundle: Path, tmp_path: Path
 ) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        assert _run(folded_bundle, "a red circle", "--out", tmp_path / f"{name}.png", "--seed", seed) == 0
+        assert _run(distilled_bundle, "a red circle", "--out", tmp_path / f"{name}.png", "--seed", seed) == 0
     a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
     assert a == b
     assert (
@@ -68,13 +68,13 @@ def test_json_is_the_last_line_of_stdout(guided_bundle: Path, tmp_path: Path, ca
 
 
 def test_an_existing_image_is_replaced_only_with_force(
-    folded_bundle: Path, tmp_path: Path, capsys: Capture
+    distilled_bundle: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "image.png"
     out.write_text("mine")
-    assert _run(folded_bundle, "a red circle", "--out", out) == 2
+    assert _run(distilled_bundle, "a red circle", "--out", out) == 2
     assert out.read_text() == "mine" and "already exists" in capsys.readouterr().err
-    assert _run(folded_bundle, "a red circle", "--out", out, "--force") == 0
+    assert _run(distilled_bundle, "a red circle", "--out", out, "--force") == 0
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
@@ -190,7 +190,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert _python("-c", code).stdout.strip() == "[]"
 
 
-def test_generating_never_imports_torch(folded_bundle: Path, tmp_path: Path) -> None:
+def test_generating_never_imports_torch(distilled_bundle: Path, tmp_path: Path) -> None:
     code = (
         "import sys, pkgutil, importlib, microforge_runtimes\n"
         "for module in pkgutil.iter_modules(microforge_runtimes.__path__):\n"
@@ -199,14 +199,14 @@ def test_generating_never_imports_torch(folded_bundle: Path, tmp_path: Path) -> 
         "code = exit_code(microforge_runtimes.cli.app)\n"
         "print(code, 'torch' in sys.modules, 'onnxruntime' in sys.modules)"
     )
-    done = _python("-c", code, folded_bundle, "a red circle", "--out", tmp_path / "image.png")
+    done = _python("-c", code, distilled_bundle, "a red circle", "--out", tmp_path / "image.png")
     assert done.stdout.splitlines()[-1] == "0 False True", done.stderr
     assert (tmp_path / "image.png").is_file()
 
 
-def test_without_the_engine_the_extra_is_named(folded_bundle: Path, tmp_path: Path) -> None:
+def test_without_the_engine_the_extra_is_named(distilled_bundle: Path, tmp_path: Path) -> None:
     code = "import sys; sys.modules['onnxruntime'] = None\nfrom microforge_runtimes.cli import main\nmain()"
-    done = _python("-c", code, folded_bundle, "a red circle", "--out", tmp_path / "image.png")
+    done = _python("-c", code, distilled_bundle, "a red circle", "--out", tmp_path / "image.png")
     assert (
         done.returncode == 2
         and done.stderr == "error: onnxruntime is not installed: pip install 'microforge[onnx]'\n"

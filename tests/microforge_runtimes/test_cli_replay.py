@@ -69,14 +69,14 @@ def test_like_generates_the_same_bytes(
 
 
 def test_like_takes_other_options_in_place_of_single_settings(
-    folded_bundle: Path, tmp_path: Path, capsys: Capture
+    distilled_bundle: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     first, other = tmp_path / "first.png", tmp_path / "other.png"
-    assert _run(folded_bundle, "a red circle", "--seed", 7, "--out", first) == 0
-    assert _run(folded_bundle, "--like", first, "--seed", 8, "--out", other, "--json") == 0
+    assert _run(distilled_bundle, "a red circle", "--seed", 7, "--out", first) == 0
+    assert _run(distilled_bundle, "--like", first, "--seed", 8, "--out", other, "--json") == 0
     values = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert values["seed"] == 8 and values["prompt"] == "a red circle"
-    assert _run(folded_bundle, "--like", first, "a blue square", "--out", other, "--json", "--force") == 0
+    assert _run(distilled_bundle, "--like", first, "a blue square", "--out", other, "--json", "--force") == 0
     values = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert values["seed"] == 7 and values["prompt"] == "a blue square"
 
@@ -119,24 +119,25 @@ def test_like_refuses_what_is_not_the_same(
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
 def test_private_leaves_every_setting_out_and_the_mark_in(
-    folded_bundle: Path, tmp_path: Path, capsys: Capture, ending: str
+    distilled_bundle: Path, tmp_path: Path, capsys: Capture, ending: str
 ) -> None:
     out = tmp_path / f"image.{ending}"
-    assert _run(folded_bundle, "a very secret circle", "--seed", 987654321, "--out", out, "--private") == 0
+    assert _run(distilled_bundle, "a very secret circle", "--seed", 987654321, "--out", out, "--private") == 0
     data = out.read_bytes()
     assert read_marks(data) == Marks("trainedAlgorithmicMedia", tool=read_marks(data).tool)
-    for secret in (b"secret", b"987654321", load_bundle(folded_bundle).id.encode()):
+    for secret in (b"secret", b"987654321", load_bundle(distilled_bundle).id.encode()):
         assert secret not in data
-    assert _run(folded_bundle, "--like", out, "--out", tmp_path / "again.png") == 2
+    assert _run(distilled_bundle, "--like", out, "--out", tmp_path / "again.png") == 2
     assert "holds no settings" in capsys.readouterr().err
 
 
 def test_a_batch_is_numbered_with_consecutive_seeds_and_a_sheet(
-    folded_bundle: Path, tmp_path: Path, capsys: Capture
+    distilled_bundle: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     prompts = ("a red circle", "a blue square")
     assert (
-        _run(folded_bundle, *prompts, "--count", 3, "--seed", 5, "--out", tmp_path / "x.png", "--json") == 0
+        _run(distilled_bundle, *prompts, "--count", 3, "--seed", 5, "--out", tmp_path / "x.png", "--json")
+        == 0
     )
     printed = capsys.readouterr()
     values = json.loads(printed.out.splitlines()[-1])
@@ -152,14 +153,14 @@ def test_a_batch_is_numbered_with_consecutive_seeds_and_a_sheet(
     assert sheet_marks.source_type == "trainedAlgorithmicMedia" and sheet_marks.settings is None
     for number, seed in ((2, 6), (5, 6)):
         single = tmp_path / "single.png"
-        assert _run(folded_bundle, prompts[number // 4], "--seed", seed, "--out", single, "--force") == 0
+        assert _run(distilled_bundle, prompts[number // 4], "--seed", seed, "--out", single, "--force") == 0
         assert single.read_bytes() == (tmp_path / f"x-000{number}.png").read_bytes()
-    assert _run(folded_bundle, *prompts, "--out", tmp_path / "x.png") == 2, "nothing is replaced"
+    assert _run(distilled_bundle, *prompts, "--out", tmp_path / "x.png") == 2, "nothing is replaced"
 
 
-def test_an_archive_generates_the_same_bytes_as_its_folder(folded_bundle: Path, tmp_path: Path) -> None:
-    pack_bundle(folded_bundle, tmp_path / "m.mfb.zip")
-    for model, name in ((folded_bundle, "a.png"), (tmp_path / "m.mfb.zip", "b.png")):
+def test_an_archive_generates_the_same_bytes_as_its_folder(distilled_bundle: Path, tmp_path: Path) -> None:
+    pack_bundle(distilled_bundle, tmp_path / "m.mfb.zip")
+    for model, name in ((distilled_bundle, "a.png"), (tmp_path / "m.mfb.zip", "b.png")):
         assert _run(model, "a red circle", "--out", tmp_path / name) == 0
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
@@ -172,8 +173,8 @@ def test_a_transparent_source_cannot_become_a_jpeg(
     assert _run(*words) == 2 and "--source is transparent, which JPEG cannot hold" in capsys.readouterr().err
 
 
-def test_words_without_quotes_are_hinted_at(folded_bundle: Path, tmp_path: Path, capsys: Capture) -> None:
-    assert _run(folded_bundle, "a", "red", "circle", "--out", tmp_path / "x.png") == 0
+def test_words_without_quotes_are_hinted_at(distilled_bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert _run(distilled_bundle, "a", "red", "circle", "--out", tmp_path / "x.png") == 0
     assert "3 prompts of one word each; put a prompt of several words in quotes" in capsys.readouterr().err
 
 
@@ -217,7 +218,7 @@ def test_a_signed_edit_names_its_source(
     assert _run(*words) == 2 and "none.pem cannot be read" in capsys.readouterr().err
 
 
-def test_a_closed_stdout_is_no_error(folded_bundle: Path, tmp_path: Path) -> None:
-    command = f'"{sys.executable}" -m microforge_runtimes.cli "{folded_bundle}" "a circle" --out "{tmp_path}/x.png" >&-'
+def test_a_closed_stdout_is_no_error(distilled_bundle: Path, tmp_path: Path) -> None:
+    command = f'"{sys.executable}" -m microforge_runtimes.cli "{distilled_bundle}" "a circle" --out "{tmp_path}/x.png" >&-'
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "Traceback" not in done.stderr and (tmp_path / "x.png").is_file()

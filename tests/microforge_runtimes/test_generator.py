@@ -1,4 +1,4 @@
-"""Generation with a miniature bundle: known results, one stage in memory at a time, plan states kept apart."""
+"""Generation with a miniature bundle: known results, one stage in memory at a time, states kept apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from microforge.noise import standard_normal
 from microforge_runtimes import generator as module
 from microforge_runtimes.engines.registry import open_session
 from microforge_runtimes.engines.session import Session
-from microforge_runtimes.generator import Conditioning, Generator
+from microforge_runtimes.generator import Generator, Request
+from microforge_runtimes.request import Checked, Encodings, PromptText
 from microforge_runtimes.sampler import Step
 
 GRID = (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -51,8 +52,10 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return recorder.events
 
 
-def test_stages_load_when_needed_and_are_freed_before_the_next(folded_bundle: Path, log: list[str]) -> None:
-    Generator(folded_bundle).generate("a red circle")
+def test_stages_load_when_needed_and_are_freed_before_the_next(
+    distilled_bundle: Path, log: list[str]
+) -> None:
+    Generator(distilled_bundle).generate("a red circle")
     assert log == [
         "open text", "run text", "close text",
         "open denoiser0", *["run denoiser0"] * 4, "close denoiser0",
@@ -66,8 +69,8 @@ def test_guidance_evaluates_both_prompts_with_one_load(guided_bundle: Path, log:
     assert log.count("run denoiser1") == 8 and log.count("open denoiser1") == 1
 
 
-def test_kept_stages_load_once_and_close_at_the_end(folded_bundle: Path, log: list[str]) -> None:
-    with Generator(folded_bundle, keep_loaded=True) as generator:
+def test_kept_stages_load_once_and_close_at_the_end(distilled_bundle: Path, log: list[str]) -> None:
+    with Generator(distilled_bundle, keep_loaded=True) as generator:
         first = generator.generate("a red circle", seed=1)
         second = generator.generate("a red circle", seed=1)
         assert [event for event in log if event.startswith("close")] == []
@@ -80,43 +83,48 @@ def test_kept_stages_load_once_and_close_at_the_end(folded_bundle: Path, log: li
     assert len([event for event in log if event.startswith("close")]) == 3
 
 
-def test_a_stage_is_freed_when_sampling_fails(folded_bundle: Path, log: list[str]) -> None:
+def test_a_stage_is_freed_when_sampling_fails(distilled_bundle: Path, log: list[str]) -> None:
     def fail(step: Step) -> None:
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        Generator(folded_bundle).generate("a red circle", callback=fail)
+        Generator(distilled_bundle).generate("a red circle", callback=fail)
     assert log[-2:] == ["run denoiser0", "close denoiser0"]
 
 
-@pytest.mark.parametrize(("name", "scale"), [("folded_bundle", 1.0), ("guided_bundle", 3.0)])
-def test_the_latent_is_the_closed_form_with_a_plan_state_per_branch(
+def _encoded(generator: Generator, seed: int = 5) -> tuple[Checked, Encodings, float, float]:
+    """A checked request with its encodings, and the mean of the pooled output with and without the prompt."""
+    checked = generator.check(Request("a red circle", seed=seed))
+    encodings = generator.encode(checked)
+    full = float(encodings.outputs["prompt", PromptText("a red circle", True)]["pooled"].mean())
+    empty = encodings.outputs.get(("prompt", PromptText(None)))
+    return checked, encodings, full, 0.0 if empty is None else float(empty["pooled"].mean())
+
+
+@pytest.mark.parametrize(("name", "scale"), [("distilled_bundle", 1.0), ("guided_bundle", 3.0)])
+def test_the_latent_is_the_closed_form_with_a_state_per_branch(
     name: str, scale: float, request: pytest.FixtureRequest, closed_form: Callable[..., np.ndarray]
 ) -> None:
     generator = Generator(request.getfixturevalue(name), size=(64, 96))
-    conditional, empty = generator.encode(generator.tokens("a red circle"), generator.empty_tokens())
-    pooled, pooled_empty = float(conditional.pooled.mean()), float(empty.pooled.mean())
-    assert pooled > 2 * pooled_empty
+    checked, encodings, pooled, empty = _encoded(generator)
+    assert pooled > 2 * empty
     noise = generator.noise(5)
     np.testing.assert_array_equal(noise, standard_normal(5, (1, 2, 2, 3)))
     steps: list[Step] = []
-    z = generator.sample_latent(conditional, empty, noise, callback=steps.append)
-    np.testing.assert_allclose(z, closed_form(noise, pooled, pooled_empty, scale, GRID), atol=1e-5)
-    assert [(step.index, step.steps, step.t, step.t_next) for step in steps] == [
-        (i + 1, 4, GRID[i], GRID[i + 1]) for i in range(4)
-    ]
-    assert steps[-1].plan is not None and steps[-1].plan.shape == (1, 3, 4)
-    assert steps[1].plan is not None
-    np.testing.assert_allclose(steps[1].plan, pooled * 1.5, rtol=1e-5)
-    np.testing.assert_array_equal(steps[-1].z, z)
+    latent = generator.sample(checked, encodings, steps.append)
+    np.testing.assert_allclose(latent, closed_form(noise, pooled, empty, scale, GRID), atol=1e-5)
+    assert [(step.index, step.steps, step.time) for step in steps] == [(i + 1, 4, GRID[i]) for i in range(4)]
+    assert {name: state.shape for name, state in steps[-1].states.items()} == {"plan": (1, 3, 4)}
+    np.testing.assert_allclose(steps[1].states["plan"], pooled * 1.5, rtol=1e-5)
+    np.testing.assert_array_equal(steps[-1].latent, latent)
+    picture = steps[0].preview()
+    assert picture is not None and picture.shape == (4, 6, 3)
 
 
-def test_a_shared_plan_state_would_be_noticed(
-    guided_bundle: Path, closed_form: Callable[..., np.ndarray]
-) -> None:
+def test_a_shared_state_would_be_noticed(guided_bundle: Path, closed_form: Callable[..., np.ndarray]) -> None:
     generator = Generator(guided_bundle, size=(32, 32))
-    conditional, empty = generator.encode(generator.tokens("a red circle"), generator.empty_tokens())
-    noise, pooled, other = generator.noise(0), float(conditional.pooled.mean()), float(empty.pooled.mean())
+    _, _, pooled, other = _encoded(generator)
+    noise = generator.noise(0)
     plan, z = 0.0, noise.astype(np.float64)
     for t, t_next in itertools.pairwise(GRID):
         with_prompt = plan / 2 + pooled
@@ -125,9 +133,32 @@ def test_a_shared_plan_state_would_be_noticed(
     assert np.abs(z - closed_form(noise, pooled, other, 3.0, GRID)).max() > 0.01
 
 
-def test_the_image_decodes_the_denormalised_latent(folded_bundle: Path) -> None:
-    result = Generator(folded_bundle).generate("a red circle", seed=2**63)
-    latent = result.z * np.array([2.0, 1.0]).reshape(1, 2, 1, 1) + np.array([0.5, -0.5]).reshape(1, 2, 1, 1)
+def test_a_users_scale_negative_prompt_and_count_are_followed(
+    guided_bundle: Path, closed_form: Callable[..., np.ndarray]
+) -> None:
+    generator = Generator(guided_bundle, size=(32, 32))
+    _, _, pooled, empty = _encoded(generator)
+    request = Request("a red circle", guidance={"text": 2.0}, steps=2)
+    expected = closed_form(generator.noise(0), pooled, empty, 2.0, (1.0, 0.5, 0.0))
+    np.testing.assert_allclose(generator.run(request).latent, expected, atol=1e-5)
+    negative = generator.run(Request("a red circle", negative="a red circle", guidance={"text": 2.0}))
+    alone = closed_form(generator.noise(0), pooled, empty, 1.0, GRID)
+    np.testing.assert_allclose(
+        negative.latent, alone, atol=1e-5, err_msg="nothing is left to steer away from"
+    )
+    assert (negative.negative, negative.guidance) == ("a red circle", {"text": 2.0})
+
+
+def test_scale_one_evaluates_the_prompt_alone(guided_bundle: Path, log: list[str]) -> None:
+    Generator(guided_bundle, size=(32, 32)).run(Request("a red circle", guidance={"text": 1.0}))
+    assert log.count("run denoiser1") == 4 and log.count("run text") == 1
+
+
+def test_the_image_decodes_the_denormalised_latent(distilled_bundle: Path) -> None:
+    result = Generator(distilled_bundle).generate("a red circle", seed=2**63)
+    latent = result.latent * np.array([2.0, 1.0]).reshape(1, 2, 1, 1) + np.array([0.5, -0.5]).reshape(
+        1, 2, 1, 1
+    )
     cells = 1 / (1 + np.exp(-latent.mean(axis=1)[0]))
     assert result.image.shape == (64, 96, 3) and result.image.dtype == np.uint8
     np.testing.assert_allclose(result.image[::32, ::32, 1], cells * 255, atol=0.51)
@@ -136,18 +167,11 @@ def test_the_image_decodes_the_denormalised_latent(folded_bundle: Path) -> None:
 
 
 def test_a_fewer_step_grid_is_used_when_the_bundle_allows_it(
-    guided_bundle: Path, folded_bundle: Path
+    guided_bundle: Path, distilled_bundle: Path
 ) -> None:
     assert Generator(guided_bundle, size=(32, 32)).generate("a red circle", steps=2).steps == 2
     with pytest.raises(BundleError, match="steps is 2; this bundle allows: 4"):
-        Generator(folded_bundle).generate("a red circle", steps=2)
-
-
-def test_guided_sampling_without_the_empty_prompt_is_a_mistake(guided_bundle: Path) -> None:
-    generator = Generator(guided_bundle, size=(32, 32))
-    text, mask, pooled = (np.zeros(shape, np.float32) for shape in ((1, 16, 4), (1, 16), (1, 4)))
-    with pytest.raises(ValueError, match="empty prompt is needed"):
-        generator.sample_latent(Conditioning(text, mask, pooled), None, generator.noise(0))
+        Generator(distilled_bundle).generate("a red circle", steps=2)
 
 
 def test_bad_input_is_refused_before_an_engine_loads(guided_bundle: Path, log: list[str]) -> None:
@@ -162,16 +186,42 @@ def test_bad_input_is_refused_before_an_engine_loads(guided_bundle: Path, log: l
         generator.generate("  ")
     with pytest.raises(SpecError, match="seed is -1"):
         generator.generate("a red circle", seed=-1)
+    refused: list[tuple[Request, type[ValueError], str]] = [
+        (Request("a", "paint"), BundleError, "cannot paint; its tasks: generate"),
+        (Request(), PromptError, "generate needs a prompt"),
+        (Request("a", image=np.zeros((1, 3, 32, 32), np.float32)), SpecError, "generate takes no image"),
+        (Request("a", strength=0.5), SpecError, "strength does not belong to generate"),
+        (
+            Request("a", guidance={"image": 2.0}),
+            SpecError,
+            "guidance scale 'image' is unknown; this bundle has: text",
+        ),
+        (Request("a", guidance={"text": 99.0}), SpecError, "guidance scale text is 99; allowed: 0 to 30"),
+        (
+            Request("a", parameters={"label": 1}),
+            SpecError,
+            "parameter 'label' is unknown; this bundle has none",
+        ),
+        (Request("a", negative=" "), PromptError, "empty"),
+    ]
+    for request, kind, message in refused:
+        with pytest.raises(kind, match=message):
+            generator.run(request)
     assert log == []
 
 
-def test_a_long_prompt_is_cut_and_says_so(folded_bundle: Path) -> None:
-    assert Generator(folded_bundle).generate("a red circle " * 30).truncated
-    assert not Generator(folded_bundle).generate("a red circle").truncated
+def test_a_distilled_bundle_takes_no_negative_prompt(distilled_bundle: Path) -> None:
+    with pytest.raises(SpecError, match="takes no negative prompt"):
+        Generator(distilled_bundle).run(Request("a red circle", negative="blur"))
 
 
-def test_sessions_refuse_wrong_inputs_and_use_after_closing(folded_bundle: Path) -> None:
-    session = open_session(load_bundle(folded_bundle), "onnx", "decoder0", threads=1)
+def test_a_long_prompt_is_cut_and_says_so(distilled_bundle: Path) -> None:
+    assert Generator(distilled_bundle).generate("a red circle " * 30).truncated
+    assert not Generator(distilled_bundle).generate("a red circle").truncated
+
+
+def test_sessions_refuse_wrong_inputs_and_use_after_closing(distilled_bundle: Path) -> None:
+    session = open_session(load_bundle(distilled_bundle), "onnx", "decoder0", threads=1)
     good = np.zeros((1, 2, 2, 3), np.float32)
     assert session.run({"latent": good})["image"].shape == (1, 3, 64, 96)
     with pytest.raises(ValueError, match="takes latent; got z"):

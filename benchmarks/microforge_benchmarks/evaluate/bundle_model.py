@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from microforge.bundle.files import load_bundle
+from microforge.bundle.inputs import EncoderEntry
 from microforge.data.edit_examples import SOURCE_TASKS, Triples
 from microforge.data.world.captions import Prompt
 from microforge.errors import SpecError
@@ -22,11 +23,11 @@ from microforge_benchmarks.evaluate.model_under_test import (
     SamplingOptions,
     super_resolved,
 )
+from microforge_runtimes.conditions import Context, bound_inputs
 from microforge_runtimes.editor import Editor
 from microforge_runtimes.engines.registry import open_session
 from microforge_runtimes.generator import Generator
-from microforge_runtimes.latent_blending import composited
-from microforge_runtimes.sampler import text_scale, timesteps
+from microforge_runtimes.request import Request
 
 
 def open_bundle(path: Path, options: SamplingOptions) -> ModelUnderTest:
@@ -42,22 +43,21 @@ def open_bundle(path: Path, options: SamplingOptions) -> ModelUnderTest:
     bundle = load_bundle(path)
     has_source_tasks = bool(set(bundle.manifest.tasks) & set(SOURCE_TASKS))
     target = options.target or next(iter(bundle.manifest.targets), "onnx")
-    generator = (Editor if has_source_tasks else Generator)(bundle, target, size, keep_loaded=True)
-    sampler = generator.bundle.manifest.sampler
-    roles = {component.role for component in generator.bundle.manifest.components.values()}
+    generator = Editor(bundle, target, size, keep_loaded=True)
+    scales = [scale.default for scale in bundle.manifest.guidance.values()]
     # The autoencoder's ceiling takes hundreds of decodings, too many for Core ML without macOS.
-    has_round_trip = "vae_encoder" in roles and target != "coreml"
+    has_round_trip = image_encoder(generator) is not None and target != "coreml"
     return ModelUnderTest(
         kind="bundle",
         identity=generator.bundle.id,
         height=generator.size.height,
         width=generator.size.width,
-        steps=len(timesteps(sampler, options.steps)) - 1,
-        guidance=text_scale(sampler),
+        steps=generator.check(Request("a prompt", steps=options.steps)).table.steps,
+        guidance=scales[0] if scales else 1.0,
         generate=_generator(generator, options.steps),
         round_trip=bundle_round_trip(generator) if has_round_trip else None,
-        tasks=bundle.manifest.tasks,
-        generate_task=_task_generator(generator, options.steps) if isinstance(generator, Editor) else None,
+        tasks=tuple(bundle.manifest.tasks),
+        generate_task=_task_generator(generator, options.steps) if has_source_tasks else None,
     )
 
 
@@ -80,11 +80,8 @@ def _task_generator(editor: Editor, steps: int | None) -> AnyTaskGenerator:
         source = (example.targets if task == "inpaint" else example.sources).numpy()
         mask = None if example.masks is None else example.masks.numpy()
         if task == "inpaint" and mask is not None:
-            latent = editor.inpaint(source, mask, prompt, seed, steps).z
-        else:
-            latent = editor.edit(source, prompt, seed, steps, mask=mask).z
-        image = editor.decode(latent)
-        return image if mask is None else composited(image, source, mask)
+            return editor.inpaint(source, mask, prompt, seed, steps).float_image
+        return editor.edit(source, prompt, seed, steps, mask=mask).float_image
 
     def generate_task(task: str, examples: Triples, seed: int) -> Tensor:
         rows = range(len(examples.texts))
@@ -95,16 +92,27 @@ def _task_generator(editor: Editor, steps: int | None) -> AnyTaskGenerator:
     return generate_task
 
 
+def image_encoder(generator: Generator) -> EncoderEntry | None:
+    """What gives the latent that the bundle's decoder takes; None for a bundle without it."""
+    encoders = generator.manifest.encoders.values()
+    return next((item for item in encoders if item.latent is not None), None)
+
+
 def bundle_round_trip(generator: Generator) -> RoundTrip:
     """Encoder and decoder of a bundle, applied to one image at a time: its shapes are static with batch 1."""
-    bundle, target = generator.bundle, generator.target
-    key = {role: bundle.component(role, generator.size)[0] for role in ("vae_encoder", "vae_decoder")}
-    encoder = open_session(bundle, target, key["vae_encoder"])
-    decoder = open_session(bundle, target, key["vae_decoder"])
+    encoder, decode = image_encoder(generator), generator.manifest.decode
+    assert encoder is not None and encoder.latent is not None and decode.role is not None
+    bundle, target, output = generator.bundle, generator.target, encoder.latent
+    encoding = open_session(bundle, target, generator.component_key(encoder.role))
+    decoding = open_session(bundle, target, generator.component_key(decode.role))
+    component = bundle.component(encoder.role, generator.size)[1]
 
     def round_trip(images: Tensor) -> Tensor:
-        latents = (encoder.run({"image": image[None].numpy()})["latent"] for image in images)
-        decoded = np.concatenate([decoder.run({"latent": latent})["image"] for latent in latents])
+        inputs = (
+            bound_inputs(component, encoder.inputs, Context(image=image[None].numpy())) for image in images
+        )
+        latents = (encoding.run(values)[output] for values in inputs)
+        decoded = np.concatenate([decoding.run({decode.input: latent})[decode.output] for latent in latents])
         return torch.from_numpy(decoded).clamp(0, 1)
 
     return round_trip

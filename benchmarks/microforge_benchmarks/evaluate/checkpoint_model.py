@@ -27,7 +27,7 @@ from microforge_benchmarks.evaluate.model_under_test import (
     SamplingOptions,
     super_resolved,
 )
-from microforge_runtimes.torch_editor import CheckpointEditor
+from microforge_runtimes import open_model
 
 
 def open_checkpoint(path: Path, options: SamplingOptions) -> ModelUnderTest:
@@ -111,7 +111,7 @@ def _planner_probe(pipeline: MicroForgePipeline, settings: ProbeSettings) -> Pla
 def _task_generator(
     path: Path, pipeline: MicroForgePipeline, settings: ProbeSettings, device: str
 ) -> AnyTaskGenerator:
-    editor = CheckpointEditor(path, (settings.height, settings.width), pipeline=pipeline)
+    editor = open_model.open_checkpoint(path, (settings.height, settings.width), pipeline=pipeline)
 
     def generate_task(task: str, examples: Triples, seed: int) -> Tensor:
         if task == "super-resolve":

@@ -15,9 +15,9 @@ from microforge.evaluation.generation import ImageGenerator, RoundTrip
 from microforge.evaluation.planner_probe import PlannerMetrics
 from microforge_runtimes.images.image_file import SourceImage
 from microforge_runtimes.images.source_request import SourceRequest
-from microforge_runtimes.open_model import draw
+from microforge_runtimes.open_model import run
+from microforge_runtimes.request import Request
 from microforge_runtimes.sampler import from_pixels, to_pixels
-from microforge_runtimes.torch_editor import CheckpointEditor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,11 +83,9 @@ class ModelUnderTest:
         return self.height, self.width
 
 
-def super_resolved(
-    editor: Editor | CheckpointEditor, example: Triples, seed: int, steps: int | None
-) -> NDArray[np.float32]:
+def super_resolved(editor: Editor, example: Triples, seed: int, steps: int | None) -> NDArray[np.float32]:
     """Super-resolve the downsampled target of one example as ``mf-generate`` does: (1, 3, H, W) in [0, 1]."""
     small = downsampled(example.targets, example.factors[0]).cpu().numpy()
     request = SourceRequest("super-resolve", SourceImage(to_pixels(small)), factor=example.factors[0])
-    _, pixels = draw(editor, request, example.texts[0], seed, steps)
+    _, pixels = run(editor, request, Request(example.texts[0], request.task, seed=seed, steps=steps))
     return from_pixels(pixels)

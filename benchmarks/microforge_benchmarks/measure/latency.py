@@ -185,8 +185,8 @@ def _row(
         limit = Limit(bytes=settings.limit, mechanism=memory.limit_mechanism(), survived=failure is None)
     name = next(name for name in manifest.targets if name == settings.target)
     return Row(
-        bundle=bundle.id, model=str(manifest.model.get("name")), target=name, precision=target.precision,
-        height=size[0], width=size[1], steps=manifest.sampler.steps, threads=settings.threads,
+        bundle=bundle.id, model=manifest.model.name, target=name, precision=target.precision,
+        height=size[0], width=size[1], steps=manifest.steps, threads=settings.threads,
         loading=settings.loading, download=download_bytes(bundle, settings.target),
         created=datetime.now(UTC).isoformat(timespec="seconds"), environment=environment(settings),
         latency=Latency(
@@ -204,9 +204,8 @@ def _row(
 
 
 def download_bytes(bundle: Bundle, target: str) -> int:
-    """Bytes that a phone downloads: the target's files, the tokenizer and the manifest."""
-    files = sum(entry.bytes for entry in bundle.target(target).entries())
-    return files + bundle.manifest.tokenizer.file.bytes + bundle.locate("manifest.json").stat().st_size
+    """Bytes that a phone downloads: the target's files, the tokenizers and the manifest."""
+    return bundle.target(target).bytes + bundle.locate("manifest.json").stat().st_size
 
 
 def environment(settings: MeasurementSettings) -> Environment:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from microforge.bundle.files import load_bundle
-from microforge.bundle.manifest import DRAWING, Component
+from microforge.bundle.manifest import Component
 from microforge.bundle.measurements import Operator
 from microforge.errors import missing_extra
 from microforge_benchmarks.measure.node import Node, Profiler
@@ -32,8 +32,8 @@ def profile(
     bundle = load_bundle(path)
     pixels, nodes = bundle.size(size).size, _profiler(target)
     operators: list[Operator] = []
-    for role in DRAWING:
-        key, component = bundle.component(role, None if role == "text_encoder" else pixels)
+    for stage in bundle.manifest.stages():
+        key, component = bundle.component(stage.role, pixels)
         operators += by_kind(key, nodes(bundle.file(target, key), key, component, threads, runs))
     return tuple(sorted(operators, key=lambda item: -item.seconds))
 

@@ -16,10 +16,8 @@ import numpy as np
 
 from microforge.bundle.devices import DeviceProfile
 from microforge.bundle.files import Bundle
-from microforge.bundle.manifest import DRAWING
 from microforge.errors import missing_extra
 from microforge_benchmarks.measure.graph_cost import GraphCost, read_cost
-from microforge_runtimes.sampler import text_scale
 
 _SIDE, _COPY_BYTES, _REPEATS = 512, 64 * 2**20, 7
 
@@ -51,13 +49,13 @@ def image_cost(bundle: Bundle, size: tuple[int, int] | None = None) -> GraphCost
     Raises:
         BundleError: when the bundle has no ONNX files for this size.
     """
-    pixels, sampler = bundle.size(size).size, bundle.manifest.sampler
-    branches = 1 if text_scale(sampler) == 1.0 else 2
-    times = {"text_encoder": branches, "denoiser": branches * sampler.steps, "vae_decoder": 1}
-    total = GraphCost(0, 0, 0)
-    for role in DRAWING:
-        key, _ = bundle.component(role, None if role == "text_encoder" else pixels)
-        total += read_cost(bundle.file("onnx", key)).times(times[role])
+    manifest, pixels = bundle.manifest, bundle.size(size).size
+    branches, total = manifest.active_branches(), GraphCost(0, 0, 0)
+    prompts = len({branch.prompt for branch in branches})
+    evaluations = len(branches) * len(manifest.samplers[0].rows)
+    for stage in manifest.stages():
+        times = {"prompt_encoder": prompts, "network": evaluations}.get(stage.kind, 1)
+        total += read_cost(bundle.file("onnx", bundle.component(stage.role, pixels)[0])).times(times)
     return total
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from microforge.bundle.manifest import DRAWING, Role
+from microforge.bundle.entry import Entry
+from microforge.bundle.manifest import Role
 from microforge.bundle.measurements import Operator
-from microforge.bundle.targets import Entry
 from microforge.errors import MicroForgeError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def measure_load(job: MeasurementJob) -> Measurements:
 
     bundle = load_bundle(job.bundle)
     size = bundle.size(job.size).size
-    keys = [bundle.component(role, None if role == "text_encoder" else size)[0] for role in DRAWING]
+    keys = [bundle.component(stage.role, size)[0] for stage in bundle.manifest.stages()]
     sessions = [open_session(bundle, job.target, key, job.threads) for key in keys]
     loaded = time.monotonic() - job.started
     for session in sessions:
@@ -91,7 +91,8 @@ def measure_generation(job: MeasurementJob) -> Measurements:
             generator.generate(PROMPT)
         images: list[float] = []
         steps: list[float] = []
-        stages: dict[Role, list[float]] = {role: [] for role in DRAWING}
+        roles = [stage.role for stage in generator.manifest.stages()]
+        stages: dict[Role, list[float]] = {role: [] for role in roles}
         cpu = time.process_time()
         for seed in range(job.runs):
             ticks.clear()
@@ -100,11 +101,11 @@ def measure_generation(job: MeasurementJob) -> Measurements:
             images.append(time.perf_counter() - start)
             # The first step starts inside the stage, after loading, so steps are measured between callbacks.
             steps += [after - before for before, after in itertools.pairwise(ticks)]
-            for role in DRAWING:
+            for role in roles:
                 stages[role].append(result.seconds[role])
         cpu = time.process_time() - cpu
     return Measurements(
-        first=first, images=tuple(images), stages={role: tuple(stages[role]) for role in DRAWING},
+        first=first, images=tuple(images), stages={role: tuple(stages[role]) for role in roles},
         steps=tuple(steps), cpu=cpu / job.runs,
     )  # fmt: skip
 
@@ -113,10 +114,11 @@ def measure_memory(job: MeasurementJob) -> Measurements:
     """Measure memory over time, and the peak of every stage, while the stages load and generate two images."""
     from microforge_benchmarks.measure.memory import MemorySampler, peak_resident_bytes, resident_bytes
     from microforge_runtimes.generator import Generator
+    from microforge_runtimes.request import Request
 
     peaks: dict[Role, int] = {}
     with Generator(job.bundle, job.target, job.size, job.threads, job.keep_loaded) as generator:
-        generator.tokens(PROMPT)
+        generator.check(Request(prompt=PROMPT))
         _load_engine(job.target)
         base, before = resident_bytes()[0], peak_resident_bytes()
         with MemorySampler() as sampler:
@@ -132,18 +134,18 @@ def measure_memory(job: MeasurementJob) -> Measurements:
 
 
 def _generate_by_stage(generator: Generator, seed: int, peaks: dict[Role, int]) -> None:
-    """Generate one image, stage by stage as in ``Generator.generate``, and store the peak RSS of each in ``peaks``."""
-    from microforge_runtimes.sampler import text_scale, to_pixels
+    """Generate one image, stage by stage as in ``Generator.run``, and store the peak RSS of each in ``peaks``."""
+    from microforge_runtimes.request import Request
+    from microforge_runtimes.sampler import to_pixels
 
-    tokens = [generator.check(PROMPT, seed)]
-    if text_scale(generator.bundle.manifest.sampler) != 1.0:
-        tokens.append(generator.empty_tokens())
-    with _peak_of("text_encoder", peaks):
-        conditional, *rest = generator.encode(*tokens)
-    with _peak_of("denoiser", peaks):
-        z = generator.sample_latent(conditional, rest[0] if rest else None, generator.noise(seed))
-    with _peak_of("vae_decoder", peaks):
-        to_pixels(generator.decode(z))
+    checked = generator.check(Request(prompt=PROMPT, seed=seed))
+    by_kind = {stage.kind: stage.role for stage in generator.manifest.stages()}
+    with _peak_of(by_kind.get("prompt_encoder", "encoders"), peaks):
+        encodings = generator.encode(checked)
+    with _peak_of(by_kind["network"], peaks):
+        latent = generator.sample(checked, encodings)
+    with _peak_of(by_kind.get("decoder", "image"), peaks):
+        to_pixels(generator.decode(latent))
 
 
 @contextlib.contextmanager

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from microforge.bundle.entry import Entry
 from microforge.bundle.files import Bundle
 from microforge.bundle.measurements import Environment, Spread, spread
-from microforge.bundle.targets import Entry, Precision
+from microforge.bundle.targets import Precision
 from microforge.errors import BundleError, SpecError, missing_extra
 from microforge_benchmarks.measure.latency import (
     MeasurementFailure,
@@ -134,7 +135,7 @@ def run_comparison(bundle: Bundle, settings: BaselineSettings, say: Callable[[st
     from microforge_runtimes.generator import Generator
 
     entry = bundle.size(settings.size)
-    size, steps = (entry.height, entry.width), bundle.manifest.sampler.steps
+    size, steps = (entry.height, entry.width), bundle.manifest.steps
     folders = {}
     for name in (name for name in settings.names if name in BASELINES):
         say(f"{name}: exporting for {entry.size}, once")
@@ -162,10 +163,10 @@ def baseline_report(
     """Report of the seconds of each round and of the peaks in bytes."""
     return BaselineReport(
         bundle=bundle.id,
-        model=str(bundle.manifest.model.get("name")),
+        model=bundle.manifest.model.name,
         precision=bundle.target("onnx").precision,
         size=str(bundle.size(settings.size)),
-        steps=bundle.manifest.sampler.steps,
+        steps=bundle.manifest.steps,
         rounds=settings.rounds,
         threads=settings.threads,
         entries=tuple(_entry(name, values, times[BUNDLE], peaks.get(name)) for name, values in times.items()),

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
+from microforge.bundle.entry import Entry
 from microforge.bundle.files import Bundle
 from microforge.bundle.measurements import Environment
-from microforge.bundle.targets import Entry
 from microforge.errors import BundleError, SpecError
 from microforge_benchmarks.measure.latency import (
     MeasurementFailure,

@@ -1,7 +1,7 @@
 """A build: a list of typed stages from a request to a verified bundle.
 
 read -> choose components | trace -> samples for INT8 -> (lower -> lint -> write) of every target ->
-references -> draft -> parity of every target -> golden files -> manifest -> verify
+references -> preview -> draft -> parity of every target -> golden files -> manifest -> verify
 
 The two stages before the bar are the plan: a dry run ends there. All targets are lowered from one trace and
 compared with one reference.
@@ -103,6 +103,7 @@ def stages_of(recipe: Recipe) -> tuple[BuildStage, ...]:
         *(sampling if int8 else ()),
         *(stage for target in recipe.targets for stage in _lowering(target)),
         BuildStage("record references", checking_stages.record_references),
+        BuildStage("fit the preview", checking_stages.fit_the_preview),
         BuildStage("draft the manifest", checking_stages.draft_bundle),
         *(_checking(target) for target in recipe.targets),
         BuildStage("write golden files", checking_stages.write_golden_files),

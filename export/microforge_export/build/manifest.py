@@ -7,48 +7,50 @@ import types
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
-from microforge.bundle.files import file_entry
-from microforge.bundle.manifest import Golden, Manifest, Provenance, Size, SizeEntry, Task, Tokenizer
-from microforge.bundle.targets import ImageParity, Parity, Precision, Quality, Target, TargetName
+from microforge.bundle.manifest import Driving, Golden, Manifest, Provenance, Size
+from microforge.bundle.targets import ImageParity, Parity, PeakBytes, Precision, Quality, Target, TargetName
+from microforge.bundle.unwritten import size_entries
 from microforge.noise import NOISE_NAME
 from microforge.version import __version__
 from microforge_export.checks import test_images
-from microforge_export.components.component import SourceComponent, SourceModel
-from microforge_export.recipes.build_recipe import Recipe, SampleRequest
+from microforge_export.components.component import SampleRequest, SourceComponent, SourceModel
 from microforge_export.targets.base import TargetFiles
 from microforge_export.targets.registry import VERSIONS
-
-TOKENIZER = "tokenizer.json"
 
 
 def make_target(
     precision: Precision, made: TargetFiles, parity: Mapping[str, Parity], images: Mapping[str, ImageParity],
-    tasks: Mapping[Task, ImageParity] = types.MappingProxyType({}),
+    tasks: Mapping[str, ImageParity] = types.MappingProxyType({}),
     quality: Mapping[str, Quality] = types.MappingProxyType({}),
     precisions: Mapping[str, Precision] = types.MappingProxyType({}),
+    peaks: Mapping[str, PeakBytes] = types.MappingProxyType({}),
 ) -> Target:  # fmt: skip
-    """The manifest's entry of one engine, with the measurements that there are so far.
+    """The manifest's entry of one engine, with the measurements that there are so far; ``make_manifest`` adds its bytes.
 
     Args:
-        images: by a name for people; the worst of them is recorded. tasks: the worst of every task.
-        quality: of a quantized target, by size. precisions: of the components that are not in ``precision``.
+        images: by a name for people; the worst of them is recorded.
+        tasks: the worst of every task.
+        quality: of a quantized target, by size.
+        precisions: of the components that are not in ``precision``.
+        peaks: predicted bytes of the process, by size.
     """
     operators = sum(item.operators for item in made.coverage.values())
     delegated = sum(item.delegated for item in made.coverage.values())
     return Target(
         precision=precision,
+        bytes=0,
         files=dict(made.files),
         parts=dict(made.parts),
         shared_files=made.shared_files,
         shared_sha256=dict(made.shared_sha256),
         parity=dict(parity),
         image=max(images.values(), key=lambda item: item.max_abs_255, default=None),
-        tasks={str(task): image for task, image in tasks.items()},
+        tasks=dict(tasks),
         precisions=dict(precisions),
         quality=dict(quality),
         memory=dict(made.memory),
+        peaks=dict(peaks),
         operators=dict(made.operators),
         coverage=dict(made.coverage),
         delegated_fraction=round(delegated / operators, 4) if operators else None,
@@ -56,34 +58,47 @@ def make_target(
 
 
 def worst_by_task(
-    images: Mapping[str, ImageParity], requests: Sequence[SampleRequest], sizes: Sequence[Size]
-) -> dict[Task, ImageParity]:
+    driving: Driving,
+    images: Mapping[str, ImageParity],
+    requests: Sequence[SampleRequest],
+    sizes: Sequence[Size],
+) -> dict[str, ImageParity]:
     """Of ``images``, by their names, the one furthest from the reference for every task."""
-    found: dict[Task, ImageParity] = {}
+    worst: dict[str, ImageParity] = {}
     for request, size in itertools.product(requests, sizes):
-        image = images.get(test_images.name(request.task, request.prompt, size))
-        if image is not None and image.max_abs_255 >= found.get(request.task, image).max_abs_255:
-            found[request.task] = image
-    return found
+        task = request.task or next(iter(driving.tasks))
+        image = images.get(test_images.name(driving, task, request.prompt, size))
+        if image is not None and image.max_abs_255 >= worst.get(task, image).max_abs_255:
+            worst[task] = image
+    return worst
 
 
 def make_manifest(
-    folder: Path, recipe: Recipe, model: SourceModel, sizes: Sequence[Size], components: Sequence[SourceComponent],
+    model: SourceModel, driving: Driving, sizes: Sequence[Size], components: Sequence[SourceComponent],
     targets: Mapping[TargetName, Target], golden: Golden,
 ) -> Manifest:  # fmt: skip
-    """The manifest of the bundle in ``folder``."""
+    """The manifest of a bundle; ``targets`` get their totals of bytes here."""
     packages = ("torch", *(name for target in targets for name in VERSIONS[target]))
+    tokenizers = {item.file.path: item.file.bytes for item in driving.tokenizers.values()}
+    files = {
+        name: {entry.path: entry.bytes for entry in target.entries()} for name, target in targets.items()
+    }
+    checks = [*golden.components.values(), *(item.file for item in golden.trajectories)]
+    every = {**tokenizers, **{entry.path: entry.bytes for entry in checks}}
+    for paths in files.values():
+        every |= paths
     return Manifest(
-        schema_version=1,
-        model=dict(model.description),
-        tasks=recipe.tasks,
-        sizes=tuple(_size_entry(size, model) for size in sizes),
-        sampler=model.sampler,
-        latent=model.latent,
+        **{name: getattr(driving, name) for name in Driving.model_fields},
+        schema_version=2,
+        model=model.about,
+        bytes=sum(every.values()),
+        sizes=size_entries(sizes, driving),
         noise=NOISE_NAME,
-        tokenizer=_tokenizer(folder, model, recipe),
         components={component.key: component.entry() for component in components},
-        targets=dict(targets),
+        targets={
+            name: target.model_copy(update={"bytes": sum({**tokenizers, **files[name]}.values())})
+            for name, target in targets.items()
+        },
         golden=golden,
         provenance=Provenance(
             checkpoint_sha256=model.checkpoint_sha256,
@@ -91,21 +106,3 @@ def make_manifest(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
     )
-
-
-def _tokenizer(folder: Path, model: SourceModel, recipe: Recipe) -> Tokenizer:
-    source = model.tokenizer
-    return Tokenizer(
-        file=file_entry(folder, TOKENIZER),
-        max_length=source.max_length,
-        pad=source.pad,
-        bos=source.bos,
-        eos=source.eos,
-        task_prefixes={task: source.task_prefixes[task] for task in recipe.tasks},
-    )
-
-
-def _size_entry(size: Size, model: SourceModel) -> SizeEntry:
-    latent = model.latent
-    shape = (latent.channels, size.height // latent.downsample, size.width // latent.downsample)
-    return SizeEntry(height=size.height, width=size.width, latent_shape=shape)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from microforge.bundle.entry import FileEntry
 from microforge.bundle.manifest import Manifest
-from microforge.bundle.targets import FileEntry
 from microforge_export.build.stage_values import Measured, OutputFolder, Planned, References, Written
 from microforge_export.build.stages import StageSeconds
 from microforge_export.checks.golden import Case
@@ -21,7 +21,11 @@ def build_report(
     """The report as JSON values: recipe, bytes of parameters, measurements per target, and seconds per stage."""
     in_manifest = {"files", "parts", "shared_files"}
     return {
-        "recipe": {**dataclasses.asdict(planned.recipe), "sizes": [str(size) for size in planned.sizes]},
+        "recipe": {
+            **dataclasses.asdict(planned.recipe),
+            "sizes": [str(size) for size in planned.sizes],
+            "requests": [dataclasses.asdict(item) for item in planned.model.requests],
+        },
         "parameter_bytes": {item.key: item.weight_bytes() for item in planned.components},
         "targets": {
             name: {

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from microforge.bundle.files import Bundle
-from microforge.bundle.manifest import Golden, Manifest, Size
+from microforge.bundle.manifest import Driving, Golden, Manifest, Size
+from microforge.bundle.sampling import Preview
 from microforge.bundle.targets import ImageParity, Parity, Quality
 from microforge_export.build.stages import PerTarget
 from microforge_export.checks.reference import Reference
-from microforge_export.components.component import SourceComponent, SourceModel
-from microforge_export.recipes.build_recipe import Recipe, SampleRequest
+from microforge_export.components.component import SampleRequest, SourceComponent, SourceModel
+from microforge_export.recipes.build_recipe import Recipe
 from microforge_export.targets.base import Artefacts, TargetFiles
 
 
@@ -42,6 +43,7 @@ class Planned:
 
     recipe: Recipe
     model: SourceModel
+    driving: Driving
     sizes: tuple[Size, ...]
     components: tuple[SourceComponent, ...]
 
@@ -85,6 +87,13 @@ class References:
 
     recorded: Reference
     images: Mapping[tuple[Size, SampleRequest], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class FittedPreview:
+    """What shows unfinished samples; None for a model whose first task needs an image."""
+
+    preview: Preview | None
 
 
 @dataclass(frozen=True)

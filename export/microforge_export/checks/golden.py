@@ -1,11 +1,14 @@
 """Golden files of a bundle: reference inputs and outputs as safetensors. No torch.
 
-A component's file holds ``case0.input.NAME``, ``case0.output.NAME``, ``case1. ...``. A trajectory's file
-holds ``ids`` and ``mask`` (1, L), ``empty_ids`` and ``empty_mask`` where there is guidance, ``noise``
-(1, C, h, w), ``z``, ``velocity`` (S, C, h, w) and ``plan`` (S, K, D) after each of S steps (the guided
-velocity; the plan of the prompt's branch), ``latent`` (1, C, h, w) as the decoder takes it, and ``image``
-(1, 3, H, W) in [0, 1]. That of a task with a source also holds ``source`` (1, 3, H, W; smaller for super-resolve),
-``source_latent`` (1, C, h, w), what the denoiser is given, and for inpaint ``hole`` (1, 1, H, W), 1 where it draws.
+A component's file holds ``case0.input.NAME``, ``case0.output.NAME``, ``case1. ...``. A trajectory's file holds, for S
+steps:
+
+- ``tokens.T.ids`` and ``tokens.T.mask`` (1, L) per tokenizer T, ``other_tokens.T. ...`` of a second prompt;
+- ``noise`` (1, C, h, w); ``u`` and ``m`` (S, C, h, w), the latent after each step and what the branches added up to;
+- ``state.INPUT`` (S, ...), what the first branch carries on after each step;
+- ``latent`` (1, C, h, w) as the decoder takes it, and ``image`` (1, 3, H, W) in [0, 1], after the composite;
+- with a source image ``source`` (1, 3, H, W; smaller where the task enlarges), ``known`` (1, C, h, w), its normalized
+  latent where it is needed, and ``mask`` (1, 1, H, W).
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ import safetensors
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
+from microforge.bundle.manifest import Trajectory
 from microforge.errors import BundleError
+from microforge_runtimes import Request
 
 Array = NDArray[Any]
 
@@ -56,12 +61,32 @@ def read_cases(path: Path) -> tuple[Case, ...]:
         parts = key.split(".", 2)
         number = parts[0].removeprefix("case")
         if len(parts) != 3 or parts[1] not in ("input", "output") or not number.isdigit():
-            raise BundleError(f"{path} holds a tensor {key!r}; expected names like case0.input.z")
+            raise BundleError(f"{path} holds a tensor {key!r}; expected names like case0.input.NAME")
         inputs, outputs = found.setdefault(int(number), ({}, {}))
         (inputs if parts[1] == "input" else outputs)[parts[2]] = value
     if not found:
         raise BundleError(f"{path} holds no cases")
     return tuple(Case(*found[index]) for index in sorted(found))
+
+
+def read_trajectory(path: Path, renamed: Mapping[str, str]) -> dict[str, Array]:
+    """The tensors of a trajectory by their standard names; ``renamed`` is the manifest's.
+
+    Raises:
+        BundleError: when the file is no safetensors file.
+    """
+    tensors = read_tensors(path)
+    taken = set(renamed.values())
+    named = {name: tensors[own] for name, own in renamed.items() if own in tensors}
+    return {**{name: value for name, value in tensors.items() if name not in taken}, **named}
+
+
+def trajectory_request(trajectory: Trajectory, tensors: Mapping[str, Array]) -> Request:
+    """What a runtime is asked for to repeat a trajectory."""
+    return Request(
+        trajectory.prompt or None, trajectory.task, tensors.get("source"), tensors.get("mask"), trajectory.seed,
+        strength=trajectory.strength,
+    )  # fmt: skip
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:

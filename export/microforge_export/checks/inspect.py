@@ -12,7 +12,7 @@ from rich.table import Table
 from microforge.bundle.files import Bundle
 from microforge.bundle.manifest import Manifest, TensorSpec
 from microforge.bundle.targets import Coverage, Memory, Target
-from microforge_export.checks.figures import image_figures
+from microforge_export.checks.metrics import image_metrics
 
 #: What a build writes beside the manifest for people.
 REPORT = "report.json"
@@ -24,10 +24,10 @@ def summary(bundle: Bundle) -> dict[str, Any]:
     return {
         "bundle": str(bundle.path),
         "id": bundle.id,
-        "name": manifest.model.get("name"),
+        "name": manifest.model.name,
         "tasks": list(manifest.tasks),
         "sizes": [str(entry.size) for entry in manifest.sizes],
-        "steps": manifest.sampler.steps,
+        "steps": manifest.steps,
         "components": {key: item.model_dump(mode="json") for key, item in manifest.components.items()},
         "targets": {
             name: {**target.model_dump(mode="json"), "bytes": target_bytes(target)}
@@ -87,14 +87,17 @@ def analysis_lines(bundle: Bundle) -> list[str]:
 
 def _facts(bundle: Bundle) -> list[tuple[str, str]]:
     manifest = bundle.manifest
-    guidance = manifest.sampler.guidance
-    scales = "folded" if guidance == "folded" else f"text {guidance.text:g}, image {guidance.image:g}"
+    scales = (
+        ", ".join(f"{name} {scale.default:g}" for name, scale in manifest.guidance.items()) or "distilled"
+    )
+    steps = ", ".join(str(count) for count in dict.fromkeys(table.steps for table in manifest.samplers))
     return [
         ("bundle", f"{bundle.path} ({bundle.id})"),
-        ("model", str(manifest.model.get("name"))),
+        ("model", f"{manifest.model.name} {manifest.model.description}".strip()),
+        ("licence", manifest.model.licence or "not stated"),
         ("tasks", ", ".join(manifest.tasks)),
         ("sizes", ", ".join(str(entry.size) for entry in manifest.sizes)),
-        ("sampler", f"{manifest.sampler.steps} steps, guidance {scales}"),
+        ("sampler", f"{steps} steps, guidance {scales}"),
         ("bytes", f"{sum(entry.bytes for entry in bundle.files()):,}"),
         ("made from", f"{manifest.provenance.checkpoint_sha256[:12]}, {manifest.provenance.created}"),
         ("with", ", ".join(f"{name} {number}" for name, number in manifest.provenance.versions.items())),
@@ -118,7 +121,7 @@ def _target_table(manifest: Manifest, name: str, target: Target) -> RenderableTy
         table.add_row(f"shared by all\n{entry.path}", "", f"{entry.bytes:,}", "", "")
     image = target.image
     worst = f"{image.max_abs_255:.3g}/255, allowed {image.threshold:g}/255" if image else "not measured"
-    if image and target.quality:  # judged by PSNR over many images: see the figures below
+    if image and target.quality:  # judged by PSNR over many images: see the metrics below
         worst = f"{image.max_abs_255:.3g}/255"
     operators = ", ".join(f"{count} {operator}" for operator, count in target.operators.items())
     lines = [f"whole image, worst pixel: {worst}", f"operators: {operators}"]
@@ -126,7 +129,7 @@ def _target_table(manifest: Manifest, name: str, target: Target) -> RenderableTy
     for pixels, quality in target.quality.items():
         lines += [
             f"{pixels}, {item.what}: {item.measured()}, needed {item.needed()}"
-            for item in image_figures(quality)
+            for item in image_metrics(quality)
         ]
     lines += [f"{key}: {_coverage(value)}" for key, value in target.coverage.items()]
     lines += [f"{key}: {_memory(value)}" for key, value in target.memory.items()]

@@ -2,7 +2,7 @@
 
 PSNR is taken over the reference's range: ``20 log10(max |reference| / rms(difference))`` for one output of
 one evaluation, limited to -200 ... 200 dB (equal tensors get 200, NaN or infinity -200). A component's
-figure is the worst over its outputs and its evaluations.
+metric is the worst over its outputs and its evaluations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from microforge.bundle.files import Bundle
 from microforge.bundle.targets import ImageParity, Parity
 from microforge.errors import ParityError
 from microforge_export.checks.golden import Array, Case
-from microforge_runtimes import Generator, Session, open_session
+from microforge_runtimes import Session, open_session
 
 LIMIT_DB = 200.0
 
@@ -72,37 +72,37 @@ def image_difference_255(reference: Array, image: NDArray[np.float32]) -> float:
     return round(min(max_abs(reference, image) * 255.0, 1e6), 4)
 
 
-def draw_float(generator: Generator, prompt: str, seed: int) -> NDArray[np.float32]:
-    """The image (1, 3, H, W) that ``generator`` makes, before it is rounded to bytes."""
-    return generator.decode(generator.generate(prompt, seed).z)
-
-
 @dataclass(frozen=True)
 class Pair:
-    """The two guidance passes of one step at the same latent: ``conditional`` and ``empty``."""
+    """One network at the same latent with the prompt and with the empty prompt."""
 
     conditional: Case
     empty: Case
 
 
-def survival(pairs: Iterable[Pair], run: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> float:
-    """How much of the prompt's effect is left: norm of (v_cond - v_empty) under ``run``, over the reference's.
+def guidance_norm_ratio(
+    pairs: Iterable[Pair], output: str, run: Callable[[Mapping[str, Array]], Mapping[str, Array]]
+) -> float:
+    """How much of the prompt's effect is left: norm of (conditional - unconditional) under ``run``, over the reference's.
 
-    Both passes of every pair get the reference's inputs; norms are over all pairs together. 1 is perfect.
+    Both evaluations of every pair get the reference's inputs; norms are over all pairs together. 1 is perfect.
+    ``output`` names the network's output.
     """
     reference = result = 0.0
     for pair in pairs:
-        reference += _square(pair.conditional.outputs["velocity"], pair.empty.outputs["velocity"])
-        ours = [run(case.inputs)["velocity"] for case in (pair.conditional, pair.empty)]
-        result += _square(ours[0], ours[1])
+        reference += _square(pair.conditional.outputs[output], pair.empty.outputs[output])
+        values = [run(case.inputs)[output] for case in (pair.conditional, pair.empty)]
+        result += _square(values[0], values[1])
     return float(np.sqrt(result / reference)) if reference > 0.0 else 1.0
 
 
-def plan_drift(reference: Array | None, plan: Array | None) -> float:
-    """|plan - reference| / |reference| of two plan states; 0 for a denoiser without one."""
-    if reference is None or plan is None:
-        return 0.0
-    return float(np.linalg.norm(plan - reference) / max(float(np.linalg.norm(reference)), 1e-12))
+def state_drift(reference: Mapping[str, Array], states: Mapping[str, Array]) -> float | None:
+    """Largest |state - reference| / |reference| of the carried states; None for a model without one."""
+    errors = [
+        float(np.linalg.norm(states[name] - value) / max(float(np.linalg.norm(value)), 1e-12))
+        for name, value in reference.items()
+    ]
+    return max(errors, default=None)
 
 
 def _square(a: Array, b: Array) -> float:

@@ -8,13 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from microforge.bundle.entry import FileEntry
 from microforge.bundle.files import Bundle
-from microforge.bundle.manifest import Manifest, Trajectory
-from microforge.bundle.targets import FileEntry, ImageParity, Parity, Target, TargetName
+from microforge.bundle.manifest import Manifest, Task, Trajectory
+from microforge.bundle.targets import ImageParity, Parity, Target, TargetName
 from microforge.errors import BundleError
 from microforge_export.checks import golden, parity, test_images
-from microforge_export.checks.figures import Figure
-from microforge_export.checks.verify_int8 import recorded_figures, replayed_image, replayed_survival
+from microforge_export.checks.metrics import Metric
+from microforge_export.checks.verify_int8 import (
+    recorded_metrics,
+    replayed_guidance_norm_ratio,
+    replayed_image,
+)
 
 #: Told what is checked next.
 Reporter = Callable[[str], None]
@@ -27,7 +32,7 @@ class Verification:
     parity: Mapping[TargetName, Mapping[str, Parity]]
     images: Mapping[TargetName, Mapping[str, ImageParity]]
     problems: tuple[str, ...]
-    figures: Mapping[TargetName, tuple[Figure, ...]] = field(default_factory=dict)  # of quantized targets
+    metrics: Mapping[TargetName, tuple[Metric, ...]] = field(default_factory=dict)  # of quantized targets
 
 
 @dataclass
@@ -35,7 +40,7 @@ class _Findings:
     parity: dict[TargetName, dict[str, Parity]] = field(default_factory=dict)
     images: dict[TargetName, dict[str, ImageParity]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    figures: dict[TargetName, list[Figure]] = field(default_factory=dict)
+    metrics: dict[TargetName, list[Metric]] = field(default_factory=dict)
 
 
 def verify(bundle: Bundle, report: Reporter = lambda _: None) -> Verification:
@@ -48,22 +53,22 @@ def verify(bundle: Bundle, report: Reporter = lambda _: None) -> Verification:
     opened = _as_found(bundle) if findings.problems else bundle
     for name in bundle.manifest.targets:
         findings.parity[name], findings.images[name] = {}, {}
-        findings.figures[name] = recorded_figures(bundle.manifest.targets[name])
+        findings.metrics[name] = recorded_metrics(bundle.manifest.targets[name])
         for key in bundle.manifest.targets[name].files:
             report(f"{name} {key}")
             _component(findings, opened, name, key)
         for trajectory in bundle.manifest.golden.trajectories:
-            report(f"{name} drawing of {trajectory.task} at {trajectory.size}")
+            report(f"{name} sample of {trajectory.task} at {trajectory.size}")
             _trajectory(findings, opened, name, trajectory)
     if not bundle.manifest.targets:
         findings.problems.append("the bundle has no target; build it again")
     if not bundle.manifest.golden.trajectories:
-        findings.problems.append("the bundle has no golden drawing; build it again")
+        findings.problems.append("the bundle has no golden sample; build it again")
     for name in bundle.manifest.targets:
         findings.problems += parity.shortfalls(name, findings.parity[name], findings.images[name])
-        findings.problems += [f"{name}: {item.phrase()}" for item in findings.figures[name] if not item.met]
-    figures = {name: tuple(items) for name, items in findings.figures.items()}
-    return Verification(findings.parity, findings.images, tuple(findings.problems), figures)
+        findings.problems += [f"{name}: {item.phrase()}" for item in findings.metrics[name] if not item.met]
+    metrics = {name: tuple(items) for name, items in findings.metrics.items()}
+    return Verification(findings.parity, findings.images, tuple(findings.problems), metrics)
 
 
 def _hash_problems(bundle: Bundle) -> list[str]:
@@ -89,7 +94,8 @@ def _owner(bundle: Bundle, entry: FileEntry) -> str:
     for key, value in manifest.golden.components.items():
         if value.path == entry.path:
             return f"golden cases of {key}"
-    return "tokenizer" if entry.path == manifest.tokenizer.file.path else "golden drawing"
+    words = [value.file.path for value in manifest.tokenizers.values()]
+    return "tokenizer" if entry.path in words else "golden sample"
 
 
 def _hurt(bundle: Bundle, target: Target) -> list[str]:
@@ -126,8 +132,8 @@ def _component(findings: _Findings, bundle: Bundle, target: TargetName, key: str
         findings.parity[target] |= parity.measure_components(
             bundle, target, {key: cases}, threshold_db=recorded.threshold_db
         )
-        if bundle.manifest.components[key].role == "denoiser":
-            findings.figures[target] += replayed_survival(bundle, target, key, cases)
+        if bundle.manifest.components[key].role == _first_task(bundle).network:
+            findings.metrics[target] += replayed_guidance_norm_ratio(bundle, target, key, cases)
     except (BundleError, ValueError) as error:  # ValueError: golden inputs that do not fit the component
         findings.problems.append(f"{target} {key} cannot be run: {error}")
 
@@ -135,24 +141,26 @@ def _component(findings: _Findings, bundle: Bundle, target: TargetName, key: str
 def _trajectory(findings: _Findings, bundle: Bundle, target: TargetName, trajectory: Trajectory) -> None:
     entry, size = bundle.manifest.targets[target], trajectory.size
     recorded = entry.tasks.get(trajectory.task, entry.image)
-    name = test_images.name(trajectory.task, trajectory.prompt, size)
+    name = test_images.name(bundle.manifest, trajectory.task, trajectory.prompt, size)
     if recorded is None:
         findings.problems.append(f"{target} image of {name} has no recorded parity; build the bundle again")
         return
     try:
-        tensors = golden.read_tensors(bundle.checked(trajectory.file))
-        reference, source = tensors["image"], tensors.get("source")
-        start = None if source is None else test_images.Given(source, tensors.get("hole"))
+        tensors = golden.read_trajectory(bundle.checked(trajectory.file), trajectory.renamed)
+        reference, request = tensors["image"], golden.trajectory_request(trajectory, tensors)
         with test_images.open_generator(bundle, target, size) as generator:
-            image = test_images.draw_float(
-                generator, trajectory.task, trajectory.prompt, trajectory.seed, start
-            )
+            image = generator.run(request).float_image
     except (BundleError, ValueError, KeyError) as error:
-        findings.problems.append(f"{target} image of {name} cannot be drawn: {error}")
+        findings.problems.append(f"{target} image of {name} cannot be made: {error}")
         return
     difference = parity.image_difference_255(reference, image)
-    findings.figures[target] += replayed_image(entry, trajectory.task, name, str(size), reference, image)
+    if trajectory.task == bundle.manifest.default_task:  # the one that limits were measured for
+        findings.metrics[target] += replayed_image(entry, name, str(size), reference, image)
     findings.images[target][name] = ImageParity(max_abs_255=difference, threshold=recorded.threshold)
+
+
+def _first_task(bundle: Bundle) -> Task:
+    return bundle.manifest.tasks[bundle.manifest.default_task]
 
 
 def _as_found(bundle: Bundle) -> Bundle:
@@ -171,4 +179,16 @@ def _as_found(bundle: Bundle) -> Bundle:
         return {key: corrected(item) for key, item in value.items()}
 
     values = corrected(bundle.manifest.model_dump(mode="json"))
+    words = file_bytes(values["tokenizers"])
+    values["bytes"] = sum(file_bytes(values).values())
+    for target in values["targets"].values():
+        target["bytes"] = sum({**words, **file_bytes(target)}.values())
     return replace(bundle, manifest=Manifest.model_validate(values), _checked={})
+
+
+def file_bytes(value: Any) -> dict[str, int]:
+    """Path -> bytes of every file entry in JSON values."""
+    if isinstance(value, dict) and set(value) == set(FileEntry.model_fields):
+        return {value["path"]: value["bytes"]}
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return {path: count for child in children for path, count in file_bytes(child).items()}

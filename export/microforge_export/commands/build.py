@@ -71,7 +71,7 @@ def build(
 
 
 def _print_built(result: BuildResult, out: Path, json: bool) -> None:
-    from microforge_export.checks.figures import image_figures
+    from microforge_export.checks.metrics import image_metrics
 
     for name, target in result.manifest.targets.items():
         for key, value in target.parity.items():
@@ -80,8 +80,8 @@ def _print_built(result: BuildResult, out: Path, json: bool) -> None:
             worst, limit = target.image.max_abs_255, target.image.threshold
             say(f"{name} images: worst pixel differs by {worst:.3g}/255 (limit: {limit:g}/255)")
         for size, quality in target.quality.items():
-            for figure in image_figures(quality):
-                say(f"{name} at {size}: {figure.what} is {figure.measured()} (limit: {figure.needed()})")
+            for metric in image_metrics(quality):
+                say(f"{name} at {size}: {metric.what} is {metric.measured()} (limit: {metric.needed()})")
     if json:
         print_json(_result_values(result, out))
     else:

@@ -31,13 +31,13 @@ def verify(bundle: options.Bundle, key: options.TrustedKey = None, json: options
         for name, image in result.images[target].items():
             row = (f"{target} image of {name}", f"{image.max_abs_255:.3g}/255", f"{image.threshold:g}/255")
             table.add_row(*row)
-        for figure in result.figures.get(target, ()):
-            table.add_row(f"{target} {figure.what}", figure.measured(), figure.needed())
+        for metric in result.metrics.get(target, ()):
+            table.add_row(f"{target} {metric.what}", metric.measured(), metric.needed())
     targets = {
         target: {
             "parity": {key: value.model_dump() for key, value in result.parity[target].items()},
             "images": {name: value.model_dump() for name, value in result.images[target].items()},
-            "figures": {figure.what: figure.value for figure in result.figures.get(target, ())},
+            "metrics": {metric.what: metric.value for metric in result.metrics.get(target, ())},
         }
         for target in result.parity
     }

@@ -12,7 +12,8 @@ from typing import Literal, cast
 
 from microforge.bundle.devices import DeviceProfile
 from microforge.bundle.files import Bundle
-from microforge.bundle.manifest import DRAWING, Role
+from microforge.bundle.manifest import StageKind
+from microforge.bundle.targets import PeakBytes, TargetName
 from microforge.errors import BundleError, SpecError
 
 Mode = Literal["resident", "staged"]
@@ -27,13 +28,13 @@ class Overhead:
     Attributes:
         process: bytes of a process that has loaded the engine, the tokenizer and an empty network.
         node: bytes per node of a graph.
-        activations: bytes held per byte of live activations at their peak, by role.
+        activations: bytes held per byte of live activations at their peak, by the kind of stage.
         loading: bytes at the peak of loading per byte of weights that the engine repacks.
     """
 
     process: int
     node: int
-    activations: Mapping[Role, float]
+    activations: Mapping[StageKind, float]
     loading: float
 
 
@@ -47,20 +48,24 @@ class Overhead:
 OVERHEADS: Mapping[str, Overhead] = {
     "onnx": Overhead(
         process=90 * MB, node=5_000, loading=1.22,
-        activations={"text_encoder": 5.5, "denoiser": 4.4, "vae_decoder": 2.0},
+        activations={"prompt_encoder": 5.5, "network": 4.4, "decoder": 2.0},
     ),
     "executorch": Overhead(
         process=90 * MB, node=0, loading=2.0,
-        activations={"text_encoder": 1.0, "denoiser": 1.0, "vae_decoder": 1.0},
+        activations={"prompt_encoder": 1.0, "network": 1.0, "decoder": 1.0},
     ),
 }  # fmt: skip
+
+
+#: Stages whose factors are fitted.
+_KINDS = frozenset({"prompt_encoder", "network", "decoder"})
 
 
 @dataclass(frozen=True)
 class StageBudget:
     """Bytes of one component in an engine: its weights, its activations, and the peak while it is loaded."""
 
-    role: Role
+    role: str
     component: str
     weights: int
     activations: int
@@ -89,7 +94,7 @@ class MemoryFit:
     target: str
     size: str
     stages: tuple[StageBudget, ...]
-    peaks: Mapping[Mode, Mapping[Role, int]]
+    peaks: Mapping[Mode, Mapping[str, int]]
     mode: Mode | None
     reason: str
 
@@ -99,7 +104,7 @@ class MemoryFit:
 
 
 def predict(bundle: Bundle, target: str, size: tuple[int, int] | None = None) -> tuple[StageBudget, ...]:
-    """Memory of every component that generation needs, in running order.
+    """Memory of every component that a sample of the default task needs, in running order.
 
     Weights and activations come from the manifest if the engine planned its memory at export, and otherwise from
     a liveness analysis of the ONNX graph (``microforge_export.memory.liveness``).
@@ -112,8 +117,8 @@ def predict(bundle: Bundle, target: str, size: tuple[int, int] | None = None) ->
     if target not in OVERHEADS:
         raise BundleError(f"target {target} has no memory model; allowed: {', '.join(OVERHEADS)}")
     entry, overhead, stages = bundle.size(size), OVERHEADS[target], []
-    for role in DRAWING:
-        key, _ = bundle.component(role, None if role == "text_encoder" else entry.size)
+    for stage in bundle.manifest.stages():
+        key, _ = bundle.component(stage.role, entry.size)
         if key in known.memory:
             plan = known.memory[key]
             counts = plan.weights, plan.activations, round(plan.weights * overhead.loading)
@@ -121,7 +126,9 @@ def predict(bundle: Bundle, target: str, size: tuple[int, int] | None = None) ->
             counts = _of_graph(bundle, target, key, overhead)
         weights, activations, loading = counts
         stages.append(
-            StageBudget(role, key, weights, round(activations * overhead.activations[role]), loading)
+            StageBudget(
+                stage.role, key, weights, round(activations * overhead.activations[stage.kind]), loading
+            )
         )
     return tuple(stages)
 
@@ -138,7 +145,7 @@ def _of_graph(bundle: Bundle, target: str, key: str, overhead: Overhead) -> tupl
     return weights, memory.activations, weights + round(memory.convolution_weights * (overhead.loading - 1))
 
 
-def peaks(stages: tuple[StageBudget, ...], process: int) -> dict[Mode, dict[Role, int]]:
+def peaks(stages: tuple[StageBudget, ...], process: int) -> dict[Mode, dict[str, int]]:
     """Bytes of the process while each component is loaded and first run, by loading mode and role.
 
     A resident component keeps its weights and its activation memory. A staged one frees both
@@ -150,6 +157,20 @@ def peaks(stages: tuple[StageBudget, ...], process: int) -> dict[Mode, dict[Role
         before += stage.held
     staged = {stage.role: process + stage.peak for stage in stages}
     return {"resident": resident, "staged": staged}
+
+
+def predicted_peaks(bundle: Bundle) -> dict[TargetName, dict[str, PeakBytes]]:
+    """Peak bytes of the process for a sample of the default task, by target and size, where they can be predicted."""
+    by_target: dict[TargetName, dict[str, PeakBytes]] = {}
+    for target in bundle.manifest.targets:
+        if target in OVERHEADS and all(stage.kind in _KINDS for stage in bundle.manifest.stages()):
+            by_target[target] = {}
+            for size in bundle.manifest.sizes:
+                stages = predict(bundle, target, (size.height, size.width))
+                by_mode = peaks(stages, OVERHEADS[target].process)
+                worst = {mode: max(by_mode[mode].values()) for mode in MODES}
+                by_target[target][str(size)] = PeakBytes(resident=worst["resident"], staged=worst["staged"])
+    return by_target
 
 
 def fit(
@@ -185,7 +206,7 @@ def fit(
 
 
 def _reason(
-    predicted: Mapping[Mode, Mapping[Role, int]], worst: Mapping[Mode, int], device: DeviceProfile,
+    predicted: Mapping[Mode, Mapping[str, int]], worst: Mapping[Mode, int], device: DeviceProfile,
     allowed: tuple[Mode, ...], chosen: Mode | None,
 ) -> str:  # fmt: skip
     budget = f"the {_mb(device.budget_bytes)} that an app may use on {device.name}"

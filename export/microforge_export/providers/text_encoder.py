@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from microforge.bundle.entry import Entry, FileEntry
 from microforge.bundle.files import file_entry, inside, sha256_file
 from microforge.bundle.manifest import Component
-from microforge.bundle.targets import Entry, FileEntry, Parity
+from microforge.bundle.targets import Parity
 from microforge.errors import BundleError, CheckpointError, ParityError
 from microforge.hf_text_encoder import HuggingFaceTextEncoder, HuggingFaceTokenizer
 from microforge.io.atomic import atomic_folder, check_output
@@ -139,7 +140,7 @@ def _check_vocabulary(source: str, tower: HuggingFaceTextEncoder, tokenizer: Hug
 def _parity(
     graph: Path, component: SourceComponent, tokenizer: HuggingFaceTokenizer, threshold_db: float
 ) -> Parity:
-    """Worst figure over ``PROMPTS`` and the empty one, through the runtime; refuses what falls short."""
+    """Worst metric over ``PROMPTS`` and the empty one, through the runtime; refuses what falls short."""
     cases = []
     for tokens in (*map(tokenizer.encode, PROMPTS), tokenizer.encode_empty()):
         inputs: dict[str, Array] = {"ids": tokens.ids[None], "mask": tokens.mask[None]}

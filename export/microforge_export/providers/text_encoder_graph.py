@@ -15,10 +15,11 @@ import onnx
 import onnx_ir as ir
 import torch
 
+from microforge.components.networks import tensor
 from microforge.errors import GraphLintError, missing_extra
 from microforge.hf_text_encoder import HuggingFaceTextEncoder
 from microforge.io.quiet import quiet
-from microforge_export.components.component import SourceComponent, tensor
+from microforge_export.components.component import SourceComponent
 from microforge_export.targets.onnx.lint import lint
 from microforge_export.targets.onnx.lower import OPSET, fold
 from microforge_export.targets.onnx.shared_weights import SharedWeights, check_graph, write_graph

@@ -12,23 +12,22 @@ from microforge.bundle.manifest import Size
 from microforge.bundle.targets import Precision, Quality, TargetName
 from microforge.errors import SpecError
 from microforge.streams import FixedSeed
-from microforge_export.components.component import SourceComponent, SourceModel
+from microforge_export.components.component import SampleRequest, SourceComponent, SourceModel
 from microforge_export.quantization.base import RecordedInputs
 from microforge_export.quantization.calibration import (
-    Roll,
+    RecordedSample,
     calibration_inputs,
-    captions,
     of_size,
-    roll,
+    record_sample,
+    sample_requests,
     sizes_of,
     torch_runner,
 )
-from microforge_export.quantization.quality import Reporter, manifest_quality, reference_rolls
+from microforge_export.quantization.quality import Reporter, manifest_quality, reference_samples
 from microforge_export.quantization.quality_gate import QualityEvidence, require_quality
 from microforge_export.quantization.registry import quantized_lowering
 from microforge_export.recipes.build_recipe import (
     Recipe,
-    SampleRequest,
     TargetRecipe,
     shipped_recipe,
     with_int8,
@@ -49,14 +48,14 @@ class CalibrationData:
 
     inputs: Mapping[TargetName, Mapping[str, RecordedInputs]]
     requests: tuple[SampleRequest, ...]
-    references: Mapping[Size, tuple[Roll, ...]]
+    references: Mapping[Size, tuple[RecordedSample, ...]]
 
 
 def with_int8_recipes(recipe: Recipe, model: SourceModel) -> Recipe:
     """``recipe`` with an INT8 recipe for every INT8 target: the user's, or the one that ships for ``model``.
 
     Raises:
-        SpecError: if a target has no INT8 path or no recipe, or the task generate is missing.
+        SpecError: if a target has no INT8 path or no recipe, or no task without an image is asked for.
     """
     targets = tuple(
         _with_int8_recipe(target, recipe, model) if target.precision == "int8" else target
@@ -66,14 +65,14 @@ def with_int8_recipes(recipe: Recipe, model: SourceModel) -> Recipe:
 
 
 def _with_int8_recipe(target: TargetRecipe, recipe: Recipe, model: SourceModel) -> TargetRecipe:
-    if "generate" not in recipe.tasks:
-        raise SpecError("int8 is checked by generated images: add the task generate to --tasks")
+    driving = model.provider.driving(recipe.tasks)
+    if driving.tasks[recipe.tasks[0]].source is not None:
+        raise SpecError("int8 is checked by samples of a task that needs no image: add one to --tasks")
     quantized_lowering(target.name)  # refuses a target without an INT8 path
     if target.int8 is not None:
         return target
-    sampler = model.sampler
-    steps = len(sampler.timesteps) - 1 if sampler.guidance == "folded" else None
-    return with_int8(target, shipped_recipe(str(model.description.get("name")), target.name, steps))
+    steps = None if driving.guidance else driving.samplers[0].steps  # of a distilled model
+    return with_int8(target, shipped_recipe(model.about.name, target.name, steps))
 
 
 def record_calibration(
@@ -81,18 +80,20 @@ def record_calibration(
 ) -> CalibrationData:
     """Generate with PyTorch what ``recipes`` calibrate on and are compared with: each sample once per size."""
     count = max(item.calibration.samples for item in recipes)
-    requests = captions(max(item.limits.images for item in recipes), FixedSeed.QUANTIZATION_QUALITY)
-    calibration: dict[Size, tuple[Roll, ...]] = {}
-    references: dict[Size, tuple[Roll, ...]] = {}
+    requests = sample_requests(
+        model, max(item.limits.images for item in recipes), FixedSeed.QUANTIZATION_QUALITY
+    )
+    calibration: dict[Size, tuple[RecordedSample, ...]] = {}
+    references: dict[Size, tuple[RecordedSample, ...]] = {}
     for size in sizes_of(components):
         of_this_size = of_size(components, size)
         run = torch_runner(of_this_size)
         samples = []
-        for index, request in enumerate(captions(count, FixedSeed.CALIBRATION)):
+        for index, request in enumerate(sample_requests(model, count, FixedSeed.CALIBRATION)):
             report(f"calibration sample {index + 1} of {count} at {size}")
-            samples.append(roll(model, of_this_size, run, request))
+            samples.append(record_sample(model, of_this_size, run, request))
         calibration[size] = tuple(samples)
-        references[size] = reference_rolls(model, of_this_size, run, requests, _at_size(report, size))
+        references[size] = reference_samples(model, of_this_size, run, requests, _at_size(report, size))
     inputs = {item.target: _recorded_inputs(item, components, calibration) for item in recipes}
     return CalibrationData(inputs, requests, references)
 
@@ -102,7 +103,9 @@ def _at_size(report: Reporter, size: Size) -> Reporter:
 
 
 def _recorded_inputs(
-    recipe: Int8Recipe, components: Sequence[SourceComponent], samples: Mapping[Size, Sequence[Roll]]
+    recipe: Int8Recipe,
+    components: Sequence[SourceComponent],
+    samples: Mapping[Size, Sequence[RecordedSample]],
 ) -> dict[str, RecordedInputs]:
     inputs: dict[str, RecordedInputs] = {}
     for item in components:
@@ -134,7 +137,7 @@ def check_quality(
     count, quality = recipe.limits.images, {}
     for size, references in calibration.references.items():
         evidence = QualityEvidence(
-            model, of_size(components, size), programs, calibration.inputs[recipe.target],
+            bundle, model, of_size(components, size), programs, calibration.inputs[recipe.target],
             calibration.requests[:count], references[:count],
         )  # fmt: skip
         measured = require_quality(bundle, recipe, evidence, _at_size(report, size))
@@ -146,5 +149,5 @@ def other_precisions(target: TargetRecipe, components: Sequence[SourceComponent]
     """The components that an INT8 target keeps in floating point, by component key."""
     if target.int8 is None:
         return {}
-    precisions = {item.key: component_precision(target.int8, item.role) for item in components}
+    precisions = {item.key: component_precision(target.int8, item.role, item.family) for item in components}
     return {key: value for key, value in precisions.items() if value != "int8"}

@@ -82,20 +82,19 @@ def lower_all_int8(
         programs: their traced programs, by component key.
         recipe: the schemes.
         inputs: ignored.
-        deployment: oldest system; None for iOS 18 if the bundle edits, since its two layouts of the denoiser
-            share one package, and else iOS 17.
+        deployment: oldest system; None for iOS 18 if components share weights, and so a package, and else iOS 17.
 
     Raises:
         SpecError: if the recipe names another group than ``weights`` or ``*``.
         GraphLintError: if coremltools cannot lower a component; names it.
     """
-    edits = any(item.role == "denoiser_edit" for item in components)
-    oldest: Deployment = deployment or ("ios18" if edits else "ios17")
+    shared = any(item.weights_of is not None for item in components)
+    oldest: Deployment = deployment or ("ios18" if shared else "ios17")
     models = {}
     for item in components:
         quantizable = CoreMLQuantizable(item, programs[item.key], oldest)
-        schemes = resolve(role_schemes(recipe, item.role), quantizable.groups(), "coreml")
+        schemes = resolve(role_schemes(recipe, item.role, item.family), quantizable.groups(), "coreml")
         models[item.key] = lower(
             item, quantizable.program, precision="fp16", deployment=oldest, weights=STORED[schemes[GROUP]]
         )
-    return CoreMLArtefacts(models, {item.key: item.role for item in components}, oldest)
+    return CoreMLArtefacts(models, {item.key: item.family for item in components}, oldest)

@@ -84,6 +84,6 @@ def lower_all_int8(
     quantized = {}
     for item in components:
         quantizable = ExecutorchQuantizable(item, programs[item.key], inputs.get(item.key, ()))
-        schemes = resolve(role_schemes(recipe, item.role), quantizable.groups(), "executorch")
+        schemes = resolve(role_schemes(recipe, item.role, item.family), quantizable.groups(), "executorch")
         quantized[item.key] = quantizable.quantized(schemes)
     return lower_all(components, quantized)

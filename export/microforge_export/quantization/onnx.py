@@ -124,7 +124,7 @@ def quantize_artefacts(
 def _quantized_graph(
     component: SourceComponent, graph: ir.Model, recipe: Int8Recipe, inputs: RecordedInputs, folder: Path
 ) -> ir.Model:
-    schemes = role_schemes(recipe, component.role)
+    schemes = role_schemes(recipe, component.role, component.family)
     if not schemes:
         return graph
     prepared = quantizable(component, graph, inputs, folder)

@@ -1,6 +1,6 @@
 """The check that an INT8 target of a bundle is good enough, and the name of what is at fault when it is not.
 
-Everything is measured through the bundle's own files and the shipped runtime. A figure outside its limit ends
+Everything is measured through the bundle's own files and the shipped runtime. A metric outside its limit ends
 the build: the component at fault is found by quantizing one at a time, its operator group by bisection.
 """
 
@@ -15,13 +15,12 @@ from pathlib import Path
 from torch.export import ExportedProgram
 
 from microforge.bundle.files import Bundle
-from microforge.bundle.manifest import Role
 from microforge.errors import ParityError, SpecError
-from microforge_export.checks.figures import Figure, image_figures
+from microforge_export.checks.metrics import Metric, image_metrics
 from microforge_export.checks.parity import psnr_db
-from microforge_export.components.component import SourceComponent, SourceModel
+from microforge_export.components.component import SampleRequest, SourceComponent, SourceModel
 from microforge_export.quantization.base import QuantizableComponent, RecordedInputs
-from microforge_export.quantization.calibration import Roll, Run, roll, torch_runner
+from microforge_export.quantization.calibration import RecordedSample, Run, record_sample, torch_runner
 from microforge_export.quantization.quality import (
     MeasuredQuality,
     Reporter,
@@ -31,7 +30,6 @@ from microforge_export.quantization.quality import (
     measure_quality,
 )
 from microforge_export.quantization.registry import quantizable_factory
-from microforge_export.recipes.build_recipe import SampleRequest
 from microforge_export.recipes.int8_recipe import (
     Int8Recipe,
     Scheme,
@@ -43,7 +41,7 @@ from microforge_export.recipes.int8_recipe import (
 from microforge_runtimes import open_session
 
 #: Samples that the component at fault is found with.
-_SUSPECT_DRAWINGS = 2
+_SUSPECT_SAMPLES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,25 +57,26 @@ class Fault:
 
 
 class QualityError(ParityError):
-    """A quantized target that falls short: every figure, and what is at fault."""
+    """A quantized target that falls short: every metric, and what is at fault."""
 
-    def __init__(self, target: str, figures: Sequence[Figure], fault: Fault) -> None:
-        self.target, self.figures, self.fault = target, tuple(figures), fault
+    def __init__(self, target: str, metrics: Sequence[Metric], fault: Fault) -> None:
+        self.target, self.metrics, self.fault = target, tuple(metrics), fault
         group = "" if fault.group is None else f", operator group {fault.group!r} ({fault.scheme})"
-        problems = "; ".join(item.phrase() for item in figures if not item.met)
+        problems = "; ".join(item.phrase() for item in metrics if not item.met)
         super().__init__(f"{target} in int8: {problems}; most is lost in {fault.component}{group}")
 
 
 @dataclass(frozen=True)
 class QualityEvidence:
-    """What an INT8 target is measured with at one size: torch's drawings, and its components and programs."""
+    """What an INT8 target is measured with at one size: torch's samples, and its components and programs."""
 
+    bundle: Bundle
     model: SourceModel
     components: Sequence[SourceComponent]  # of one size
     programs: Mapping[str, ExportedProgram]
     inputs: Mapping[str, RecordedInputs]
     requests: Sequence[SampleRequest]
-    references: Sequence[Roll]
+    references: Sequence[RecordedSample]
 
 
 @contextmanager
@@ -103,22 +102,22 @@ def require_quality(
         quality = measure_quality(
             evidence.model, evidence.components, run, evidence.requests, evidence.references, report
         )
-        figures = quality_figures(quality, recipe)
-        if all(item.met for item in figures):
+        metrics = quality_metrics(quality, recipe)
+        if all(item.met for item in metrics):
             return quality
         report("looking for what is at fault")
         suspect = _suspect(run, recipe, evidence, quality)
-    raise QualityError(recipe.target, figures, find_fault(recipe, evidence, suspect))
+    raise QualityError(recipe.target, metrics, find_fault(recipe, evidence, suspect))
 
 
-def quality_figures(quality: MeasuredQuality, recipe: Int8Recipe) -> tuple[Figure, ...]:
-    """Every figure of a quantized target with its limits: components, then whole images."""
+def quality_metrics(quality: MeasuredQuality, recipe: Int8Recipe) -> tuple[Metric, ...]:
+    """Every metric of a quantized target with its limits: components, then whole images."""
     least = recipe.limits.component_psnr_db
     components = (
-        Figure(what=f"PSNR of {role}", value=value, low=least, unit=" dB", digits=1)
+        Metric(what=f"PSNR of {role}", value=value, low=least, unit=" dB", digits=1)
         for role, value in quality.components.items()
     )
-    return (*components, *image_figures(manifest_quality(quality, recipe.limits)))
+    return (*components, *image_metrics(manifest_quality(quality, recipe.limits)))
 
 
 def _suspect(
@@ -126,7 +125,9 @@ def _suspect(
 ) -> SourceComponent:
     """The component that loses most: the one below its own limit, else the one whose artefact alone, between
     torch's other modules, hurts images most."""
-    quantized = [item for item in evidence.components if component_precision(recipe, item.role) == "int8"]
+    quantized = [
+        item for item in evidence.components if component_precision(recipe, item.role, item.family) == "int8"
+    ]
     least = min(quantized or evidence.components, key=lambda item: quality.components[item.role])
     if quality.components[least.role] < recipe.limits.component_psnr_db or len(quantized) < 2:
         return least
@@ -137,21 +138,21 @@ def _suspect(
         return sum(
             psnr_db(
                 evidence.references[index].image,
-                roll(
+                record_sample(
                     evidence.model, evidence.components, mixed, evidence.requests[index], keep_cases=False
                 ).image,
             )
-            for index in worst_drawings(quality)
+            for index in worst_samples(quality)
         )
 
-    drawn: tuple[Role, ...] = ("text_encoder", "denoiser", "vae_decoder")
-    return min((item for item in quantized if item.role in drawn), key=image_db, default=least)
+    used = {stage.role for stage in evidence.bundle.manifest.stages()}
+    return min((item for item in quantized if item.role in used), key=image_db, default=least)
 
 
-def worst_drawings(quality: MeasuredQuality) -> list[int]:
-    """The drawings that suspects are judged by: those that came out worst, since a limit may be missed by them alone."""
+def worst_samples(quality: MeasuredQuality) -> list[int]:
+    """The samples that suspects are judged by: those that came out worst, since a limit may be missed by them alone."""
     order = sorted(range(len(quality.images)), key=quality.images.__getitem__)
-    return order[:_SUSPECT_DRAWINGS]
+    return order[:_SUSPECT_SAMPLES]
 
 
 def find_fault(recipe: Int8Recipe, evidence: QualityEvidence, suspect: SourceComponent) -> Fault:
@@ -164,7 +165,7 @@ def find_fault(recipe: Int8Recipe, evidence: QualityEvidence, suspect: SourceCom
         draft = make(
             suspect, evidence.programs[suspect.key], evidence.inputs.get(suspect.key, ()), Path(folder)
         )
-        schemes = resolve(role_schemes(recipe, suspect.role), draft.groups(), recipe.target)
+        schemes = resolve(role_schemes(recipe, suspect.role, suspect.family), draft.groups(), recipe.target)
         plain = float_scheme(recipe.target)
         quantized = {group: scheme for group, scheme in schemes.items() if scheme != plain}
         if not quantized:
@@ -179,7 +180,7 @@ def find_fault(recipe: Int8Recipe, evidence: QualityEvidence, suspect: SourceCom
 
 
 def worst_group(
-    draft: QuantizableComponent, schemes: Mapping[str, Scheme], references: Sequence[Roll]
+    draft: QuantizableComponent, schemes: Mapping[str, Scheme], references: Sequence[RecordedSample]
 ) -> str:
     """The group among ``schemes`` (all quantized) that costs most precision, by bisection."""
     return at_fault(
@@ -189,9 +190,9 @@ def worst_group(
 
 
 def draft_psnr(
-    draft: QuantizableComponent, schemes: Mapping[str, Scheme], references: Sequence[Roll]
+    draft: QuantizableComponent, schemes: Mapping[str, Scheme], references: Sequence[RecordedSample]
 ) -> float:
-    """PSNR of a component under ``schemes``, over the evaluations of the first reference drawing."""
+    """PSNR of a component under ``schemes``, over the evaluations of the first reference sample."""
     with draft.candidate(schemes) as trial:
         return component_psnr(
             lambda _, inputs: trial.session.run(inputs), draft.component.role, references[:1]

@@ -9,11 +9,11 @@ from microforge_export.quantization.quality_gate import QualityError
 
 
 def fault_tables(error: QualityError) -> RenderableType:
-    """Every figure beside its limit, and what is at fault."""
-    figures = Table("figure", "measured", "needed", "", title=f"{error.target} in int8", title_justify="left")
-    for item in error.figures:
+    """Every metric beside its limit, and what is at fault."""
+    metrics = Table("metric", "measured", "needed", "", title=f"{error.target} in int8", title_justify="left")
+    for item in error.metrics:
         verdict = "" if item.met else "[red]falls short[/red]"
-        figures.add_row(item.what, item.measured(), item.needed(), verdict)
+        metrics.add_row(item.what, item.measured(), item.needed(), verdict)
     fault = error.fault
     table = Table(title="at fault", title_justify="left")
     for heading in ("component", "operator group", "scheme", "PSNR with it alone", "PSNR without it"):
@@ -23,4 +23,4 @@ def fault_tables(error: QualityError) -> RenderableType:
     else:
         figures_of = (f"{fault.alone_db:.1f} dB", f"{fault.without_db:.1f} dB")
         table.add_row(fault.component, fault.group, str(fault.scheme), *figures_of)
-    return Group(figures, table)
+    return Group(metrics, table)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from microforge.bundle.manifest import Task
 from microforge.bundle.targets import Precision, TargetName
 from microforge.errors import SpecError
 from microforge_export.recipes.int8_recipe import Int8Recipe
@@ -24,7 +23,6 @@ AVAILABLE_PRECISIONS: dict[TargetName, tuple[Precision, ...]] = {
 }
 #: The precision of a target by default. Apple's Neural Engine computes in fp16 only.
 DEFAULT_PRECISION: dict[TargetName, Precision] = {"onnx": "fp32", "executorch": "fp32", "coreml": "fp16"}
-AVAILABLE_TASKS: tuple[Task, ...] = ("generate", "edit", "inpaint", "super-resolve")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +48,6 @@ THRESHOLDS: dict[Precision, Thresholds] = {
 }
 #: Folder of the recipes that ship with the package: ``MODEL-TARGET.toml`` and ``MODEL-N-steps-TARGET.toml``.
 RECIPES = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class SampleRequest:
-    """A prompt, the seed of its noise, and a task. Tasks with a source image use ``test_images.given``."""
-
-    prompt: str  # may be empty for tasks that need no prompt
-    seed: int
-    task: Task = "generate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,29 +80,16 @@ class Recipe:
         targets: the engines to build for.
         sizes: image sizes, "256" or "256x384" (height x width); empty for the size that the model was trained at.
         tasks: empty for all tasks of the model.
-        requests: images that are compared on every target. The first one of a task becomes its golden trajectory,
-            the very first one becomes the preview.
     """
 
     targets: tuple[TargetRecipe, ...]
     sizes: tuple[str, ...]
-    tasks: tuple[Task, ...]
-    requests: tuple[SampleRequest, ...]
-
-
-TEST_REQUESTS = (
-    SampleRequest("a red circle", 0),
-    SampleRequest("a blue square on a white background", 1),
-    SampleRequest("a green triangle on the left", 2),
-    SampleRequest("make the circle green", 3, "edit"),
-    SampleRequest("a red circle and a blue square", 4, "inpaint"),
-    SampleRequest("", 5, "super-resolve"),
-)
+    tasks: tuple[str, ...]
 
 
 def make_recipe(
     *, target: str, precision: str | None, sizes: Sequence[str], tasks: str | None = None,
-    requests: tuple[SampleRequest, ...] = TEST_REQUESTS, recipes: Sequence[Path] = (),
+    recipes: Sequence[Path] = (),
 ) -> Recipe:  # fmt: skip
     """Parse the options of a build.
 
@@ -121,8 +97,7 @@ def make_recipe(
         target: names of engines, separated by commas.
         precision: precision of every target; None for ``DEFAULT_PRECISION``.
         sizes: image sizes; they are checked once the model is read, against its own factor.
-        tasks: names of tasks, separated by commas; None for all tasks of the model.
-        requests: images that are compared on every target.
+        tasks: names of tasks, separated by commas; they are checked once the model is read. None for all of its tasks.
         recipes: INT8 recipe files of the user, at most one per target.
 
     Raises:
@@ -131,14 +106,13 @@ def make_recipe(
     engines = tuple(_choice("target", name, AVAILABLE_TARGETS, TargetName) for name in _split(target))
     if not engines:
         raise SpecError(f"--target must name at least one of: {', '.join(AVAILABLE_TARGETS)}")
-    names = tuple(_choice("task", name, AVAILABLE_TASKS, Task) for name in _split(tasks or ""))
+    names = _split(tasks or "")
     if not names and tasks is not None:
-        raise SpecError(f"--tasks must name at least one of: {', '.join(AVAILABLE_TASKS)}")
+        raise SpecError("--tasks must name at least one task, such as generate")
     return Recipe(
         targets=_with_recipes(tuple(_target(name, precision) for name in engines), recipes),
         sizes=tuple(sizes),
         tasks=names,
-        requests=requests,
     )
 
 

@@ -187,16 +187,19 @@ def relaxed(scheme: Scheme, supported: Sequence[Scheme], target: TargetName) -> 
     return fitting(order[max(order.index(scheme) - 1, 0)], supported, target)
 
 
-def role_schemes(recipe: Int8Recipe, role: Role) -> Mapping[str, Scheme]:
+def role_schemes(recipe: Int8Recipe, role: Role, family: Role | None = None) -> Mapping[str, Scheme]:
     """The schemes of a component by operator group.
 
-    The edit layout of a denoiser has the denoiser's weights, and takes its schemes unless it has its own.
+    Args:
+        recipe: the recipe.
+        role: of the component.
+        family: of another component with the same weights, whose schemes it takes unless it has its own.
     """
-    return recipe.schemes.get(role, recipe.schemes.get("denoiser", {}) if role == "denoiser_edit" else {})
+    return recipe.schemes.get(role, recipe.schemes.get(family or role, {}))
 
 
-def component_precision(recipe: Int8Recipe, role: Role) -> Precision:
+def component_precision(recipe: Int8Recipe, role: Role, family: Role | None = None) -> Precision:
     """``int8`` if any operator group of the component is quantized, else the target's floating point."""
     floating = float_scheme(recipe.target)
-    quantized = any(scheme != floating for scheme in role_schemes(recipe, role).values())
+    quantized = any(scheme != floating for scheme in role_schemes(recipe, role, family).values())
     return "int8" if quantized else "fp16" if floating == "fp16" else "fp32"

@@ -164,7 +164,7 @@ def _schemes(table: object, target: TargetName, where: str) -> dict[Role, dict[s
     if not isinstance(table, dict) or not all(isinstance(groups, dict) for groups in table.values()):
         raise SpecError(f"{where} must hold a table per component; {_HINT}")
     return {
-        typing.cast(Role, _choice(role, typing.get_args(Role), where)): {
+        _name(role, where): {
             _name(group, where): typing.cast(
                 Scheme, _choice(scheme, SCHEMES[target], f"{where}.{role}.{group}")
             )

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from torch.export import ExportedProgram
 
-from microforge.bundle.targets import Coverage, FileEntry, Memory
+from microforge.bundle.entry import FileEntry
+from microforge.bundle.targets import Coverage, Memory
 from microforge_export.components.component import SourceComponent
 from microforge_export.targets.descriptions import ComponentDescription
 

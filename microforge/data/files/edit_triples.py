@@ -123,7 +123,7 @@ def list_triples(root: Path) -> tuple[tuple[TripleFiles, ...], tuple[Skipped, ..
     skipped: list[Skipped] = []
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
-        raise DataError(f"edits is {str(root)!r}, which {what}; allowed: a folder with a {METADATA}")
+        raise DataError(f"--edits is {str(root)!r}, which {what}; allowed: a folder with a {METADATA}")
     metadata, images = _files(root)
     for path in metadata:
         where = path.relative_to(root).as_posix()

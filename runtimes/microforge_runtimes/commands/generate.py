@@ -11,12 +11,10 @@ from microforge.io.console import print_json, say_warning
 from microforge_runtimes.commands import options
 
 if TYPE_CHECKING:
-    from microforge.bundle.manifest import Task
     from microforge_runtimes.commands.batch import Batch
     from microforge_runtimes.commands.output import ImageWriter
     from microforge_runtimes.images.source_request import SourceRequest
     from microforge_runtimes.marks.settings import Settings
-    from microforge_runtimes.open_model import Drawer
 
 
 def generate(
@@ -121,7 +119,7 @@ def _hint_at_quotes(prompts: list[str | None]) -> None:
         say_warning(f"{len(prompts)} prompts of one word each; put a prompt of several words in quotes")
 
 
-def _task(task: str | None, source: Path | None, mask: Path | None, tasks: tuple[str, ...] | None) -> Task:
+def _task(task: str | None, source: Path | None, mask: Path | None, tasks: tuple[str, ...] | None) -> str:
     """The task that the options name or imply; refuses one that the bundle, whose ``tasks`` these are, lacks."""
     from microforge.spec import TASKS
 
@@ -130,7 +128,7 @@ def _task(task: str | None, source: Path | None, mask: Path | None, tasks: tuple
         raise SpecError(f"--task is {wanted!r}; allowed: {', '.join(TASKS)}")
     if tasks is not None and wanted not in tasks:
         raise BundleError(f"this bundle cannot {wanted}; its tasks: {', '.join(tasks)}")
-    return wanted  # type: ignore[return-value]
+    return wanted
 
 
 def _run(
@@ -141,25 +139,27 @@ def _run(
     from microforge_runtimes.commands.output import settings_of, summary
     from microforge_runtimes.commands.progress import GenerationProgress
     from microforge_runtimes.commands.replay import check_model
-    from microforge_runtimes.generator import Generator
     from microforge_runtimes.images.contact_sheet import contact_sheet, thumbnail
-    from microforge_runtimes.open_model import Choice, check, draw, is_checkpoint, open_drawer
+    from microforge_runtimes.open_model import Choice, check, is_checkpoint, open_model, run
+    from microforge_runtimes.request import Request
 
     engine = "torch" if is_checkpoint(model) else settings.target or "onnx"
-    choice = Choice(settings.task, settings.size, settings.target, settings.threads)  # type: ignore[arg-type]
+    choice = Choice(settings.size, settings.target, settings.threads)
     values, sheet = [], []
-    with open_drawer(model, choice, request) as drawer, GenerationProgress(len(batch.items)) as progress:
-        if len(batch.items) > 1 and isinstance(drawer, Generator):
-            drawer.keep_loaded = True
+    with open_model(model, choice, request) as editor, GenerationProgress(len(batch.items)) as progress:
+        if len(batch.items) > 1:
+            editor.keep_loaded = True
         if earlier is not None:
-            check_model(earlier, model, _id(drawer))
+            check_model(earlier, model, editor.bundle.id)
         for prompt in dict.fromkeys(item.prompt for item in batch.items):
-            if check(drawer, request, prompt, batch.items[0].seed, settings.steps).truncated:
+            first = Request(prompt, settings.task, seed=batch.items[0].seed, steps=settings.steps)
+            if check(editor, request, first).truncated:
                 say_warning(
-                    f"the prompt is longer than {drawer.max_length} tokens; the rest of it is ignored"
+                    f"the prompt is longer than {editor.max_length} tokens; the rest of it is ignored"
                 )
         for item in batch.items:
-            result, pixels = draw(drawer, request, item.prompt, item.seed, settings.steps, progress.step)
+            wanted = Request(item.prompt, settings.task, seed=item.seed, steps=settings.steps)
+            result, pixels = run(editor, request, wanted, progress.step)
             writer.write(
                 item.path, pixels, settings_of(result, request, item.prompt, engine, settings.threads)
             )
@@ -171,9 +171,3 @@ def _run(
         images, labels = zip(*sheet, strict=True)
         writer.write(batch.sheet, contact_sheet(images, labels, batch.columns), None)
     return values
-
-
-def _id(drawer: Drawer) -> str:
-    from microforge_runtimes.generator import Generator
-
-    return drawer.bundle.id if isinstance(drawer, Generator) else drawer.id

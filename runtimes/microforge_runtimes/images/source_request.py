@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from microforge.bundle.manifest import Task
 from microforge.errors import SpecError
 from microforge_runtimes.images.alpha import (
     color_range,
@@ -48,7 +47,7 @@ from microforge_runtimes.sampler import Floats, from_pixels, to_pixels
 class SourceRequest:
     """What is to be made of a source image: ``mask`` (h, w) of inpaint or edit, ``factor`` of super-resolve."""
 
-    task: Task
+    task: str
     source: SourceImage
     mask: Mask | None = None
     factor: int = 1
@@ -105,7 +104,7 @@ def check_options(
 
 
 def read_request(
-    task: Task,
+    task: str,
     source: ImageInput,
     mask: ImageInput | None = None,
     factor: int | None = None,

@@ -18,10 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from microforge.bundle.archive import Archive
-from microforge.bundle.files import Bundle, file_entry, is_bundle, load_bundle, write_manifest
-from microforge.bundle.manifest import MANIFEST, Manifest
+from microforge.bundle.files import Bundle, is_bundle, load_bundle
+from microforge.bundle.manifest import MANIFEST
 from microforge.bundle.pack import pack_bundle, unpack_bundle
 from microforge.errors import BundleError, OutputError, OutputExistsError
+from tests.microforge.bundle.manifests import write_bundle
 
 Members = list[tuple[zipfile.ZipInfo, bytes]]
 
@@ -255,13 +256,7 @@ def test_a_full_disk_is_one_line(packed: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def bundle_folder(tmp_path: Path) -> Path:
-    """A bundle of a few bytes, as ``test_manifest`` has it."""
-    from tests.microforge.bundle.test_manifest import FILES, _values
-
-    folder = tmp_path / "model.mfb"
-    for path in FILES:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(f"contents of {path}".encode())
-    write_manifest(folder, Manifest.model_validate(_values(lambda path: file_entry(folder, path))))
+    """A bundle of a few bytes."""
+    folder = write_bundle(tmp_path / "model.mfb")
     assert (folder / MANIFEST).is_file()
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from pathlib import Path
@@ -12,120 +11,42 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from microforge.bundle.entry import check_relative_path
 from microforge.bundle.files import (
     Bundle,
-    file_entry,
     load_bundle,
     manifest_id,
     parse_manifest,
     write_manifest,
 )
-from microforge.bundle.manifest import MANIFEST, Manifest, Size, schema_text
-from microforge.bundle.targets import check_relative_path
+from microforge.bundle.manifest import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    SCHEMA_VERSION,
+    ModelEntry,
+    Size,
+    schema_text,
+)
 from microforge.errors import BundleError, OutputError, OutputExistsError
 from microforge.io.atomic import atomic_bytes, atomic_folder, check_output
 from microforge.noise import NOISE_NAME
-from microforge.spec import TASKS
+from tests.microforge.bundle.manifests import FILES, changed, version2_values, write_bundle
 
-SIZE = {"height": 64, "width": 96}
-FILES = (
-    "tokenizer.json",
-    "onnx/t.onnx",
-    "onnx/d.onnx",
-    "onnx/v.onnx",
-    "onnx/weights.bin",
-    "onnx/extra.bin",
-    "golden/run.safetensors",
-)
-
-
-def _tensors(**shapes: list[int]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "shape": shape, "dtype": "int64" if name == "ids" else "float32"}
-        for name, shape in shapes.items()
-    ]
-
-
-def _values(entry: Any) -> dict[str, Any]:
-    """A complete manifest as JSON values; ``entry(path)`` gives the file entries."""
-    text = {"role": "text_encoder", "size": None, "inputs": _tensors(ids=[1, 8], mask=[1, 8])}
-    denoiser = {"role": "denoiser", "size": SIZE, "inputs": _tensors(z=[1, 2, 2, 3], t=[1], text=[1, 8, 4])}
-    decoder = {"role": "vae_decoder", "size": SIZE, "inputs": _tensors(latent=[1, 2, 2, 3])}
-    return {
-        "schema_version": 1,
-        "model": {"name": "nano", "latent": [1, 2.5, None]},
-        "tasks": ["generate"],
-        "sizes": [{**SIZE, "latent_shape": [2, 2, 3]}],
-        "sampler": {"timesteps": [1.0, 0.5, 0.0], "guidance": {"text": 3.5, "image": 1.5}, "prediction": "velocity"},
-        "latent": {"channels": 2, "downsample": 32, "mean": [0.0, 0.1], "std": [1.0, 2.0]},
-        "noise": NOISE_NAME,
-        "tokenizer": {
-            "file": entry("tokenizer.json"), "max_length": 8, "pad": 0, "bos": 1, "eos": 2,
-            "task_prefixes": {"generate": 4},
-        },
-        "components": {
-            "a": {**text, "outputs": _tensors(text=[1, 8, 4], pooled=[1, 4])},
-            "b": {**denoiser, "outputs": _tensors(velocity=[1, 2, 2, 3])},
-            "c": {**decoder, "outputs": _tensors(image=[1, 3, 64, 96])},
-        },
-        "targets": {
-            "onnx": {
-                "precision": "fp32",
-                "files": {"a": entry("onnx/t.onnx"), "b": entry("onnx/d.onnx"), "c": entry("onnx/v.onnx")},
-                "parts": {"c": [entry("onnx/extra.bin")]},
-                "shared_files": [entry("onnx/weights.bin")],
-                "parity": {"b": {"psnr_db": 90.0, "max_abs": 1e-5, "threshold_db": 60.0}},
-                "image": {"max_abs_255": 1, "threshold": 2},
-                "operators": {"MatMul": 3},
-                "coverage": {"a": {"operators": 3, "delegated": 2, "delegates": 1, "outside": {"Gather": "no kernel"}}},
-                "memory": {"a": {"weights": 9, "activations": 3, "peak": 12, "arena": 2}},
-                "delegated_fraction": 1.0,
-            }
-        },
-        "golden": {
-            "components": {"b": entry("golden/run.safetensors")},
-            "trajectories": [
-                {"task": "generate", "size": SIZE, "prompt": "a red circle", "seed": 0, "file": entry("golden/run.safetensors")}
-            ],
-        },
-        "provenance": {"checkpoint_sha256": "0" * 64, "versions": {"torch": "2"}, "created": "2026-01-01T00:00:00Z"},
-    }  # fmt: skip
-
-
-VALUES = _values(lambda path: {"path": path, "sha256": "a" * 64, "bytes": 3})
-
-
-def _changed(path: str, value: Any) -> bytes:
-    """The manifest with the value at a dotted path replaced, or removed when it is ``...``."""
-    values: Any = copy.deepcopy(VALUES)
-    *parents, last = path.split(".")
-    place = values
-    for part in parents:
-        place = place[int(part) if isinstance(place, list) else part]
-    if value is ...:
-        del place[last]
-    else:
-        place[int(last) if isinstance(place, list) else last] = value
-    return json.dumps(values).encode()
+VALUES = version2_values()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A bundle on disk."""
-    folder = tmp_path / "model.mfb"
-    for path in FILES:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(f"contents of {path}".encode())
-    write_manifest(folder, Manifest.model_validate(_values(lambda path: file_entry(folder, path))))
-    return folder
+    return write_bundle(tmp_path / "model.mfb")
 
 
 def test_a_bundle_opens_and_hands_out_checked_files(folder: Path) -> None:
     bundle = load_bundle(folder)
     assert bundle.id == manifest_id((folder / "manifest.json").read_bytes()) and len(bundle.id) == 12
-    key, component = bundle.component("denoiser", Size(height=64, width=96))
-    assert key == "b" and component.input("z") is not None and component.input("plan") is None
-    assert bundle.component("text_encoder")[0] == "a"
+    key, component = bundle.component("denoise", Size(height=64, width=96))
+    assert key == "b" and component.input("x") is not None and component.input("plan") is None
+    assert bundle.component("text")[0] == "a"
     assert bundle.size() == bundle.size((64, 96))
     assert bundle.file("onnx", key).read_text() == "contents of onnx/d.onnx"
     assert bundle.tokenizer_file() == folder / "tokenizer.json"
@@ -138,8 +59,12 @@ def test_a_bundle_opens_and_hands_out_checked_files(folder: Path) -> None:
 def test_a_manifest_survives_its_file_and_the_id_changes_with_it(folder: Path, tmp_path: Path) -> None:
     bundle = load_bundle(folder)
     assert write_manifest(tmp_path, bundle.manifest) == bundle.id
-    other = bundle.manifest.model_copy(update={"model": {"name": "other"}})
+    other = bundle.manifest.model_copy(update={"model": ModelEntry(name="other")})
     assert write_manifest(tmp_path, other) != bundle.id
+
+
+def _branch(**more: Any) -> dict[str, Any]:
+    return {"prompt": "user", "weight": {"constant": 1}, **more}
 
 
 @pytest.mark.parametrize(
@@ -147,44 +72,115 @@ def test_a_manifest_survives_its_file_and_the_id_changes_with_it(folder: Path, t
     [
         ("surprise", 1, "unknown key surprise"),
         ("targets.onnx.files.a.url", "http://x", "unknown key targets.onnx.files.a.url"),
-        ("sampler", ..., "the key sampler is missing"),
-        ("schema_version", 2, "schema_version 2, this version reads 1"),
+        ("samplers", ..., "the key samplers is missing"),
+        ("schema_version", 3, "schema_version 3, this version reads 1 and 2"),
         ("schema_version", True, "schema_version True"),
         ("schema_version", ..., "schema_version None"),
         ("noise", "mersenne", "noise"),
-        ("tasks", [], "tasks"),
-        ("tasks", ["edit"], "task_prefixes lacks the task 'edit'"),
+        ("bytes", 20, "bytes is 20, the files have 21 together"),
+        ("targets.onnx.bytes", 3, "targets.onnx.bytes is 3, its files have 18 together"),
+        ("model.description", "two\nlines", "model.description"),
+        ("model.languages", ["en"] * 201, "model.languages"),
+        ("tasks", {}, "tasks"),
+        ("tasks.Bad Name", VALUES["tasks"]["generate"], "tasks.Bad Name"),
         ("sizes.0.height", "64", "sizes.0.height"),
         ("sizes.0.height", 70, "does not fit the latent"),
         ("sizes.0.latent_shape", [2, 3, 2], "does not fit the latent"),
-        ("sampler.timesteps", [1.0, 0.5, 0.5, 0.0], "fall strictly"),
-        ("sampler.timesteps", [0.9, 0.0], "fall strictly"),
-        ("sampler.prediction", "epsilon", "sampler.prediction"),
         ("latent.std", [1.0], "for 2 channels"),
         ("latent.std", [1.0, 0.0], "latent.std.1"),
-        ("components.b.size", None, "only the text encoder has none"),
+        ("tokenizers.clip.suffix", [1] * 8, "longer than 8 ids"),
+        ("tokenizers.clip.length", 9, "'ids' needs shape [1, 8], tokens has [1, 9]"),
+        ("tokenizers.clip.prefix", {"generate": []}, "tokenizers.clip.prefix lacks the task 'fill'"),
+        ("tokenizers.clip.padding", "top", "tokenizers.clip.padding"),
+        ("tokenizers.clip.suffix", [1 << 31], "tokenizers.clip.suffix.0"),
+        ("encoders.words.role", "speech", "no component of role 'speech'"),
+        (
+            "encoders.words.inputs",
+            {"ids": {"kind": "tokens", "tokenizer": "clip"}},
+            "nothing says where input 'mask'",
+        ),
+        ("encoders.words.inputs.ids.tokenizer", "t5", "names 't5', which is not in tokenizers"),
+        ("encoders.words.inputs.mask", {"kind": "time"}, "'mask' cannot come from 'time' here"),
+        ("encoders.image.latent", "mean", "encode has no output 'mean'"),
+        ("conditions.x", ..., "nothing says where input 'x' comes from"),
+        ("conditions.x", {"kind": "image"}, "'x' needs shape [1, 2, 2, 3], image has [1, 3, 64, 96]"),
+        ("conditions.x", {"kind": "formula"}, "conditions.x"),
+        ("conditions.context.output", "pooled", "'context' needs shape [1, 8, 4], encoded has [1, 4]"),
+        ("conditions.context.encoder", "t5", "names 't5', which is not in encoders"),
+        ("conditions.extra.axis", 2, "cannot have parts of [4, 2, 1] along axis 2"),
+        ("conditions.extra.parts.1.length", 3, "cannot have parts of [4, 3, 1] along axis 1"),
+        ("conditions.extra.parts.1.part.values", [1, 2, 3], "cannot hold 3 values"),
+        ("conditions.extra.parts.1.part.values", [1e39, 0], "conditions.extra"),
+        ("conditions.label.parameter", "style", "names 'style', which is not in parameters"),
+        ("conditions.memory", {"kind": "zeros"}, "'memory' is both bound and carried"),
+        ("state.0.output", "next", "has no output 'next'"),
+        ("state.0.flag", "context", "flag 'context' must be an input of one element"),
+        ("state", [VALUES["state"][0]] * 9, "state"),
+        ("guidance.text.default", 21, "default 21 is outside 0 to 20"),
+        ("parameters.label.low", 4, "default 3 is outside 4 to 9"),
+        ("samplers", [], "samplers"),
+        ("samplers.0.rows.0.u", [1.0, 2.0], "row 0 uses evaluations before the first one"),
+        ("samplers.0.rows.1.u", [1, 2, 3, 4, 5], "samplers.0.rows.1.u"),
+        ("samplers.0.rows.0.m", [1e7], "samplers.0.rows.0.m.0"),
+        ("samplers.0.times", [1.0], "2 rows for 1 times"),
+        ("samplers.0.steps", 1001, "samplers.0.steps"),
+        ("samplers.2", VALUES["samplers"][0], "two tables for the same steps, size and strength"),
+        ("samplers", VALUES["samplers"][1:2], "no table for size 64x96"),
+        ("samplers.0.rows.1.level", None, "a mask needs the noise level of every sampler row"),
+        ("tasks.generate.network", "unet", "no component of role 'unet'"),
+        ("tasks.generate.output", "eps", "has no output 'eps'"),
+        ("tasks.generate.branches", [], "tasks.generate.branches"),
+        ("tasks.generate.branches", [_branch()] * 5, "tasks.generate.branches"),
+        ("tasks.generate.branches.0.weight.scales", {"image": 1}, "names 'image', which is not in guidance"),
+        (
+            "tasks.generate.branches.0",
+            _branch(unprompted={"t": {"kind": "zeros"}}),
+            "only a branch with the negative",
+        ),
+        (
+            "tasks.generate.branches.0",
+            _branch(conditions={"region": {"kind": "latent_mask"}}),
+            "has no image and no mask",
+        ),
+        ("tasks.generate.branches.0", _branch(conditions={"t": {"kind": "latent"}}), "'t' needs shape [1]"),
+        ("tasks.fill.source.encoder", "words", "encoder 'words' gives no latent"),
+        ("tasks.fill.source.preserve_distances", [0.9, 0.5], "two rising distances"),
+        ("tasks.fill.source.mask", "none", "masked_value without a mask"),
+        ("tasks.fill.source.start.strength", 0, "tasks.fill.source.start.strength"),
+        ("decode.role", None, "so the latent must be an image"),
+        ("decode.output", "picture", "has no output 'picture'"),
+        ("preview.patch", 2, "needs 12 rows"),
+        ("preview.matrix", [[1], [2], [3]], "needs rows of 2 numbers"),
         ("components.b.size", {"height": 32, "width": 32}, "not in sizes"),
-        ("components.b.role", "denoise", "components.b.role"),
-        ("components.b.inputs.0.shape", [1, 2, 3, 2], "z has shape"),
+        ("components.b.role", "Denoise", "components.b.role"),
+        ("components.b.inputs.0.shape", [1, 2, 3, 2], "needs shape [1, 2, 3, 2], latent has [1, 2, 2, 3]"),
         ("components.b.inputs.0.shape", [1, 2, 0, 2], "components.b.inputs.0.shape.2"),
+        ("components.b.inputs.6.shape", [1 << 19, 1 << 19], "more than 67,108,864 elements"),
         ("components.b.inputs.0.dtype", "float64", "components.b.inputs.0.dtype"),
-        ("components.b.inputs.0.name", "x", "lacks the tensor 'z'"),
         ("components.b.inputs.2.name", "t", "names a tensor twice"),
-        ("components.b.outputs", [], "lacks the tensor 'velocity'"),
-        ("components.d", VALUES["components"]["b"], "two denoiser of size 64x96"),
-        ("components.b", ..., "names a component 'b'"),
+        ("components.b.inputs.9.default", [1, 2, 3], "the default of 'scale' does not fill [2]"),
+        ("components.b.outputs", [], "components.b.outputs"),
+        ("components.e", VALUES["components"]["b"], "two denoise of size 64x96"),
+        ("components.x/y", VALUES["components"]["a"], "components.x/y"),
+        ("components.d", ..., "no component of role 'encode'"),
         ("targets.onnx.precision", "fp8", "targets.onnx.precision"),
         ("targets.tflite", {}, "targets.tflite"),
         ("targets.onnx.files.a.sha256", "A" * 64, "targets.onnx.files.a.sha256"),
         ("targets.onnx.files.a.bytes", -1, "targets.onnx.files.a.bytes"),
         ("targets.onnx.delegated_fraction", 1.5, "targets.onnx.delegated_fraction"),
         ("targets.onnx.coverage.a.delegated", 4, "4 of 3 operators cannot be delegated"),
-        ("targets.onnx.coverage.z", VALUES["targets"]["onnx"]["coverage"]["a"], "names a component 'z'"),
-        ("targets.onnx.parts.z", [], "targets.onnx.parts names a component 'z'"),
+        (
+            "targets.onnx.coverage.z",
+            VALUES["targets"]["onnx"]["coverage"]["a"],
+            "names 'z', which is not in components",
+        ),
+        ("targets.onnx.parts.z", [], "targets.onnx.parts names 'z'"),
+        ("targets.onnx.tasks.paint", {"max_abs_255": 1, "threshold": 2}, "targets.onnx.tasks names 'paint'"),
+        ("targets.onnx.peaks.8x8", {"resident": 2, "staged": 1}, "targets.onnx.peaks has size 8x8"),
         ("targets.onnx.parts.c.0.path", "../extra.bin", "must be relative"),
         ("targets.onnx.memory.a.arena", -1, "targets.onnx.memory.a.arena"),
         ("golden.trajectories.0.size.width", 32, "not in sizes"),
-        ("targets.onnx.files.a.path", "../t.onnx", "must be relative"),
+        ("golden.trajectories.0.task", "paint", "golden.trajectories names 'paint'"),
         ("targets.onnx.files.a.path", "/etc/passwd", "must be relative"),
         ("targets.onnx.files.a.path", "onnx\\t.onnx", "must be relative"),
         ("targets.onnx.files.a.path", "C:/t.onnx", "must be relative"),
@@ -196,20 +192,36 @@ def test_a_manifest_survives_its_file_and_the_id_changes_with_it(folder: Path, t
 )
 def test_what_a_manifest_must_not_say_is_named_in_one_line(path: str, value: Any, message: str) -> None:
     with pytest.raises(BundleError) as caught:
-        parse_manifest(_changed(path, value), "m.mfb/manifest.json")
+        parse_manifest(changed(VALUES, path, value), "m.mfb/manifest.json")
     assert message in str(caught.value) and str(caught.value).startswith("m.mfb/manifest.json")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
-def test_plan_tensors_come_together_or_not_at_all() -> None:
-    inputs, outputs = VALUES["components"]["b"]["inputs"], VALUES["components"]["b"]["outputs"]
-    plan, has_plan, next_plan = _tensors(plan=[1, 3, 4], has_plan=[1], next_plan=[1, 3, 4])
-    whole = json.loads(_changed("components.b.inputs", [*inputs, plan, has_plan]))
-    whole["components"]["b"]["outputs"] = [*outputs, next_plan]
-    parse_manifest(json.dumps(whole).encode())
-    for some in ([plan], [has_plan], [plan, has_plan]):
-        with pytest.raises(BundleError, match="plan"):
-            parse_manifest(_changed("components.b.inputs", [*inputs, *some]))
+def test_a_task_is_chosen_by_its_inputs_and_says_what_it_runs() -> None:
+    manifest = parse_manifest(json.dumps(VALUES).encode())
+    assert manifest.default_task == "generate" and manifest.steps == 2
+    assert manifest.task_for(image=False, mask=False) == "generate"
+    assert manifest.task_for(image=True, mask=True) == "fill"
+    assert manifest.task_for(image=True, mask=False) is None, "its only task with an image needs a mask"
+    assert [(stage.role, stage.kind) for stage in manifest.stages()] == [
+        ("text", "prompt_encoder"), ("denoise", "network"), ("decode", "decoder"),
+    ]  # fmt: skip
+    assert [stage.role for stage in manifest.stages("fill")] == ["text", "encode", "denoise", "decode"]
+    assert len(manifest.active_branches()) == 2
+
+
+def test_a_component_that_serves_every_size_is_found_at_each() -> None:
+    manifest = parse_manifest(json.dumps(VALUES).encode())
+    size = Size(height=64, width=96)
+    assert manifest.find("text") == manifest.find("text", size) == "a"
+    assert manifest.find("denoise", size) == "b" and manifest.find("denoise") is None
+
+
+def test_a_manifest_is_never_read_beyond_its_limit(folder: Path) -> None:
+    with (folder / MANIFEST).open("ab") as stream:
+        stream.truncate(MAX_MANIFEST_BYTES + 100)
+    with pytest.raises(BundleError, match="has more than 16,777,216 bytes"):
+        load_bundle(folder)
 
 
 @pytest.mark.parametrize(
@@ -312,10 +324,8 @@ def test_what_is_no_bundle_is_said(tmp_path: Path, folder: Path) -> None:
         with pytest.raises(BundleError, match=message):
             load_bundle(tmp_path / path)
     bundle = load_bundle(folder)
-    with pytest.raises(
-        BundleError, match="no vae_encoder for size 64x96; it has: denoiser, text_encoder, vae_decoder"
-    ):
-        bundle.component("vae_encoder", bundle.size())
+    with pytest.raises(BundleError, match="no upscale for size 64x96; it has: decode, denoise, encode, text"):
+        bundle.component("upscale", bundle.size())
     with pytest.raises(BundleError, match="no file for component 'z'"):
         bundle.file("onnx", "z")
 
@@ -330,7 +340,7 @@ def test_the_checked_in_schema_is_current() -> None:
 def test_literals_of_the_schema_are_the_constants_of_their_modules() -> None:
     schema = json.loads(schema_text())
     assert schema["properties"]["noise"]["const"] == NOISE_NAME
-    assert tuple(schema["properties"]["tasks"]["items"]["enum"]) == TASKS
+    assert schema["properties"]["schema_version"]["const"] == SCHEMA_VERSION
 
 
 def test_a_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:

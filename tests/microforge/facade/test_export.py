@@ -17,7 +17,7 @@ from microforge_export.recipes.build_recipe import Recipe
 def test_export_writes_a_bundle_with_all_tasks_of_the_checkpoint(editing_bundle: Path) -> None:
     manifest = load_bundle(editing_bundle).manifest
     assert editing_bundle.is_absolute() and set(manifest.targets) == {"onnx"}
-    assert set(manifest.tasks) == {"generate", "edit", "inpaint", "super-resolve"}
+    assert set(manifest.tasks) == {"generate", "edit", "inpaint", "super-resolve", "vary"}
 
 
 def test_export_reads_a_loaded_checkpoint_and_takes_sizes_in_every_form(

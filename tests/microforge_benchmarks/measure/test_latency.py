@@ -96,5 +96,5 @@ def test_a_worker_never_loads_torch(bundle: Path) -> None:
 def test_the_download_is_every_file_of_one_target(bundle: Path) -> None:
     opened = load_bundle(bundle)
     names = {entry.path for entry in opened.target("onnx").entries()} | {"manifest.json"}
-    names.add(opened.manifest.tokenizer.file.path)
+    names |= {item.file.path for item in opened.manifest.tokenizers.values()}
     assert download_bytes(opened, "onnx") == sum((bundle / name).stat().st_size for name in names)

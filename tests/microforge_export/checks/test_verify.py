@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +19,7 @@ from safetensors.numpy import load_file
 
 from microforge.bundle.files import load_bundle
 from microforge.io.console import exit_code
-from microforge_export.checks.verify import verify
+from microforge_export.checks.verify import file_bytes, verify
 from microforge_export.cli import app
 
 WEIGHTS, PROGRAM = "onnx/weights.bin", "executorch/vae_decoder.pte"
@@ -68,8 +70,17 @@ def mend(folder: Path, *paths: str) -> None:
         if entry.path in paths:
             data = (folder / entry.path).read_bytes()
             text = text.replace(entry.sha256, hashlib.sha256(data).hexdigest())
-            text = text.replace(f'"bytes": {entry.bytes}', f'"bytes": {len(data)}')
-    (folder / "manifest.json").write_text(text)
+            text = re.sub(rf'"bytes": {entry.bytes}\b', f'"bytes": {len(data)}', text)
+    write_totals(folder, json.loads(text))
+
+
+def write_totals(folder: Path, values: dict[str, Any]) -> None:
+    """Write a manifest with the totals of bytes that its files have."""
+    words = file_bytes(values["tokenizers"])
+    values["bytes"] = sum(file_bytes(values).values())
+    for target in values["targets"].values():
+        target["bytes"] = sum({**words, **file_bytes(target)}.values())
+    (folder / "manifest.json").write_text(json.dumps(values))
 
 
 def test_an_untouched_bundle_passes(two_sizes: Path) -> None:
@@ -142,7 +153,7 @@ def test_the_command_exits_with_1_and_names_the_component(
     [
         ("onnx/denoiser.onnx", "denoiser cannot be run"),
         ("golden/denoiser.safetensors", "denoiser cannot be run"),
-        ("golden/trajectory_64x64.safetensors", "cannot be drawn"),
+        ("golden/trajectory_generate_64x64.safetensors", "cannot be made"),
         ("tokenizer.json", "tokenizer"),
         (WEIGHTS, "denoiser cannot be run"),
         (PROGRAM, "executorch vae_decoder cannot be run"),
@@ -164,7 +175,7 @@ def test_a_bundle_without_golden_files_does_not_pass(bundle: Path, tmp_path: Pat
     shutil.copytree(bundle, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["golden"] = {"components": {}, "trajectories": []}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    write_totals(copy, manifest)
     assert len(verify(load_bundle(copy)).problems) == 2 * 4 + 1
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from microforge.bundle.manifest import Role, Size, TensorSpec
+from microforge.components.networks import tensor
 from microforge.errors import SpecError
 from microforge_export.checks.golden import Array
 from microforge_export.checks.parity import psnr_db
-from microforge_export.components.component import SourceComponent, tensor, trace
+from microforge_export.components.component import SourceComponent, trace
 from microforge_export.recipes.int8_recipe import Host, Int8Recipe, Scheme
 
 pytest.importorskip("coremltools")
@@ -127,12 +128,12 @@ def test_fewer_bits_are_smaller_and_less_exact() -> None:
     _, pixels = components()
     draft = CoreMLQuantizable.make(pixels, trace(pixels), (), Path())
     assert draft.groups() == {"weights": ("linear8", "palettize6", "palettize4")}
-    figures = []
+    metrics = []
     for schemes in ({}, {"weights": "linear8"}, {"weights": "palettize6"}, {"weights": "palettize4"}):
         with draft.candidate(schemes) as trial:  # type: ignore[arg-type]
             assert isinstance(trial.session, MilSession)
-            figures.append((trial.bytes, psnr(pixels, trial.session)))
-    assert figures == sorted(figures, reverse=True) and len(set(figures)) == 4
+            metrics.append((trial.bytes, psnr(pixels, trial.session)))
+    assert metrics == sorted(metrics, reverse=True) and len(set(metrics)) == 4
 
 
 def test_another_operator_group_is_refused() -> None:

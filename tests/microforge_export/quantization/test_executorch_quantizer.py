@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from microforge.bundle.files import load_bundle, sha256_file
 from microforge.bundle.manifest import Role, Size, TensorSpec
+from microforge.components.networks import tensor
 from microforge.errors import GraphLintError, SpecError
 from microforge_export.build.builder import build
 from microforge_export.checks.golden import Array
 from microforge_export.checks.parity import psnr_db
 from microforge_export.checks.verify import verify
-from microforge_export.components.component import SourceComponent, tensor, trace
+from microforge_export.components.component import SourceComponent, trace
 from microforge_export.providers.microforge import read_model
 from microforge_export.quantization.executorch import ExecutorchQuantizable, lower_all_int8
 from microforge_export.quantization.executorch_quantizer import per_row, quantize
@@ -267,5 +268,5 @@ def test_a_build_applies_a_recipe_and_records_what_it_measured(checkpoint: Path,
     assert target.precision == "int8"
     assert {item.delegates for item in target.coverage.values()} == {1}
     (quality,) = target.quality.values()
-    assert 20 < quality.psnr_worst_db < 80 and 0.9 < quality.survival < 1.1
+    assert 20 < quality.psnr_worst_db < 80 and 0.9 < quality.guidance_norm_ratio < 1.1
     assert not verify(bundle).problems

@@ -22,12 +22,12 @@ from microforge_export.build.builder import BuildResult, build
 from microforge_export.checks.half_range import half_range
 from microforge_export.checks.inspect import analysis, render, summary
 from microforge_export.checks.verify import verify
-from microforge_export.components.component import SourceComponent, SourceModel
+from microforge_export.components.component import SampleRequest, SourceComponent, SourceModel
 from microforge_export.providers.microforge import read_model
 from microforge_export.quantization.build_steps import lower_int8, record_calibration
 from microforge_export.quantization.onnx import OnnxQuantizable, constant_bytes
 from microforge_export.quantization.quality_gate import QualityError
-from microforge_export.recipes.build_recipe import SampleRequest, make_recipe, shipped_recipe
+from microforge_export.recipes.build_recipe import make_recipe, shipped_recipe
 from microforge_export.recipes.int8_recipe import (
     Calibration,
     Host,
@@ -68,10 +68,8 @@ def lowered_once(
 def int8(checkpoint: Path, out: Path, recipe: Int8Recipe = RECIPE) -> BuildResult:
     file = out.parent / "recipe.toml"
     file.write_text(render_recipe(recipe), "utf-8")
-    made = make_recipe(
-        target="onnx", precision="int8", sizes=(), tasks="generate", requests=TEST_REQUESTS, recipes=[file]
-    )
-    return build(made, lambda: read_model(checkpoint), out)
+    made = make_recipe(target="onnx", precision="int8", sizes=(), tasks="generate", recipes=[file])
+    return build(made, lambda: replace(read_model(checkpoint), requests=TEST_REQUESTS), out)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +83,7 @@ def test_the_manifest_records_quality_and_what_stayed_in_fp32(int8_bundle: Path)
     target = load_bundle(int8_bundle).manifest.targets["onnx"]
     assert target.precision == "int8" and target.precisions == {"vae_encoder": "fp32"}
     quality = target.quality["64x64"]
-    assert quality.images == 2 and quality.limits.survival_low == 0.9
+    assert quality.images == 2 and quality.limits.guidance_norm_ratio_low == 0.9
     assert 20.0 < quality.psnr_worst_db <= quality.psnr_median_db < 100.0
     assert target.parity["vae_decoder"].threshold_db == 20.0 and target.parity["vae_encoder"].psnr_db > 60.0
 
@@ -102,9 +100,9 @@ def test_weights_are_int8_in_the_one_shared_file(
 def test_verify_measures_again_and_reads_what_was_recorded(int8_bundle: Path) -> None:
     result = verify(load_bundle(int8_bundle))
     assert result.problems == ()
-    named = [item.what for item in result.figures["onnx"]]
+    named = [item.what for item in result.metrics["onnx"]]
     assert any(what.startswith("recorded at 64x64: median PSNR of 2 images") for what in named)
-    assert any(what == "conditioning survival of denoiser" for what in named)
+    assert any(what == "guidance-norm ratio of denoiser" for what in named)
     assert any(what.startswith("PSNR of the image of 'a red circle'") for what in named)
 
 
@@ -112,10 +110,10 @@ def test_verify_refuses_a_recorded_figure_below_its_limit(int8_bundle: Path, tmp
     copy = tmp_path / "copy.mfb"
     shutil.copytree(int8_bundle, copy)
     manifest = json.loads((copy / "manifest.json").read_text("utf-8"))
-    manifest["targets"]["onnx"]["quality"]["64x64"]["survival"] = 0.5
+    manifest["targets"]["onnx"]["quality"]["64x64"]["guidance_norm_ratio"] = 0.5
     (copy / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     (problem,) = verify(load_bundle(copy)).problems
-    assert "conditioning survival is 0.500, needed: 0.9 to 1.1" in problem
+    assert "guidance-norm ratio is 0.500, needed: 0.9 to 1.1" in problem
 
 
 def test_inspect_shows_quality_and_static_analysis(int8_bundle: Path) -> None:

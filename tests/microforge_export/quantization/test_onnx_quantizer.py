@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from microforge.errors import SpecError
-from microforge_export.checks.parity import plan_drift, survival
+from microforge_export.checks.parity import guidance_norm_ratio, state_drift
 from microforge_export.components.component import SourceComponent, SourceModel, trace
-from microforge_export.quantization.calibration import Roll, torch_runner
+from microforge_export.quantization.calibration import RecordedSample, torch_runner
 from microforge_export.quantization.onnx import OnnxQuantizable, constant_bytes
 from microforge_export.quantization.onnx_quantizer import SUPPORTED, per_channel
 from microforge_export.quantization.quality import at_fault
@@ -23,23 +23,30 @@ from microforge_export.quantization.quality_gate import draft_psnr
 from microforge_export.recipes.int8_recipe import Scheme
 from microforge_export.targets.onnx.lint import lint
 from microforge_export.targets.onnx.shared_weights import SharedWeights, write_graph
+from microforge_runtimes import Request
 
 
 def everywhere(graph: OnnxQuantizable, scheme: Scheme) -> dict[str, Scheme]:
     return {group: scheme for group in graph.groups() if scheme in SUPPORTED[group.split()[0]]}
 
 
-def test_roll_draws_what_the_library_draws(source_model: SourceModel, rolled: Roll) -> None:
-    expected = source_model.provider.draw("a red circle", 0, source_model.native_size)
-    np.testing.assert_allclose(rolled.image, expected, atol=2e-5)
-
-
-def test_roll_records_both_passes_of_every_step_with_and_without_a_plan(
-    source_model: SourceModel, rolled: Roll
+def test_a_recorded_sample_is_the_librarys_own(
+    source_model: SourceModel, recorded_sample: RecordedSample
 ) -> None:
-    times = [float(case.inputs["t"][0]) for case in rolled.cases["denoiser"]]
-    assert times == pytest.approx(np.repeat(source_model.sampler.timesteps[:-1], 2).tolist())
-    assert [float(case.inputs["has_plan"][0]) for case in rolled.cases["denoiser"]] == [0, 0] + [1] * 6
+    expected = source_model.provider.reference(Request("a red circle", "generate"), source_model.native_size)
+    np.testing.assert_allclose(recorded_sample.image, expected, atol=2e-5)
+
+
+def test_a_recorded_sample_has_both_passes_of_every_step_with_and_without_a_state(
+    source_model: SourceModel, recorded_sample: RecordedSample
+) -> None:
+    times = [float(case.inputs["t"][0]) for case in recorded_sample.cases["denoiser"]]
+    assert times == pytest.approx(
+        np.repeat(source_model.provider.driving(["generate"]).samplers[0].times, 2).tolist()
+    )
+    assert [float(case.inputs["has_plan"][0]) for case in recorded_sample.cases["denoiser"]] == [0, 0] + [
+        1
+    ] * 6
 
 
 def test_groups_cover_every_weighted_node_and_name_its_module(
@@ -71,7 +78,11 @@ def test_groups_cover_every_weighted_node_and_name_its_module(
     ],
 )
 def test_every_scheme_is_valid_and_close_and_smaller(
-    quantizables: dict[str, OnnxQuantizable], rolled: Roll, key: str, scheme: Scheme, least_db: float
+    quantizables: dict[str, OnnxQuantizable],
+    recorded_sample: RecordedSample,
+    key: str,
+    scheme: Scheme,
+    least_db: float,
 ) -> None:
     graph = quantizables[key]
     schemes = everywhere(graph, scheme)
@@ -79,7 +90,7 @@ def test_every_scheme_is_valid_and_close_and_smaller(
     quantized = graph.quantized(schemes)
     lint(key, quantized)
     assert constant_bytes(quantized) < constant_bytes(graph.quantized({}))
-    psnr = draft_psnr(graph, schemes, [rolled])
+    psnr = draft_psnr(graph, schemes, [recorded_sample])
     assert least_db < psnr < 90, "and it really is quantized"
 
 
@@ -101,7 +112,9 @@ def test_two_quantizations_give_the_same_bytes(quantizables: dict[str, OnnxQuant
 
 def test_two_sizes_store_their_int8_weights_once(source_model: SourceModel, tmp_path: Path) -> None:
     sizes = [source_model.native_size, source_model.native_size.model_copy(update={"width": 96})]
-    decoders = [item for item in source_model.provider.components(sizes) if item.role == "vae_decoder"]
+    decoders = [
+        item for item in source_model.provider.components(sizes, ["generate"]) if item.role == "vae_decoder"
+    ]
     stored = []
     with SharedWeights(tmp_path / "weights.bin") as weights:
         for item in decoders:
@@ -145,20 +158,24 @@ def test_per_channel_is_within_half_a_step(weight: np.ndarray, axis: int) -> Non
     assert (np.abs(values * step - weight) <= step * 0.5001 + 1e-30).all()
 
 
-def test_survival_sees_a_prompt_that_lost_its_effect(
-    rolled: Roll, components: tuple[SourceComponent, ...]
+def test_the_guidance_norm_ratio_sees_a_prompt_that_lost_its_effect(
+    recorded_sample: RecordedSample, components: tuple[SourceComponent, ...]
 ) -> None:
     run = torch_runner(components)
-    assert survival(rolled.pairs, lambda inputs: run("denoiser", inputs)) == pytest.approx(1.0)
-    deaf = {id(pair.conditional.inputs): pair.empty.inputs for pair in rolled.pairs}
-    lost = survival(rolled.pairs, lambda inputs: run("denoiser", deaf.get(id(inputs), inputs)))
+    assert guidance_norm_ratio(
+        recorded_sample.pairs, "velocity", lambda inputs: run("denoiser", inputs)
+    ) == pytest.approx(1.0)
+    deaf = {id(pair.conditional.inputs): pair.empty.inputs for pair in recorded_sample.pairs}
+    lost = guidance_norm_ratio(
+        recorded_sample.pairs, "velocity", lambda inputs: run("denoiser", deaf.get(id(inputs), inputs))
+    )
     assert lost < 0.01
 
 
-def test_plan_drift_is_relative_to_the_reference() -> None:
-    plan = np.ones((1, 4, 8), np.float32)
-    assert plan_drift(plan, plan * 1.5) == pytest.approx(0.5)
-    assert plan_drift(None, None) == 0.0
+def test_state_drift_is_the_worst_relative_error_of_any_state() -> None:
+    state = np.ones((1, 4, 8), np.float32)
+    assert state_drift({"a": state, "b": state}, {"a": state * 1.5, "b": state * 1.1}) == pytest.approx(0.5)
+    assert state_drift({}, {}) is None, "a model without a state"
 
 
 @given(st.integers(1, 20), st.data())

@@ -14,27 +14,28 @@ from torch.export import ExportedProgram
 
 from microforge.bundle.files import Bundle
 from microforge.errors import SpecError
-from microforge_export.checks.figures import Figure
-from microforge_export.components.component import SourceComponent, SourceModel
+from microforge_export.checks.metrics import Metric
+from microforge_export.components.component import SampleRequest, SourceComponent, SourceModel
 from microforge_export.quantization import quality_gate
-from microforge_export.quantization.calibration import Roll, Run
+from microforge_export.quantization.calibration import RecordedSample, Run
 from microforge_export.quantization.onnx import OnnxQuantizable
 from microforge_export.quantization.quality import MeasuredQuality
 from microforge_export.quantization.quality_gate import (
     QualityError,
     QualityEvidence,
     find_fault,
-    quality_figures,
+    quality_metrics,
 )
 from microforge_export.quantization.quality_view import fault_tables
-from microforge_export.recipes.build_recipe import SampleRequest
 from microforge_export.recipes.int8_recipe import Host, Int8Limits, Int8Recipe, role_schemes
 
 RECIPE = Int8Recipe(
     model="miniature", target="onnx", host=Host(machine="x86_64", instructions=(), threads=1),
     schemes={"vae_decoder": {"conv decoder.stages.1": "static", "conv decoder.stages.2": "fp32"}},
 )  # fmt: skip
-GOOD = MeasuredQuality(components={"denoiser": 30.0}, images=(40.0, 31.0, 26.0), survival=1.0, plan_drift=0.1)
+GOOD = MeasuredQuality(
+    components={"denoiser": 30.0}, images=(40.0, 31.0, 26.0), guidance_norm_ratio=1.0, state_drift=0.1
+)
 
 
 @pytest.mark.parametrize(
@@ -43,24 +44,24 @@ GOOD = MeasuredQuality(components={"denoiser": 30.0}, images=(40.0, 31.0, 26.0),
         (replace(GOOD, components={"denoiser": 12.0}), "PSNR of denoiser is 12.0 dB, needed: at least 20 dB"),
         (replace(GOOD, images=(29.0, 29.0, 40.0)), "median PSNR of 3 images is 29.0 dB"),
         (replace(GOOD, images=(40.0, 40.0, 23.0)), "worst PSNR of 3 images is 23.0 dB"),
-        (replace(GOOD, survival=0.85), "survival is 0.850, needed: 0.9 to 1.1"),
-        (replace(GOOD, survival=1.2), "survival is 1.200"),
-        (replace(GOOD, plan_drift=0.5), "plan state is 0.500, needed: at most 0.25"),
+        (replace(GOOD, guidance_norm_ratio=0.85), "guidance-norm ratio is 0.850, needed: 0.9 to 1.1"),
+        (replace(GOOD, guidance_norm_ratio=1.2), "guidance-norm ratio is 1.200"),
+        (replace(GOOD, state_drift=0.5), "relative state error is 0.500, needed: at most 0.25"),
     ],
 )
 def test_every_limit_has_teeth(worse: MeasuredQuality, named: str) -> None:
-    assert all(item.met for item in quality_figures(GOOD, RECIPE))
-    (missed,) = (item for item in quality_figures(worse, RECIPE) if not item.met)
+    assert all(item.met for item in quality_metrics(GOOD, RECIPE))
+    (missed,) = (item for item in quality_metrics(worse, RECIPE) if not item.met)
     assert named in missed.phrase()
 
 
 def test_suspects_are_judged_by_the_drawings_that_came_out_worst() -> None:
-    assert quality_gate.worst_drawings(replace(GOOD, images=(40.0, 17.0, 44.0, 23.0))) == [1, 3]
+    assert quality_gate.worst_samples(replace(GOOD, images=(40.0, 17.0, 44.0, 23.0))) == [1, 3]
 
 
 def test_a_figure_that_is_no_number_is_not_met() -> None:
-    assert not Figure(what="x", value=float("nan"), low=1.0).met
-    assert not Figure(what="x", value=float("nan"), high=1.0).met
+    assert not Metric(what="x", value=float("nan"), low=1.0).met
+    assert not Metric(what="x", value=float("nan"), high=1.0).met
 
 
 @pytest.fixture(autouse=True)
@@ -72,11 +73,18 @@ def lowered_once(quantizables: dict[str, OnnxQuantizable], monkeypatch: pytest.M
 
 @pytest.fixture
 def evidence(
-    source_model: SourceModel, components: tuple[SourceComponent, ...], programs: dict[str, ExportedProgram], rolled: Roll
+    source_model: SourceModel, components: tuple[SourceComponent, ...], programs: dict[str, ExportedProgram], recorded_sample: RecordedSample
 ) -> QualityEvidence:  # fmt: skip
-    inputs = {item.key: [case.inputs for case in rolled.cases[item.role]][:4] for item in components}
+    inputs = {item.key: [case.inputs for case in recorded_sample.cases[item.role]][:4] for item in components}
+    bundle = source_model.bundle(components, [source_model.native_size], ["generate"])
     return QualityEvidence(
-        source_model, components, programs, inputs, [SampleRequest("a red circle", 0)], [rolled]
+        bundle,
+        source_model,
+        components,
+        programs,
+        inputs,
+        [SampleRequest("a red circle", 0)],
+        [recorded_sample],
     )
 
 
@@ -118,7 +126,9 @@ def test_a_missed_image_limit_is_blamed_on_the_component_that_hurts_images(
     monkeypatch.setattr(quality_gate, "bundle_runner", sessions)
     bundle = cast(Bundle, None)
     quality = quality_gate.require_quality(bundle, RECIPE, evidence)
-    assert 24.0 < quality.image_worst_db < 100.0 and quality.survival == pytest.approx(1.0, abs=1e-3)
+    assert 24.0 < quality.image_worst_db < 100.0 and quality.guidance_norm_ratio == pytest.approx(
+        1.0, abs=1e-3
+    )
     strict = replace(RECIPE, limits=Int8Limits(image_psnr_worst_db=150.0))
     with pytest.raises(QualityError, match=r"worst PSNR of 1 image .*vae_decoder.*'conv decoder\.stages\.1' \(static\)") as caught:  # fmt: skip
         quality_gate.require_quality(bundle, strict, evidence)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from microforge.bundle.manifest import Role
 from microforge.errors import SpecError
 from microforge_export.recipes.int8_recipe import (
     Host,
@@ -48,10 +47,10 @@ def test_relaxed_goes_step_by_step_to_floating_point() -> None:
     assert steps == ["static", "weight-only", "fp32"]
 
 
-def test_the_edit_layout_takes_the_schemes_of_the_denoiser_whose_weights_it_has() -> None:
+def test_a_component_takes_the_schemes_of_the_one_whose_weights_it_has() -> None:
     host = Host(machine="x86_64", instructions=(), threads=1)
-    schemes: dict[Role, dict[str, Scheme]] = {"denoiser": {"conv decoder": "static"}}
+    schemes: dict[str, dict[str, Scheme]] = {"denoiser": {"conv decoder": "static"}}
     recipe = Int8Recipe(model="nano", target="onnx", host=host, schemes=schemes)
-    assert role_schemes(recipe, "denoiser_edit") == {"conv decoder": "static"}
-    assert component_precision(recipe, "denoiser_edit") == "int8"
+    assert role_schemes(recipe, "denoiser_edit", "denoiser") == {"conv decoder": "static"}
+    assert component_precision(recipe, "denoiser_edit", "denoiser") == "int8"
     assert component_precision(recipe, "vae_decoder") == "fp32"

@@ -77,7 +77,7 @@ def test_parse_fills_limits_and_candidates_that_are_absent() -> None:
         ("threads = 2", "threads = true", "host.threads"),
         ("threads = 2", "thread = 2", "unknown key 'thread'"),
         ("[host]", "[limits]\nrelative_state_error = nan\n[host]", "limits.relative_state_error"),
-        ("schemes.vae_decoder", "schemes.decoder", "allowed: text_encoder"),
+        ("schemes.vae_decoder", 'schemes."a, b"', "names have letters"),
         ("[host]", "[host", "not TOML"),
     ],
 )

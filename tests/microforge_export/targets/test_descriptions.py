@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from microforge.bundle.manifest import Size
-from microforge_export.components.component import SourceComponent, tensor, trace
+from microforge.components.networks import tensor
+from microforge_export.components.component import SourceComponent, trace
 from microforge_export.targets.descriptions import ComponentDescription, ModelDescription, describe
 from microforge_export.targets.onnx.lower import lower_all
 
@@ -67,7 +68,7 @@ def test_a_description_states_origin_licence_and_tensors(texts: Mapping[str, Com
 
 
 def test_an_unknown_licence_and_unknown_names_are_said_to_be_so() -> None:
-    component = SourceComponent("x", "upscaler", None, Decoder(), (tensor("w", 1),), ())  # type: ignore[arg-type]
+    component = SourceComponent("x", "upscaler", None, Decoder(), (tensor("w", 1),), ())
     model = ModelDescription(name="m", licence="", source="", tasks=("generate",), sizes=("8x8", "8x9"))
     text = describe([component], model)["x"]
     assert text.licence == "not stated by the checkpoint"

@@ -31,6 +31,7 @@ from microforge_benchmarks.studies.arm64.emulation import (
     native,
 )
 from microforge_benchmarks.studies.arm64.traced_sample import TracedSample, load_sample, open_generator
+from microforge_runtimes.request import Request
 
 MODULE = "microforge_benchmarks.studies.arm64.traced_sample"
 
@@ -56,7 +57,7 @@ class SampleSettings:
             raise BundleError(
                 f"{bundle.path} is {precision}; precisions with a limit: {', '.join(MIN_IMAGE_DB)}"
             )
-        open_generator(bundle).check(self.prompt, self.seed)
+        open_generator(bundle).check(Request(self.prompt, seed=self.seed))
 
 
 def run_all(
@@ -122,12 +123,12 @@ def comparison(
     size, difference = manifest.sizes[0], sample_difference(sample, reference)
     least_db = MIN_IMAGE_DB[precision]
     return EngineComparison(
-        model=str(manifest.model.get("name")),
+        model=manifest.model.name,
         checkpoint_sha256=manifest.provenance.checkpoint_sha256,
         bundle=bundle.id,
         precision=precision,
         size=(size.height, size.width),
-        steps=manifest.sampler.steps,
+        steps=manifest.steps,
         prompt=settings.prompt,
         seed=settings.seed,
         tested_engine=sample.engine,

@@ -69,8 +69,8 @@ def trace_sample(bundle: Path, prompt: str, seed: int) -> TracedSample:
     )
     with open_generator(load_bundle(bundle)) as generator:
         result = generator.generate(prompt, seed)
-        image, noise = generator.decode(result.z), generator.noise(seed)
-    return TracedSample(engine, raw_words(seed, 0, WORD_BLOCKS), noise, result.z, image, result.image)
+        image, noise = generator.decode(result.latent), generator.noise(seed)
+    return TracedSample(engine, raw_words(seed, 0, WORD_BLOCKS), noise, result.latent, image, result.image)
 
 
 def open_generator(bundle: Bundle) -> Generator:

@@ -12,13 +12,12 @@ from microforge.bundle.manifest import Role
 from microforge.bundle.targets import TargetName
 from microforge_export.checks.golden import Array
 from microforge_export.checks.parity import psnr_db
-from microforge_export.components.component import SourceComponent, SourceModel
+from microforge_export.components.component import SampleRequest, SourceComponent, SourceModel
 from microforge_export.quantization.base import CandidateSession, QuantizableComponent
-from microforge_export.quantization.calibration import Roll, roll
+from microforge_export.quantization.calibration import RecordedSample, record_sample
 from microforge_export.quantization.quality import MeasuredQuality, component_psnr, measure_quality
 from microforge_export.quantization.tuning.choice import Schemes, TuningSettings
 from microforge_export.quantization.tuning.timing import interleaved
-from microforge_export.recipes.build_recipe import SampleRequest
 from microforge_export.recipes.int8_recipe import MeasuredCandidate, Scheme
 
 
@@ -27,7 +26,7 @@ class ComponentBench:
     """Measures candidates of one component."""
 
     quantizable: QuantizableComponent
-    references: Sequence[Roll]
+    references: Sequence[RecordedSample]
     settings: TuningSettings
     target: TargetName
 
@@ -79,7 +78,7 @@ class AssembledCandidates:
 
     def __init__(
         self, model: SourceModel, components: Sequence[SourceComponent], requests: Sequence[SampleRequest],
-        references: Sequence[Roll], benches: Sequence[ComponentBench],
+        references: Sequence[RecordedSample], benches: Sequence[ComponentBench],
     ) -> None:  # fmt: skip
         self.model, self.components, self.requests, self.references = model, components, requests, references
         self.benches = {bench.role: bench for bench in benches}
@@ -112,7 +111,7 @@ class AssembledCandidates:
     def image_db(self, schemes: Mapping[Role, Schemes], index: int) -> float:
         """PSNR of the image of one request, by its index, in dB."""
         self._load(schemes)
-        sample = roll(self.model, self.components, self._run, self.requests[index], keep_cases=False)
+        sample = record_sample(self.model, self.components, self._run, self.requests[index], keep_cases=False)
         return psnr_db(self.references[index].image, sample.image)
 
     def _load(self, schemes: Mapping[Role, Schemes]) -> None:

@@ -91,14 +91,14 @@ def run_tune(
     model = read_model(checkpoint)
     size = model.native_size
     if request.size is not None:
-        height, width = parse_size(request.size, model.latent.downsample)
+        height, width = parse_size(request.size, model.provider.driving(model.tasks).latent.downsample)
         size = Size(height=height, width=width)
     settings = TuningSettings(
         prefer=request.prefer, limits=Int8Limits(images=request.prompts), measured=request.measured,
         note=request.note, rounds=request.rounds if request.target in _TIMED_ENGINES else 0,
         threads=request.threads,
     )  # fmt: skip
-    components, name = model.provider.components([size]), str(model.description["name"])
+    components, name = model.provider.components([size], model.tasks[:1]), model.about.name
     recipe, quality = tune(model, components, request.target, name, settings, report, request.start)
     atomic_bytes(out, render_recipe(recipe).encode(), force)
     return recipe, quality

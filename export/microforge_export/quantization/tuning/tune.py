@@ -18,13 +18,13 @@ from microforge.streams import FixedSeed
 from microforge_export.components.component import SourceComponent, SourceModel, trace
 from microforge_export.quantization.base import CandidateSession
 from microforge_export.quantization.calibration import (
-    Roll,
+    RecordedSample,
     calibration_inputs,
-    captions,
-    roll,
+    record_sample,
+    sample_requests,
     torch_runner,
 )
-from microforge_export.quantization.quality import MeasuredQuality, Reporter, reference_rolls
+from microforge_export.quantization.quality import MeasuredQuality, Reporter, reference_samples
 from microforge_export.quantization.registry import quantizable_factory
 from microforge_export.quantization.tuning.candidates import AssembledCandidates, ComponentBench
 from microforge_export.quantization.tuning.choice import (
@@ -69,8 +69,8 @@ def tune(
     """
     report("generating reference images with PyTorch")
     run = torch_runner(components)
-    requests = captions(settings.limits.images, FixedSeed.QUANTIZATION_QUALITY)
-    references = reference_rolls(model, components, run, requests, lambda _: None)
+    requests = sample_requests(model, settings.limits.images, FixedSeed.QUANTIZATION_QUALITY)
+    references = reference_samples(model, components, run, requests, lambda _: None)
     candidates: dict[Role, list[MeasuredCandidate]] = {}
     schemes: dict[Role, Schemes] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -91,12 +91,12 @@ def tune(
 
 def _benches(
     model: SourceModel, components: Sequence[SourceComponent], target: TargetName, settings: TuningSettings,
-    references: Sequence[Roll], folder: Path,
+    references: Sequence[RecordedSample], folder: Path,
 ) -> list[ComponentBench]:  # fmt: skip
     make, run = quantizable_factory(target), torch_runner(components)
     samples = [
-        roll(model, components, run, request)
-        for request in captions(settings.calibration.samples, FixedSeed.CALIBRATION)
+        record_sample(model, components, run, request)
+        for request in sample_requests(model, settings.calibration.samples, FixedSeed.CALIBRATION)
     ]
     benches = []
     for item in components:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from microforge_export.checks.figures import image_figures
+from microforge_export.checks.metrics import image_metrics
 from microforge_export.quantization.quality import MeasuredQuality, manifest_quality
 from microforge_export.recipes.int8_recipe import Int8Recipe, MeasuredCandidate, component_precision
 
@@ -38,7 +38,7 @@ def tune_table(recipe: Int8Recipe, quality: MeasuredQuality) -> RenderableType:
         "Bytes are those of the component's constants.",
         *(
             f"{item.what}: {item.measured()} (limit: {item.needed()})"
-            for item in image_figures(manifest_quality(quality, recipe.limits))
+            for item in image_metrics(manifest_quality(quality, recipe.limits))
         ),
     )
 

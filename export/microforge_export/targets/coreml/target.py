@@ -16,9 +16,9 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
+from microforge.bundle.entry import FileEntry
 from microforge.bundle.files import file_entry
-from microforge.bundle.manifest import Role
-from microforge.bundle.targets import FileEntry, Memory
+from microforge.bundle.targets import Memory
 from microforge.errors import GraphLintError
 from microforge_export.components.component import SourceComponent
 from microforge_export.targets.base import MAX_RANK, TargetFiles, most_frequent_first
@@ -31,8 +31,6 @@ from microforge_runtimes.mil.interpreter import activation_bytes
 from microforge_runtimes.mil.reader import Function, Program, operator_names, read_program
 
 FOLDER = "coreml"
-#: Roles that have the weights of another role and become functions of its package.
-_LAYOUTS: Mapping[Role, Role] = {"denoiser_edit": "denoiser"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +57,7 @@ class CoreMLArtefacts:
     """A coremltools model per component key, and the role of each."""
 
     models: Mapping[str, Any]
-    roles: Mapping[str, Role]
+    families: Mapping[str, str]
     deployment: Deployment
 
     def lint(self) -> None:
@@ -113,10 +111,10 @@ class CoreMLArtefacts:
         if self.deployment == "ios17":
             return {key: save_alone(key) for key in self.models}
         written = {}
-        groups: dict[Role, list[str]] = defaultdict(list)
-        for key, role in self.roles.items():
-            groups[_LAYOUTS.get(role, role)].append(key)
-        for role, keys in groups.items():
+        groups: dict[str, list[str]] = defaultdict(list)
+        for key, family in self.families.items():
+            groups[family].append(key)
+        for family, keys in groups.items():
             if len(keys) == 1:
                 written[keys[0]] = save_alone(keys[0])
                 continue
@@ -125,7 +123,7 @@ class CoreMLArtefacts:
                 for key, path in packages.items():
                     save(self.models[key], path)
                 texts = {key: descriptions[key] for key in keys if key in descriptions}
-                written |= dict.fromkeys(keys, merge(packages, folder / f"{role}{SUFFIX}", texts))
+                written |= dict.fromkeys(keys, merge(packages, folder / f"{family}{SUFFIX}", texts))
         return {key: written[key] for key in self.models}
 
     def _entries(self, folder: Path, files: Sequence[Path]) -> tuple[FileEntry, ...]:
@@ -143,16 +141,16 @@ def lower_all(
     Raises:
         GraphLintError: if coremltools cannot lower a component; names it.
     """
-    edits = any(item.role in _LAYOUTS for item in components)
-    # Only packages for iOS 18 can hold several functions, and two copies of a denoiser are too large for a phone.
-    deployment: Deployment = "ios18" if edits else recipe.deployment
+    shared = any(item.weights_of is not None for item in components)
+    # Only packages for iOS 18 can hold several functions, and two copies of the weights are too large for a phone.
+    deployment: Deployment = "ios18" if shared else recipe.deployment
     models = {
         item.key: lower(
             item, programs[item.key], precision=recipe.precision, deployment=deployment, weights=recipe.weights
         )
         for item in components
     }  # fmt: skip
-    return CoreMLArtefacts(models, {item.key: item.role for item in components}, deployment)
+    return CoreMLArtefacts(models, {item.key: item.family for item in components}, deployment)
 
 
 def _problems(function: Function) -> Iterator[str]:

@@ -23,9 +23,9 @@ from torch.export import ExportedProgram
 from torch.fx.passes.infra.partitioner import Partition
 from torch.fx.passes.utils.fuser_utils import validate_partition
 
+from microforge.bundle.entry import FileEntry
 from microforge.bundle.files import file_entry
-from microforge.bundle.manifest import Role
-from microforge.bundle.targets import Coverage, FileEntry, Memory
+from microforge.bundle.targets import Coverage, Memory
 from microforge.errors import GraphLintError, MicroForgeError
 from microforge.io.quiet import quiet
 from microforge_export.components.component import SourceComponent
@@ -40,14 +40,6 @@ from microforge_export.targets.executorch.delegation import (
     rejections,
 )
 
-#: The program that holds the methods of a role; roles with the same weights share one.
-PROGRAMS: Mapping[Role, str] = {
-    "text_encoder": "text_encoder",
-    "denoiser": "denoiser",
-    "denoiser_edit": "denoiser",
-    "vae_decoder": "vae_decoder",
-    "vae_encoder": "vae_encoder",
-}
 _TYPES = frozenset({torch.float32, torch.float16, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool})  # fmt: skip
 
 
@@ -120,7 +112,7 @@ def lower_all(
     for component in components:
         with refusing(component.key), quiet():
             simple = simplify(programs[component.key])
-        grouped.setdefault(PROGRAMS[component.role], {})[component.key] = simple
+        grouped.setdefault(component.family, {})[component.key] = simple
     weights = {key: _constant_bytes(item) for methods in grouped.values() for key, item in methods.items()}
     managers, report, counts = {}, {}, Counter[str]()
     for stem, methods in grouped.items():
@@ -133,7 +125,7 @@ def lower_all(
     keys = [component.key for component in components]
     return ExecutorchArtefacts(
         programs=managers,
-        homes={component.key: PROGRAMS[component.role] for component in components},
+        homes={component.key: component.family for component in components},
         weights=weights,
         coverage={key: report[key] for key in keys},
         operators=most_frequent_first(counts),

@@ -34,7 +34,7 @@ from microforge.training.engine import loop
 from microforge.training.loop_options import DataOptions, LoopOptions
 from microforge_export.cli import app
 from microforge_export.providers.microforge import read_model
-from microforge_runtimes.sampler import timesteps
+from microforge_runtimes.sampler import choose_table
 
 
 @pytest.fixture(autouse=True)
@@ -81,9 +81,10 @@ def test_distill_writes_a_student_whose_manifest_entry_is_its_own_grid(
     result = run(request(checkpoint, tmp_path))
     assert result.checkpoint == tmp_path / "student" and result.student_steps == 2
     model = read_model(tmp_path / "student")
-    assert model.sampler.timesteps == (1.0, 0.5, 0.0) and model.sampler.guidance == "folded"
+    driving = model.provider.driving(model.tasks)
+    assert driving.samplers[0].times == (1.0, 0.5) and driving.guidance == {}
     with pytest.raises(BundleError, match="steps is 1; this bundle allows: 2"):
-        timesteps(model.sampler, 1)
+        choose_table(driving.samplers, 1)
     row = json.loads((tmp_path / "student.run" / "log.jsonl").read_text("utf-8").splitlines()[-1])
     assert {"step", "segment", "flow", "plan_similarity", "grad_norm"} <= set(row)
     with pytest.raises(CheckpointError, match="was distilled already"):

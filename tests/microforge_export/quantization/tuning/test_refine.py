@@ -55,7 +55,10 @@ class ScriptedImages(AssembledCandidates):
 
     def measure(self, schemes: Mapping[Role, Schemes]) -> MeasuredQuality:
         return MeasuredQuality(
-            components={"denoiser": 40.0}, images=self.judge(schemes), survival=1.0, plan_drift=0.0
+            components={"denoiser": 40.0},
+            images=self.judge(schemes),
+            guidance_norm_ratio=1.0,
+            state_drift=0.0,
         )
 
     def image_db(self, schemes: Mapping[Role, Schemes], index: int) -> float:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from microforge.bundle.manifest import Size
+from microforge.components.networks import tensor
 from microforge.errors import BundleError, GraphLintError
 from microforge_export.checks.parity import psnr_db
-from microforge_export.components.component import SourceComponent, tensor, trace
+from microforge_export.components.component import SourceComponent, trace
 from microforge_runtimes.arrays import Array
 from microforge_runtimes.engines.coreml import MilSession
 from microforge_runtimes.mil.reader import read_program

@@ -13,16 +13,16 @@ import pytest
 
 from microforge.bundle.files import load_bundle, write_manifest
 from microforge.bundle.manifest import Golden, Size, TensorSpec
+from microforge.bundle.targets import Target, TargetName
 from microforge.errors import BundleError
-from microforge_export.build.manifest import TOKENIZER, make_manifest, make_target
+from microforge_export.build.manifest import make_manifest, make_target
 from microforge_export.checks.golden import Case
-from microforge_export.checks.parity import draw_float, image_difference_255, measure, psnr_db
+from microforge_export.checks.parity import image_difference_255, measure, psnr_db
 from microforge_export.checks.reference import record
-from microforge_export.components.component import SourceComponent, SourceModel, trace
+from microforge_export.components.component import SampleRequest, SourceComponent, SourceModel, trace
 from microforge_export.providers.microforge import read_model
-from microforge_export.recipes.build_recipe import SampleRequest, make_recipe
 from microforge_export.targets.base import TargetFiles
-from microforge_runtimes import Generator
+from microforge_runtimes import Generator, Request
 from microforge_runtimes import generator as generate_module
 from microforge_runtimes.engines.coreml import MilSession, coreml_specs, open_interpreted
 from microforge_runtimes.mil.interpreter import Interpreter
@@ -42,12 +42,18 @@ def model(checkpoint: Path) -> SourceModel:
 
 @pytest.fixture(scope="module")
 def components(model: SourceModel) -> dict[str, SourceComponent]:
-    return {item.key: item for item in model.provider.components([model.native_size])}
+    return {item.key: item for item in model.provider.components([model.native_size], ["generate"])}
 
 
 @pytest.fixture(scope="module")
 def cases(model: SourceModel, components: Mapping[str, SourceComponent]) -> Cases:
-    return record(model, tuple(components.values()), [SampleRequest("a red circle", 0)]).cases
+    return record(
+        model,
+        tuple(components.values()),
+        [model.native_size],
+        [SampleRequest("a red circle", 0)],
+        ["generate"],
+    ).cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,23 +175,23 @@ def coreml_bundle(
     """A bundle of the miniature for Core ML alone; read only."""
     folder = tmp_path_factory.mktemp("bundle") / "coreml.mfb"
     shutil.copytree(written.folder, folder)
-    shutil.copyfile(model.tokenizer.path, folder / TOKENIZER)
-    recipe = make_recipe(target="onnx", precision="fp32", sizes=(), tasks="generate")
-    manifest = make_manifest(
-        folder, recipe, model, [model.native_size], tuple(components.values()), {}, Golden()
+    for path, file in model.files.items():
+        shutil.copyfile(file, folder / path)
+    targets: dict[TargetName, Target] = {"coreml": make_target("fp16", written.files, {}, {})}
+    driving, sizes = model.provider.driving(["generate"]), [model.native_size]
+    write_manifest(
+        folder, make_manifest(model, driving, sizes, tuple(components.values()), targets, Golden())
     )
-    target = make_target("fp16", written.files, {}, {})
-    write_manifest(folder, manifest.model_copy(update={"targets": {"coreml": target}}))
     return folder
 
 
 def test_the_generator_draws_with_the_interpreter_what_torch_draws(
     coreml_bundle: Path, model: SourceModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = model.provider.draw("a red circle", 5, model.native_size)
+    expected = model.provider.reference(Request("a red circle", "generate", seed=5), model.native_size)
     monkeypatch.setattr(generate_module, "open_session", open_interpreted)
     with Generator(coreml_bundle, "coreml") as generator:
-        found = draw_float(generator, "a red circle", 5)
+        found = generator.generate("a red circle", 5).float_image
     assert expected.std() > 0.01, "a blank image would prove nothing"
     assert image_difference_255(expected, found) <= 2
 
@@ -210,7 +216,7 @@ def test_one_corrupted_weight_is_found_by_hash_and_by_parity(
 @pytest.mark.slow
 def test_sizes_become_functions_of_one_package_on_ios_18(model: SourceModel, tmp_path: Path) -> None:
     sizes = [Size(height=64, width=64), Size(height=64, width=96)]
-    parts = [item for item in model.provider.components(sizes) if item.role != "denoiser"]
+    parts = [item for item in model.provider.components(sizes, ["generate"]) if item.role != "denoiser"]
     recipe = dataclasses.replace(RECIPES["int8"], deployment="ios18")
     made = lower_all(parts, {item.key: trace(item) for item in parts}, recipe).write(tmp_path)
     names = {"text_encoder.mlpackage", "vae_decoder.mlpackage", "vae_encoder.mlpackage"}

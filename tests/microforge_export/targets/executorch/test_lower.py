@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from microforge.bundle.files import load_bundle, sha256_file
 from microforge.bundle.manifest import Size
+from microforge.components.networks import tensor
 from microforge.errors import GraphLintError
-from microforge_export.components.component import SourceComponent, tensor, trace
+from microforge_export.components.component import SourceComponent, trace
 from microforge_export.targets.base import TargetFiles
 from microforge_export.targets.executorch.delegation import live_bytes
 from microforge_export.targets.executorch.lower import lower_all
@@ -155,7 +156,7 @@ from microforge_export.providers.microforge import read_model
 from microforge_export.components.component import trace
 from microforge_export.targets.executorch.lower import lower_all
 model = read_model(Path(sys.argv[1]))
-components = model.provider.components((model.native_size,))
+components = model.provider.components((model.native_size,), ("generate",))
 chosen = [item for item in components if item.role in sys.argv[3:]]
 lower_all(chosen, {item.key: trace(item) for item in chosen}).write(Path(sys.argv[2]))
 """

@@ -1,4 +1,4 @@
-"""Measured figures beside what they must be, in one wording for every command. No torch."""
+"""Metrics beside what they must be, in one wording for every command. No torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from microforge.bundle.targets import Quality
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class Metric:
     """A measurement and its limits; None where there is none."""
 
     what: str
@@ -40,31 +40,34 @@ class Figure:
         return f"{self.what} is {self.measured()}, needed: {self.needed()}"
 
 
-def image_figures(quality: Quality) -> tuple[Figure, ...]:
+def image_metrics(quality: Quality) -> tuple[Metric, ...]:
     """What is recorded of a quantized target's whole images."""
     limits, count = quality.limits, quality.images
     return (
-        median_figure(quality.psnr_median_db, limits.psnr_median_db, count),
-        worst_figure(quality.psnr_worst_db, limits.psnr_worst_db, count),
-        survival_figure(quality.survival, limits.survival_low, limits.survival_high),
-        drift_figure(quality.plan_drift, limits.plan_drift),
+        median_metric(quality.psnr_median_db, limits.psnr_median_db, count),
+        worst_metric(quality.psnr_worst_db, limits.psnr_worst_db, count),
+        guidance_norm_metric(
+            quality.guidance_norm_ratio, limits.guidance_norm_ratio_low, limits.guidance_norm_ratio_high
+        ),
+        *state_metrics(quality.state_drift, limits.state_drift),
     )
 
 
-def median_figure(value: float, low: float, images: int) -> Figure:
-    return Figure(what=f"median PSNR of {_images(images)}", value=value, low=low, unit=" dB", digits=1)
+def median_metric(value: float, low: float, images: int) -> Metric:
+    return Metric(what=f"median PSNR of {_images(images)}", value=value, low=low, unit=" dB", digits=1)
 
 
-def worst_figure(value: float, low: float, images: int) -> Figure:
-    return Figure(what=f"worst PSNR of {_images(images)}", value=value, low=low, unit=" dB", digits=1)
+def worst_metric(value: float, low: float, images: int) -> Metric:
+    return Metric(what=f"worst PSNR of {_images(images)}", value=value, low=low, unit=" dB", digits=1)
 
 
-def survival_figure(value: float, low: float, high: float) -> Figure:
-    return Figure(what="conditioning survival", value=value, low=low, high=high)
+def guidance_norm_metric(value: float, low: float, high: float) -> Metric:
+    return Metric(what="guidance-norm ratio", value=value, low=low, high=high)
 
 
-def drift_figure(value: float, high: float) -> Figure:
-    return Figure(what="drift of the plan state", value=value, high=high)
+def state_metrics(value: float | None, high: float | None) -> tuple[Metric, ...]:
+    """The relative state error, for a model that carries a state."""
+    return () if value is None else (Metric(what="relative state error", value=value, high=high),)
 
 
 def _images(count: int) -> str:
