@@ -7,6 +7,7 @@ from microforge_export.build.stages import StageProgress
 from microforge_export.components.component import trace
 from microforge_export.quantization.build_steps import CalibrationData, lower_int8, record_calibration
 from microforge_export.recipes.build_recipe import TargetRecipe
+from microforge_export.targets.descriptions import ModelDescription, describe
 from microforge_export.targets.registry import lowering
 
 
@@ -39,6 +40,19 @@ def lint_target(lowered: Lowered) -> Linted:
     return Linted(lowered.artefacts)
 
 
-def write_target(target: TargetRecipe, folder: OutputFolder, linted: Linted) -> Written:
-    """Write the target's files into the bundle."""
-    return Written({target.name: linted.artefacts.write(folder.path)})
+def write_target(target: TargetRecipe, planned: Planned, folder: OutputFolder, linted: Linted) -> Written:
+    """Write the target's files into the bundle, with texts that describe them."""
+    descriptions = describe(planned.components, _model_description(planned))
+    return Written({target.name: linted.artefacts.write(folder.path, descriptions)})
+
+
+def _model_description(planned: Planned) -> ModelDescription:
+    model = planned.model
+    return ModelDescription(
+        name=model.about.name,
+        about=model.about.description,
+        licence=model.about.licence,
+        source=f"checkpoint with SHA-256 {model.checkpoint_sha256}",
+        tasks=planned.recipe.tasks,
+        sizes=tuple(str(size) for size in planned.sizes),
+    )

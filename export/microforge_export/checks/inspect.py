@@ -1,4 +1,4 @@
-"""What a bundle holds, as a table or as JSON values; reads the manifest and the report beside it. No torch."""
+"""The content of a bundle, as tables or as JSON values, from its manifest and its report. No torch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from microforge.bundle.manifest import Manifest, TensorSpec
 from microforge.bundle.targets import Coverage, Memory, Target
 from microforge_export.checks.metrics import image_metrics
 
-#: What a build writes beside the manifest for people.
+#: The file that a build writes beside the manifest, for people.
 REPORT = "report.json"
 
 
-def summary(bundle: Bundle) -> dict[str, Any]:
+def bundle_values(bundle: Bundle) -> dict[str, Any]:
     """The bundle as JSON values: id, sizes, components with shapes, and per target files and measurements."""
     manifest = bundle.manifest
     return {
@@ -40,11 +40,11 @@ def summary(bundle: Bundle) -> dict[str, Any]:
 
 
 def target_bytes(target: Target) -> int:
-    """Bytes of a target's files, each counted once."""
+    """Size of all files of a target."""
     return sum(entry.bytes for entry in target.entries())
 
 
-def render(bundle: Bundle) -> RenderableType:
+def bundle_tables(bundle: Bundle) -> RenderableType:
     """The bundle as tables: one of facts, one of components per target."""
     manifest = bundle.manifest
     facts = Table.grid(padding=(0, 2))
@@ -55,7 +55,7 @@ def render(bundle: Bundle) -> RenderableType:
 
 
 def analysis(bundle: Bundle) -> dict[str, Any]:
-    """Target -> what the report says of accelerators and half precision; empty without a readable report."""
+    """Support by accelerators and range of half precision by target, from the report; empty without a readable one."""
     try:
         targets = json.loads(bundle.locate(REPORT).read_text("utf-8"))["targets"]
         return {
@@ -64,14 +64,14 @@ def analysis(bundle: Bundle) -> dict[str, Any]:
             if target.get("usability")
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # the report is for people: a bundle without one is whole
+        return {}  # the report is for people: a bundle without one is complete
 
 
 def analysis_lines(bundle: Bundle) -> list[str]:
-    """The same, a line per component and accelerator."""
+    """The same in sentences, one per component and accelerator."""
     lines: list[str] = []
-    for name, found in analysis(bundle).items():
-        for key, accelerators in found["usability"].items():
+    for name, report in analysis(bundle).items():
+        for key, accelerators in report["usability"].items():
             for accelerator, value in accelerators.items():
                 pieces = f" in {value['partitions']} pieces" if value["partitions"] else ""
                 lacks = f"; not: {', '.join(value['unsupported'])}" if value["unsupported"] else ""
@@ -79,7 +79,7 @@ def analysis_lines(bundle: Bundle) -> list[str]:
                     f"{name} {key} on {accelerator} ({value['method']}): {value['supported']} of {value['nodes']} "
                     f"operators{pieces}{lacks}"
                 )
-        for key, value in found["half_range"].items():
+        for key, value in report["half_range"].items():
             verdict = "may overflow half precision" if value["risk"] else "fits half precision"
             lines.append(f"{name} {key}: values up to {value['largest']:.4g} ({value['tensor']}), {verdict}")
     return lines
@@ -99,8 +99,11 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
         ("sizes", ", ".join(str(entry.size) for entry in manifest.sizes)),
         ("sampler", f"{steps} steps, guidance {scales}"),
         ("bytes", f"{sum(entry.bytes for entry in bundle.files()):,}"),
-        ("made from", f"{manifest.provenance.checkpoint_sha256[:12]}, {manifest.provenance.created}"),
-        ("with", ", ".join(f"{name} {number}" for name, number in manifest.provenance.versions.items())),
+        ("checkpoint", f"{manifest.provenance.checkpoint_sha256[:12]}, {manifest.provenance.created}"),
+        (
+            "built with",
+            ", ".join(f"{name} {number}" for name, number in manifest.provenance.versions.items()),
+        ),
     ]
 
 
@@ -120,15 +123,15 @@ def _target_table(manifest: Manifest, name: str, target: Target) -> RenderableTy
     for entry in target.shared_files:
         table.add_row(f"shared by all\n{entry.path}", "", f"{entry.bytes:,}", "", "")
     image = target.image
-    worst = f"{image.max_abs_255:.3g}/255, allowed {image.threshold:g}/255" if image else "not measured"
-    if image and target.quality:  # judged by PSNR over many images: see the metrics below
+    worst = f"{image.max_abs_255:.3g}/255 (limit: {image.threshold:g}/255)" if image else "not measured"
+    if image and target.quality:  # compared by PSNR over many images: see the metrics below
         worst = f"{image.max_abs_255:.3g}/255"
     operators = ", ".join(f"{count} {operator}" for operator, count in target.operators.items())
     lines = [f"whole image, worst pixel: {worst}", f"operators: {operators}"]
     lines += [f"{task}, worst pixel: {value.max_abs_255:.3g}/255" for task, value in target.tasks.items()]
     for pixels, quality in target.quality.items():
         lines += [
-            f"{pixels}, {item.what}: {item.measured()}, needed {item.needed()}"
+            f"{pixels}, {item.what}: {item.measured()} (limit: {item.needed()})"
             for item in image_metrics(quality)
         ]
     lines += [f"{key}: {_coverage(value)}" for key, value in target.coverage.items()]

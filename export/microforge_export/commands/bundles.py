@@ -12,11 +12,10 @@ def verify(bundle: options.Bundle, key: options.TrustedKey = None, json: options
 
     The exit code is 1 if a hash is wrong or a check misses its limit. PyTorch is not needed.
     """
-    from rich.table import Table
-
     from microforge.bundle.files import load_bundle
     from microforge.io.console import DONE, FELL_SHORT
     from microforge_export.checks.verify import verify as check
+    from microforge_export.checks.verify_view import verify_table, verify_values
 
     public_key = None
     if key is not None:
@@ -24,26 +23,7 @@ def verify(bundle: options.Bundle, key: options.TrustedKey = None, json: options
 
         public_key = read_public_key(key)
     result = check(load_bundle(bundle, public_key), lambda what: say(f"checking {what}"))
-    table = Table("checked", "measured", "needed")
-    for target, components in result.parity.items():
-        for component, value in components.items():
-            table.add_row(f"{target} {component}", f"{value.psnr_db:.1f} dB", f"{value.threshold_db:g} dB")
-        for name, image in result.images[target].items():
-            row = (f"{target} image of {name}", f"{image.max_abs_255:.3g}/255", f"{image.threshold:g}/255")
-            table.add_row(*row)
-        for metric in result.metrics.get(target, ()):
-            table.add_row(f"{target} {metric.what}", metric.measured(), metric.needed())
-    targets = {
-        target: {
-            "parity": {key: value.model_dump() for key, value in result.parity[target].items()},
-            "images": {name: value.model_dump() for name, value in result.images[target].items()},
-            "metrics": {metric.what: metric.value for metric in result.metrics.get(target, ())},
-        }
-        for target in result.parity
-    }
-    problems = list(result.problems)
-    values = {"bundle": str(bundle), "ok": not problems, "targets": targets, "problems": problems}
-    print_result(json, values, table)
+    print_result(json, verify_values(str(bundle), result), verify_table(result))
     for problem in result.problems:
         say_error(problem)
     return FELL_SHORT if result.problems else DONE
@@ -52,10 +32,10 @@ def verify(bundle: options.Bundle, key: options.TrustedKey = None, json: options
 def inspect(bundle: options.Bundle, json: options.Json = False) -> None:
     """Show components, files, shapes, precision, bytes, parity and operators."""
     from microforge.bundle.files import load_bundle
-    from microforge_export.checks.inspect import render, summary
+    from microforge_export.checks.inspect import bundle_tables, bundle_values
 
     opened = load_bundle(bundle)
-    print_result(json, summary(opened), render(opened))
+    print_result(json, bundle_values(opened), bundle_tables(opened))
 
 
 def fit(
@@ -82,5 +62,5 @@ def fit(
     answer = check(opened, profile, target, pixels, mode)
     print_result(json, fit_values(opened, answer), fit_table(answer))
     if not answer.fits:
-        say_error(f"does not fit: {answer.reason}")
+        say_error(f"the bundle does not fit: {answer.reason}")
     return DONE if answer.fits else FELL_SHORT

@@ -45,6 +45,7 @@ class ModelDescription:
 
     Attributes:
         name: name of the model.
+        about: one line about the model; may be empty.
         licence: SPDX identifier of the weights' licence; empty if unknown.
         source: where the weights come from, for example the hash of their checkpoint.
         tasks: what the model does.
@@ -52,6 +53,7 @@ class ModelDescription:
     """
 
     name: str
+    about: str
     licence: str
     source: str
     tasks: tuple[str, ...]
@@ -90,7 +92,7 @@ def _describe(component: SourceComponent, model: ModelDescription) -> ComponentD
     what = _ROLES.get(component.role, f"network with the role {component.role}")
     sizes = model.sizes if component.size is None else (str(component.size),)
     properties = {
-        "model": model.name,
+        "model": f"{model.name} {model.about}".strip(),
         "component": component.key,
         "role": component.role,
         "source": model.source,

@@ -90,7 +90,12 @@ def test_a_table_that_is_only_looked_up_is_no_weight_in_memory() -> None:
         values,
     )  # fmt: skip
     memory = graph_memory(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]))
-    assert (memory.gathered, memory.weights, memory.convolution_weights, memory.nodes) == (1200, 1200 + 24, 24, 4)
+    assert (memory.gathered, memory.weights, memory.convolution_weights, memory.nodes) == (
+        1200,
+        1200 + 24,
+        24,
+        4,
+    )
 
 
 def test_nodes_that_are_fused_into_a_dynamic_matrix_are_not_counted() -> None:

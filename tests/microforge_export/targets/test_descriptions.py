@@ -19,7 +19,7 @@ from microforge_export.targets.descriptions import ComponentDescription, ModelDe
 from microforge_export.targets.onnx.lower import lower_all
 
 MODEL = ModelDescription(
-    name="miniature", licence="MIT", source="checkpoint with SHA-256 00ff", tasks=("generate", "edit"), sizes=("32x32", "32x64"),
+    name="miniature", about="for tests", licence="MIT", source="checkpoint with SHA-256 00ff", tasks=("generate", "edit"), sizes=("32x32", "32x64"),
 )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_a_description_states_origin_licence_and_tensors(texts: Mapping[str, Com
     text = texts["decoder_a"]
     assert text.summary == "miniature, decoder_a: decodes a latent to an image. Image sizes: 32x32 pixels."
     assert text.properties == {
-        "model": "miniature", "component": "decoder_a", "role": "vae_decoder", "sizes": "32x32",
+        "model": "miniature for tests", "component": "decoder_a", "role": "vae_decoder", "sizes": "32x32",
         "source": "checkpoint with SHA-256 00ff", "task": "generate, edit",
     }  # fmt: skip
     assert text.outputs == {"image": "RGB image with values from 0 to 1. float32 (1, 3, 32, 32)"}
@@ -69,7 +69,9 @@ def test_a_description_states_origin_licence_and_tensors(texts: Mapping[str, Com
 
 def test_an_unknown_licence_and_unknown_names_are_said_to_be_so() -> None:
     component = SourceComponent("x", "upscaler", None, Decoder(), (tensor("w", 1),), ())
-    model = ModelDescription(name="m", licence="", source="", tasks=("generate",), sizes=("8x8", "8x9"))
+    model = ModelDescription(
+        name="m", about="", licence="", source="", tasks=("generate",), sizes=("8x8", "8x9")
+    )
     text = describe([component], model)["x"]
     assert text.licence == "not stated by the checkpoint"
     assert text.summary == "m, x: network with the role upscaler. Image sizes: 8x8, 8x9 pixels."
