@@ -95,7 +95,7 @@ def test_an_existing_image_is_replaced_only_with_force(
         (("a", "--task", "edit"), "cannot edit; its tasks: generate"),
         (("a", "--source", "x.png"), "cannot edit; its tasks: generate"),
         (("a", "--mask", "x.png"), "cannot inpaint; its tasks: generate"),
-        (("a", "--task", "paint"), "--task is 'paint'; allowed: generate, edit, inpaint, super-resolve"),
+        (("a", "--task", "paint"), "--task is 'paint'; allowed: generate"),
         (("a", "--task", "generate", "--source", "x.png"), "do not belong to --task generate"),
         (("a", "--out", "image.gif"), "must end in one of .png, .jpg, .jpeg, .webp"),
         (("a", "--out", "/dev/null/image.png"), "/dev/null is not a folder"),

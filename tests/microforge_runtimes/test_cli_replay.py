@@ -46,6 +46,8 @@ REQUESTS = {
     "masked edit": ("a red circle", "--source", "SOURCE", "--task", "edit", "--mask", "MASK"),
     "inpaint": ("--source", "SOURCE", "--mask", "MASK", "--seed", 3),
     "inpaint with a prompt": ("a \udce9 — ✓ circle", "--source", "SOURCE", "--mask", "MASK"),
+    "vary": ("a red circle", "--source", "SOURCE", "--strength", 0.75, "--seed", 5),
+    "masked vary": ("--source", "SOURCE", "--task", "vary", "--mask", "MASK"),
     "super-resolve": ("--task", "super-resolve", "--source", "SMALL", "--factor", 4),
 }
 
@@ -222,3 +224,28 @@ def test_a_closed_stdout_is_no_error(distilled_bundle: Path, tmp_path: Path) -> 
     command = f'"{sys.executable}" -m microforge_runtimes.cli "{distilled_bundle}" "a circle" --out "{tmp_path}/x.png" >&-'
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "Traceback" not in done.stderr and (tmp_path / "x.png").is_file()
+
+
+def test_preview_writes_a_marked_image_per_step(
+    distilled_bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    words = (distilled_bundle, "a red circle", "--out", tmp_path / "x.png", "--preview")
+    assert _run(*words) == 0
+    names = [f"x-step{step}.png" for step in (1, 2, 3, 4)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*names, "x.png"]
+    for name in names:
+        with Image.open(tmp_path / name) as image:
+            assert image.size == (96, 64)
+        assert read_marks((tmp_path / name).read_bytes()).source_type == "trainedAlgorithmicMedia"
+    (tmp_path / "x.png").unlink()
+    capsys.readouterr()
+    assert _run(*words) == 2 and "x-step1.png already exists" in capsys.readouterr().err
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_strength_belongs_to_vary(
+    editing_bundle: Path, tmp_path: Path, source: Path, capsys: Capture
+) -> None:
+    words = (editing_bundle, "a", "--source", source, "--task", "edit", "--strength", 0.5)
+    assert _run(*words, "--out", tmp_path / "x.png") == 2
+    assert "--strength belongs to --task vary, not to edit" in capsys.readouterr().err

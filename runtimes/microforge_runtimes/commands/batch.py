@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def plan_batch(prompts: Sequence[str | None], seed: int, count: int, out: Path) 
     return Batch(tuple(items), _beside(out, "sheet"), count if rows_of_prompts else None)
 
 
-def check_paths(batch: Batch, force: bool) -> None:
+def check_paths(batch: Batch, force: bool, preview: bool = False) -> None:
     """Refuse a batch of which a file could not be written.
 
     Raises:
@@ -72,6 +73,15 @@ def check_paths(batch: Batch, force: bool) -> None:
         check_output(path, force)
         if path.is_dir():
             raise OutputError(f"cannot write {path}: it is a folder")
+    if preview and not force:
+        for item in batch.items:
+            for earlier in sorted(item.path.parent.glob(f"{glob.escape(item.path.stem)}-step*.png")):
+                check_output(earlier)
+
+
+def preview_path(out: Path, step: int) -> Path:
+    """Where the preview of a ``step``, from 1 on, of the image ``out`` is written."""
+    return out.with_name(f"{out.stem}-step{step}.png")
 
 
 def clean_prompt(prompt: str) -> str:

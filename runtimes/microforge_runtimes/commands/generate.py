@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from microforge_runtimes.commands.output import ImageWriter
     from microforge_runtimes.images.source_request import SourceRequest
     from microforge_runtimes.marks.settings import Settings
+    from microforge_runtimes.request import Request
+    from microforge_runtimes.sampler import StepCallback
+
+
+#: The task that starts sampling from an image.
+_VARY = "vary"
 
 
 def generate(
@@ -29,10 +35,12 @@ def generate(
     source: options.Source = None,
     mask: options.Mask = None,
     factor: options.Factor = None,
+    strength: options.Strength = None,
     composite: options.Composite = False,
     target: options.Target = None,
     threads: options.Threads = None,
     like: options.Like = None,
+    preview: options.Preview = False,
     private: options.Private = False,
     c2pa_certificate: options.Certificate = None,
     c2pa_key: options.Key = None,
@@ -51,18 +59,18 @@ def generate(
     from microforge_runtimes.open_model import known_tasks
 
     earlier = None if like is None else read_settings(like)
-    settings = _Sampling(task, size, steps, target, threads, factor, composite).filled(earlier)
+    settings = _Sampling(task, size, steps, target, threads, factor, composite, strength).filled(earlier)
     prompts: list[str | None] = [clean_prompt(text) for text in prompt or ()]
     prompts = prompts or [None if earlier is None else earlier.prompt]
     _hint_at_quotes(prompts)
     if earlier is not None:
         check_files(earlier, source, mask)
-    chosen = _task(settings.task, source, mask, known_tasks(model))
+    chosen = _task(settings, source, mask, known_tasks(model))
     check_options(chosen, source, mask, settings.factor, settings.composite, prompts[0])
     image_format(out)
     first_seed = seed if seed is not None else earlier.seed if earlier is not None else 0
     batch = plan_batch(prompts, first_seed, count, out)
-    check_paths(batch, force)
+    check_paths(batch, force, preview)
     request = None
     if source is not None:
         request = read_request(chosen, source, mask, settings.factor, settings.composite)
@@ -71,7 +79,7 @@ def generate(
         if earlier is not None:
             check_pixels(earlier, request.source, request.mask)
     writer = make_writer(out, request, source, private, force, c2pa_certificate, c2pa_key)
-    values = _run(model, replace(settings, task=chosen), batch, request, writer, earlier)
+    values = _run(model, replace(settings, task=chosen), batch, request, writer, earlier, preview)
     if json:
         print_json(
             values[0]
@@ -96,6 +104,7 @@ class _Sampling:
     threads: int | None
     factor: int | None
     composite: bool
+    strength: float | None
 
     def filled(self, earlier: Settings | None) -> _Sampling:
         """What is None here as it was in ``earlier``."""
@@ -111,6 +120,7 @@ class _Sampling:
             self.threads or earlier.threads,
             self.factor or (earlier.factor if same_task else None),
             self.composite or (earlier.composite and same_task),
+            self.strength if self.strength is not None or not same_task else earlier.strength,
         )
 
 
@@ -119,21 +129,27 @@ def _hint_at_quotes(prompts: list[str | None]) -> None:
         say_warning(f"{len(prompts)} prompts of one word each; put a prompt of several words in quotes")
 
 
-def _task(task: str | None, source: Path | None, mask: Path | None, tasks: tuple[str, ...] | None) -> str:
+def _task(settings: _Sampling, source: Path | None, mask: Path | None, tasks: tuple[str, ...] | None) -> str:
     """The task that the options name or imply; refuses one that the bundle, whose ``tasks`` these are, lacks."""
     from microforge.spec import TASKS
 
-    wanted = task or ("inpaint" if mask else "edit" if source else "generate")
-    if wanted not in (TASKS if tasks is None else (*TASKS, *tasks)):
-        raise SpecError(f"--task is {wanted!r}; allowed: {', '.join(TASKS)}")
-    if tasks is not None and wanted not in tasks:
-        raise BundleError(f"this bundle cannot {wanted}; its tasks: {', '.join(tasks)}")
+    allowed = (*TASKS, _VARY) if tasks is None else tasks
+    implied = (
+        _VARY if settings.strength is not None else "inpaint" if mask else "edit" if source else "generate"
+    )
+    wanted = settings.task or implied
+    if wanted not in (*TASKS, _VARY, *allowed):
+        raise SpecError(f"--task is {wanted!r}; allowed: {', '.join(allowed)}")
+    if wanted not in allowed:
+        raise BundleError(f"this bundle cannot {wanted}; its tasks: {', '.join(allowed)}")
+    if settings.strength is not None and wanted != _VARY:
+        raise SpecError(f"--strength belongs to --task {_VARY}, not to {wanted}")
     return wanted
 
 
 def _run(
     model: Path, settings: _Sampling, batch: Batch, request: SourceRequest | None, writer: ImageWriter,
-    earlier: Settings | None,
+    earlier: Settings | None, preview: bool,
 ) -> list[dict[str, object]]:  # fmt: skip
     """Generate and write all images, then their contact sheet; the values of each image for ``--json``."""
     from microforge_runtimes.commands.output import settings_of, summary
@@ -141,25 +157,25 @@ def _run(
     from microforge_runtimes.commands.replay import check_model
     from microforge_runtimes.images.contact_sheet import contact_sheet, thumbnail
     from microforge_runtimes.open_model import Choice, check, is_checkpoint, open_model, run
-    from microforge_runtimes.request import Request
 
     engine = "torch" if is_checkpoint(model) else settings.target or "onnx"
     choice = Choice(settings.size, settings.target, settings.threads)
-    values, sheet = [], []
+    values: list[dict[str, object]] = []
+    sheet = []
     with open_model(model, choice, request) as editor, GenerationProgress(len(batch.items)) as progress:
-        if len(batch.items) > 1:
-            editor.keep_loaded = True
+        editor.keep_loaded = editor.keep_loaded or len(batch.items) > 1
         if earlier is not None:
             check_model(earlier, model, editor.bundle.id)
         for prompt in dict.fromkeys(item.prompt for item in batch.items):
-            first = Request(prompt, settings.task, seed=batch.items[0].seed, steps=settings.steps)
-            if check(editor, request, first).truncated:
+            if check(editor, request, _request(settings, prompt, batch.items[0].seed)).truncated:
                 say_warning(
                     f"the prompt is longer than {editor.max_length} tokens; the rest of it is ignored"
                 )
         for item in batch.items:
-            wanted = Request(item.prompt, settings.task, seed=item.seed, steps=settings.steps)
-            result, pixels = run(editor, request, wanted, progress.step)
+            on_step: StepCallback = progress.step
+            if preview:
+                on_step = writer.preview_writer(item.path, editor.manifest.latent.downsample, progress.step)
+            result, pixels = run(editor, request, _request(settings, item.prompt, item.seed), on_step)
             writer.write(
                 item.path, pixels, settings_of(result, request, item.prompt, engine, settings.threads)
             )
@@ -171,3 +187,9 @@ def _run(
         images, labels = zip(*sheet, strict=True)
         writer.write(batch.sheet, contact_sheet(images, labels, batch.columns), None)
     return values
+
+
+def _request(settings: _Sampling, prompt: str | None, seed: int) -> Request:
+    from microforge_runtimes.request import Request
+
+    return Request(prompt, settings.task, seed=seed, steps=settings.steps, strength=settings.strength)

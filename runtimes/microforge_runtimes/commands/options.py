@@ -62,7 +62,7 @@ Task = Annotated[
     str | None,
     _option(
         _SAMPLE,
-        "generate, edit, inpaint or super-resolve. Default: inpaint with --mask, edit with --source alone, else generate.",
+        "generate, edit, inpaint, super-resolve or vary. Default: inpaint with --mask, vary with --strength, edit with --source alone, else generate.",
         metavar="NAME",
     ),
 ]
@@ -82,6 +82,14 @@ Mask = Annotated[
 Factor = Annotated[
     int | None, _option(_SOURCE, "How much super-resolve enlarges: 2 (default) or 4.", metavar="2|4")
 ]
+Strength = Annotated[
+    float | None,
+    _option(
+        _SOURCE,
+        "For vary: how far the result may go from the source, above 0 to 1.",
+        metavar="SHARE",
+    ),
+]
 Composite = Annotated[
     bool, _option(_SOURCE, "For edit: keep the source's pixels where nothing visibly changed.", "--composite")
 ]
@@ -100,6 +108,14 @@ Out = Annotated[
         _OUTPUT,
         "Image to write: .png, .jpg or .webp. Several images are numbered: NAME-0001.png ..., with NAME-sheet.png.",
         metavar="FILE",
+    ),
+]
+Preview = Annotated[
+    bool,
+    _option(
+        _OUTPUT,
+        "Also write a small preview after every sampling step: NAME-step1.png ...",
+        "--preview",
     ),
 ]
 Force = Annotated[bool, _option(_OUTPUT, "Replace existing files.", "--force")]

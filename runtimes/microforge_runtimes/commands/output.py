@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from microforge.errors import OutputError, SpecError
 from microforge.io.atomic import atomic_bytes
+from microforge_runtimes.commands.batch import preview_path
 from microforge_runtimes.generator import Result
 from microforge_runtimes.images.source_request import SourceRequest
 from microforge_runtimes.marks.c2pa_signature import Signer, can_be_parent, read_signer, sign_image
 from microforge_runtimes.marks.image_encoding import encode_image, image_format
 from microforge_runtimes.marks.settings import Settings, mask_digest
 from microforge_runtimes.marks.xmp import SourceType
+from microforge_runtimes.sampler import Step, StepCallback
 
 Pixels = NDArray[np.uint8]
 
@@ -52,6 +55,24 @@ class ImageWriter:
             data = sign_image(data, self.signer, self.source_type, self.parent)
         atomic_bytes(path, data, self.force)
 
+    def preview_writer(self, path: Path, downsample: int, then: StepCallback) -> StepCallback:
+        """A callback that writes the preview of every step beside the image ``path``, then calls ``then``.
+
+        Previews are small; they are written at the model's own size, ``downsample`` pixels per latent cell.
+        """
+
+        def on_step(step: Step) -> None:
+            pixels = step.preview()
+            if pixels is None:
+                raise SpecError("this model has no preview; leave --preview out, or build the bundle again")
+            size = (step.latent.shape[3] * downsample, step.latent.shape[2] * downsample)
+            large = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+            data = encode_image(np.asarray(large, np.uint8), "PNG", self.source_type)
+            atomic_bytes(preview_path(path, step.index), data, self.force)
+            then(step)
+
+        return on_step
+
 
 def make_writer(
     out: Path, request: SourceRequest | None, source: Path | None, private: bool, force: bool,
@@ -87,6 +108,7 @@ def settings_of(
         width=result.width, bundle=result.bundle_id, target=target, threads=threads,
         factor=request.factor if request is not None and enlarges else None,
         composite=request is not None and request.composite,
+        strength=result.strength,
         source_sha256=None if request is None else request.source.digest(),
         mask_sha256=None if request is None or request.mask is None else mask_digest(request.mask),
     )  # fmt: skip
