@@ -55,4 +55,5 @@ def _model_description(planned: Planned) -> ModelDescription:
         source=f"checkpoint with SHA-256 {model.checkpoint_sha256}",
         tasks=planned.recipe.tasks,
         sizes=tuple(str(size) for size in planned.sizes),
+        texts=model.texts,
     )

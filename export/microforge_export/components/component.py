@@ -84,7 +84,8 @@ class SourceModel:
     """A model to export, as its provider describes it.
 
     ``files``: path in the bundle -> source, of tokenizers. ``requests``: what a build is checked with, at least one per
-    task; the first one of a task is its golden trajectory.
+    task; the first one of a task is its golden trajectory. ``texts``: what networks do, by role, and tensors contain,
+    by name, for the files' own descriptions.
     """
 
     provider: Provider
@@ -95,6 +96,7 @@ class SourceModel:
     requests: tuple[SampleRequest, ...]
     checkpoint_sha256: str
     path: Path = field(default=Path("model"))
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     def bundle(
         self, components: Sequence[Network], sizes: Sequence[Size], tasks: Sequence[str]

@@ -32,6 +32,27 @@ TEST_REQUESTS = (
     SampleRequest("", 5, "super-resolve"),
     SampleRequest("a red circle and a blue square", 6, "vary"),
 )
+#: What the networks do, by role, and what their tensors contain, by name: for the files' own descriptions.
+TEXTS: Mapping[str, str] = {
+    "text_encoder": "encodes a tokenized prompt",
+    "denoiser": "predicts the velocity of a noisy latent, conditioned on a prompt",
+    "denoiser_edit": "predicts the velocity of a noisy latent, conditioned on a prompt and a source image",
+    "vae_decoder": "decodes a latent to an image",
+    "vae_encoder": "encodes an image to a latent",
+    "ids": "token ids of the prompt, padded",
+    "mask": "1 for tokens of the prompt, 0 for padding",
+    "text": "features of the prompt's tokens",
+    "pooled": "features of the whole prompt",
+    "z": "noisy latent, normalised per channel",
+    "t": "time, from 1 (noise) to 0 (image)",
+    "plan": "plan state of the previous evaluation; zeros in the first one",
+    "has_plan": "1 if plan is given, 0 in the first evaluation",
+    "source": "latent of the source image, normalised per channel",
+    "velocity": "velocity of the latent: a step to the time t_next adds (t_next - t) * velocity",
+    "next_plan": "plan state for the next evaluation",
+    "latent": "latent of the autoencoder",
+    "image": "RGB image with values from 0 to 1",
+}
 
 
 @dataclass(frozen=True)
@@ -110,6 +131,7 @@ def read_model(folder: Path | None = None) -> SourceModel:
         tasks=all_tasks(spec),
         files={TOKENIZER: checkpoint.tokenizer},
         requests=TEST_REQUESTS,
+        texts=TEXTS,
         checkpoint_sha256=checkpoint.sha256,
         path=folder,
     )

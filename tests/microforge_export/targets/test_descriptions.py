@@ -15,11 +15,13 @@ from torch.export import ExportedProgram
 from microforge.bundle.manifest import Size
 from microforge.components.networks import tensor
 from microforge_export.components.component import SourceComponent, trace
+from microforge_export.providers.microforge import TEXTS
 from microforge_export.targets.descriptions import ComponentDescription, ModelDescription, describe
 from microforge_export.targets.onnx.lower import lower_all
 
 MODEL = ModelDescription(
     name="miniature", about="for tests", licence="MIT", source="checkpoint with SHA-256 00ff", tasks=("generate", "edit"), sizes=("32x32", "32x64"),
+    texts=TEXTS,
 )  # fmt: skip
 
 

@@ -31,6 +31,11 @@ class ComponentBench:
     target: TargetName
 
     @property
+    def evaluations(self) -> int:
+        """Evaluations of the component per image; 1 where no sample was recorded."""
+        return max(1, len(self.references[0].cases.get(self.role, ()))) if self.references else 1
+
+    @property
     def role(self) -> Role:
         """The role of the component."""
         return self.quantizable.component.role

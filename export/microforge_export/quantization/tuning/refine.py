@@ -20,8 +20,6 @@ from microforge_export.quantization.tuning.candidates import AssembledCandidates
 from microforge_export.quantization.tuning.choice import Schemes, costliest, ratio
 from microforge_export.recipes.int8_recipe import MeasuredCandidate, Scheme, float_scheme, relaxed
 
-#: Approximate number of evaluations of a component per image; 1 for all others.
-_EVALUATIONS: Mapping[Role, int] = {"denoiser": 4}
 #: Differences of an image's time below this many milliseconds are ignored, and bytes decide.
 _TIME_STEP_MS = 0.1
 #: A component's groups are relaxed only if its floating point changes a failing image by this many dB.
@@ -144,7 +142,7 @@ def relaxations(
                 continue
             after = relaxed(scheme, supported[group], bench.target)
             slower, faster = (measured.get((group, choice), default) for choice in (after, scheme))
-            added_ms = (slower[0] - faster[0]) * _EVALUATIONS.get(role, 1)
+            added_ms = (slower[0] - faster[0]) * bench.evaluations
             cost = (max(0, round(added_ms / _TIME_STEP_MS)), slower[1] - faster[1])
             costs.append((cost, (role, group, after)))
     yield from (item for _, item in sorted(costs, key=lambda pair: pair[0]))
