@@ -7,7 +7,7 @@ from microforge_export.build.stages import StageProgress
 from microforge_export.components.component import trace
 from microforge_export.quantization.build_steps import CalibrationData, lower_int8, record_calibration
 from microforge_export.recipes.build_recipe import TargetRecipe
-from microforge_export.targets.descriptions import ModelDescription, describe
+from microforge_export.targets.descriptions import ComponentDescription, ModelDescription, describe
 from microforge_export.targets.registry import lowering
 
 
@@ -42,13 +42,13 @@ def lint_target(lowered: Lowered) -> Linted:
 
 def write_target(target: TargetRecipe, planned: Planned, folder: OutputFolder, linted: Linted) -> Written:
     """Write the target's files into the bundle, with texts that describe them."""
-    descriptions = describe(planned.components, _model_description(planned))
-    return Written({target.name: linted.artefacts.write(folder.path, descriptions)})
+    return Written({target.name: linted.artefacts.write(folder.path, artefact_descriptions(planned))})
 
 
-def _model_description(planned: Planned) -> ModelDescription:
+def artefact_descriptions(planned: Planned) -> dict[str, ComponentDescription]:
+    """The texts that the artefacts of a build carry, by component key."""
     model = planned.model
-    return ModelDescription(
+    description = ModelDescription(
         name=model.about.name,
         about=model.about.description,
         licence=model.about.licence,
@@ -57,3 +57,4 @@ def _model_description(planned: Planned) -> ModelDescription:
         sizes=tuple(str(size) for size in planned.sizes),
         texts=model.texts,
     )
+    return describe(planned.components, description)

@@ -18,9 +18,9 @@ from torch.export import ExportedProgram
 from microforge.bundle.files import load_bundle
 from microforge.errors import SpecError
 from microforge_export.build import lowering_stages
-from microforge_export.build.builder import BuildResult, build
+from microforge_export.build.builder import BuildResult, build, plan
 from microforge_export.checks.half_range import half_range
-from microforge_export.checks.inspect import analysis, render, summary
+from microforge_export.checks.inspect import analysis, bundle_tables, bundle_values
 from microforge_export.checks.verify import verify
 from microforge_export.components.component import SampleRequest, SourceComponent, SourceModel
 from microforge_export.providers.microforge import read_model
@@ -68,8 +68,8 @@ def lowered_once(
 def int8(checkpoint: Path, out: Path, recipe: Int8Recipe = RECIPE) -> BuildResult:
     file = out.parent / "recipe.toml"
     file.write_text(render_recipe(recipe), "utf-8")
-    made = make_recipe(target="onnx", precision="int8", sizes=(), tasks="generate", recipes=[file])
-    return build(made, lambda: replace(read_model(checkpoint), requests=TEST_REQUESTS), out)
+    build_recipe = make_recipe(target="onnx", precision="int8", sizes=(), tasks="generate", recipes=[file])
+    return build(build_recipe, lambda: replace(read_model(checkpoint), requests=TEST_REQUESTS), out)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_inspect_shows_quality_and_static_analysis(int8_bundle: Path) -> None:
     assert set(found["usability"]["denoiser"]) == {"nnapi", "coreml", "qnn"}
     assert all(item["method"] == "static analysis" for item in found["usability"]["denoiser"].values())
     assert not any(item["risk"] for item in found["half_range"].values())
-    assert json.dumps(summary(opened)) and render(opened)
+    assert json.dumps(bundle_values(opened)) and bundle_tables(opened)
     (int8_bundle / "report.json").rename(int8_bundle / "away.json")
     try:
         assert analysis(opened) == {}, "a bundle without its report is whole"
@@ -135,7 +135,11 @@ def test_the_same_recipe_writes_the_same_bytes(
     programs: dict[str, ExportedProgram], tmp_path: Path,
 ) -> None:  # fmt: skip
     calibration = record_calibration(source_model, components, [RECIPE], lambda _: None)
-    lower_int8(RECIPE, components, programs, calibration).write(tmp_path)
+    planned = plan(
+        make_recipe(target="onnx", precision="fp32", sizes=(), tasks="generate"), lambda: source_model
+    )
+    artefacts = lower_int8(RECIPE, components, programs, calibration)
+    artefacts.write(tmp_path, lowering_stages.artefact_descriptions(planned))
     for file in sorted((int8_bundle / "onnx").iterdir()):
         assert file.read_bytes() == (tmp_path / "onnx" / file.name).read_bytes(), file.name
 
