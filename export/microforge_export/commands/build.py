@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from microforge.io.console import print_json, say
 from microforge_export.commands import options
 from microforge_export.commands.output import print_result, progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from microforge_export.build.builder import BuildResult
     from microforge_export.components.component import SourceModel
+    from microforge_export.recipes.build_recipe import Recipe
 
 
 def build(
@@ -43,23 +46,37 @@ def build(
     if out is not None:
         check_output(out, force)
 
-    from microforge_export.build import builder
     from microforge_export.providers.microforge import read_model
 
     def load() -> SourceModel:
         return read_model(checkpoint)
 
     if dry_run or out is None:
+        from microforge_export.build import builder
         from microforge_export.build.dry_run_view import plan_table, plan_values
 
         planned = builder.plan(chosen, load)
         print_result(json, plan_values(planned), plan_table(planned))
         return
+    result = _build(chosen, load, out, force)
+    from microforge_export.build.result_view import result_lines, result_values
+
+    for line in result_lines(result):
+        say(line)
+    if json:
+        print_json(result_values(result, out))
+    else:
+        print(out.absolute())
+
+
+def _build(recipe: Recipe, load: Callable[[], SourceModel], out: Path, force: bool) -> BuildResult:
+    """Build with a progress bar; if the INT8 quality misses a limit, show every metric and what is at fault."""
+    from microforge_export.build import builder
     from microforge_export.quantization.quality_gate import QualityError
 
     try:
         with progress() as report:
-            result = builder.build(chosen, load, out, force, report)
+            return builder.build(recipe, load, out, force, report)
     except QualityError as error:
         from rich.console import Console
 
@@ -67,44 +84,3 @@ def build(
 
         Console(stderr=True).print(fault_tables(error))
         raise
-    _print_built(result, out, json)
-
-
-def _print_built(result: BuildResult, out: Path, json: bool) -> None:
-    from microforge_export.checks.metrics import image_metrics
-
-    for name, target in result.manifest.targets.items():
-        for key, value in target.parity.items():
-            say(f"{name} {key}: {value.psnr_db:.1f} dB (limit: at least {value.threshold_db:g} dB)")
-        if target.image is not None:
-            worst, limit = target.image.max_abs_255, target.image.threshold
-            say(f"{name} images: worst pixel differs by {worst:.3g}/255 (limit: {limit:g}/255)")
-        for size, quality in target.quality.items():
-            for metric in image_metrics(quality):
-                say(f"{name} at {size}: {metric.what} is {metric.measured()} (limit: {metric.needed()})")
-    if json:
-        print_json(_result_values(result, out))
-    else:
-        print(out.absolute())
-
-
-def _result_values(result: BuildResult, out: Path) -> dict[str, Any]:
-    from microforge_export.checks.inspect import target_bytes
-
-    manifest = result.manifest
-    return {
-        "bundle": str(out.absolute()),
-        "id": result.bundle_id,
-        "sizes": [str(entry.size) for entry in manifest.sizes],
-        "targets": {
-            name: {
-                "bytes": target_bytes(target),
-                "parity": {key: value.model_dump() for key, value in target.parity.items()},
-                "image": None if target.image is None else target.image.model_dump(),
-                "quality": {size: value.model_dump() for size, value in target.quality.items()},
-                "delegated_fraction": target.delegated_fraction,
-            }
-            for name, target in manifest.targets.items()
-        },
-        "seconds": round(sum(result.seconds.by_stage.values()), 2),
-    }
