@@ -69,7 +69,7 @@ def _describe(component: SourceComponent, model: ModelDescription) -> ComponentD
     what = model.texts.get(component.role, f"network with the role {component.role}")
     sizes = model.sizes if component.size is None else (str(component.size),)
     properties = {
-        "model": f"{model.name} {model.about}".strip(),
+        "model": f"{model.name}: {model.about}" if model.about else model.name,
         "component": component.key,
         "role": component.role,
         "source": model.source,

@@ -63,7 +63,7 @@ def test_a_description_states_origin_licence_and_tensors(texts: Mapping[str, Com
     text = texts["decoder_a"]
     assert text.summary == "miniature, decoder_a: decodes a latent to an image. Image sizes: 32x32 pixels."
     assert text.properties == {
-        "model": "miniature for tests", "component": "decoder_a", "role": "vae_decoder", "sizes": "32x32",
+        "model": "miniature: for tests", "component": "decoder_a", "role": "vae_decoder", "sizes": "32x32",
         "source": "checkpoint with SHA-256 00ff", "task": "generate, edit",
     }  # fmt: skip
     assert text.outputs == {"image": "RGB image with values from 0 to 1. float32 (1, 3, 32, 32)"}
