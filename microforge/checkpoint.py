@@ -89,20 +89,35 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
 
 def _read_folder(folder: Path) -> tuple[Checkpoint, object]:
     """The content of ``folder`` without its base, and the ``base`` of its config.json, unchecked."""
-    check_folder(folder)
-    config = _read_config(folder / CONFIG)
-    stages = config.get("stages", [])
-    if not isinstance(stages, list) or not all(isinstance(stage, str) for stage in stages):
-        raise CheckpointError(f"{folder / CONFIG}: stages must be a list of names")
+    spec, stages, base = _read_settings(folder)
     tokenizer = folder / TOKENIZER
     checkpoint = Checkpoint(
-        spec=_spec(folder, config, stages),
+        spec=spec,
         tensors=_read_weights(folder / WEIGHTS),
         stages=tuple(stages),
         tokenizer=tokenizer if tokenizer.is_file() else None,
         sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
     )
-    return checkpoint, config.get("base")
+    return checkpoint, base
+
+
+def read_spec(folder: str | Path) -> ModelSpec:
+    """The configuration of a checkpoint, without its weights.
+
+    Raises:
+        CheckpointError: for a missing folder, or a bad config.json.
+    """
+    return _read_settings(Path(folder))[0]
+
+
+def _read_settings(folder: Path) -> tuple[ModelSpec, list[str], object]:
+    """Configuration, stages and unchecked ``base`` of config.json."""
+    check_folder(folder)
+    config = _read_config(folder / CONFIG)
+    stages = config.get("stages", [])
+    if not isinstance(stages, list) or not all(isinstance(stage, str) for stage in stages):
+        raise CheckpointError(f"{folder / CONFIG}: stages must be a list of names")
+    return _spec(folder, config, stages), stages, config.get("base")
 
 
 def _spec(folder: Path, config: Mapping[str, object], stages: list[str]) -> ModelSpec:

@@ -10,6 +10,7 @@ the JSON Schema.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,7 +35,7 @@ from microforge.bundle.sampling import BranchEntry, Task
 __all__ = [
     "MANIFEST", "MAX_MANIFEST_BYTES", "SCHEMA_VERSION", "Component", "DType", "Driving", "Entry", "FileEntry", "Golden", "Manifest",
     "ModelEntry", "Provenance", "Role", "Size", "SizeEntry", "Stage", "StageKind", "Task", "TaskName", "TensorSpec", "Trajectory", "reads_prompt",
-    "schema_text",
+    "schema_text", "task_for",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 2
@@ -87,14 +88,21 @@ class Manifest(Layout):
         branches = self.tasks[task or self.default_task].branches
         return tuple(branch for branch in branches if branch.weight.value(scales) != 0.0)
 
-    def task_for(self, *, image: bool, mask: bool) -> str | None:
-        """The first task that these inputs are enough for; with a mask one that needs it before one that allows it."""
-        for needs in ("required", "optional") if mask else ("none optional",):
-            for name, task in self.tasks.items():
-                source = task.source
-                if (source is None and not image) or (source is not None and image and source.mask in needs):
-                    return name
-        return None
+
+def task_for(tasks: Mapping[str, Task], *, image: bool, mask: bool) -> str | None:
+    """The first of ``tasks`` that these inputs are enough for; with a mask one that needs it before one that allows it.
+
+    A task that starts sampling from the image is not chosen for an image alone: it is asked for with a strength.
+    """
+    for needs in ("required", "optional") if mask else ("none optional",):
+        for name, task in tasks.items():
+            source = task.source
+            if source is None and not image:
+                return name
+            starts = source is not None and source.start is not None and source.mask != "required"
+            if source is not None and image and not starts and source.mask in needs:
+                return name
+    return None
 
 
 def reads_prompt(encoder: EncoderEntry) -> bool:

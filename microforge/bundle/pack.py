@@ -112,7 +112,9 @@ def _file_names(folder: Path) -> Iterator[str]:
         for name in (*folders, *files):
             path = Path(parent, name)
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
-                raise BundleError(f"{path} is a link or a device, which is not packed; copy the bundle with cp -rL first")
+                raise BundleError(
+                    f"{path} is a link or a device, which is not packed; copy the bundle with cp -rL first"
+                )
         for name in files:
             if not name.startswith("."):
                 relative = Path(parent, name).relative_to(folder).as_posix()

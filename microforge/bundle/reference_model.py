@@ -8,7 +8,7 @@ and the noise level at t is (1 - t, t).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from microforge.bundle.entry import FileEntry
@@ -45,6 +45,8 @@ TEXT_ENCODER, IMAGE_ENCODER, DECODER = "text_encoder", "vae_encoder", "vae_decod
 DENOISER, EDIT_DENOISER = "denoiser", "denoiser_edit"
 #: Starts from an image on the network of ``generate``; no training of its own.
 VARY = "vary"
+#: Tasks on the network without a source input.
+_WITHOUT_SOURCE = ("generate", VARY)
 _GREY = 0.5
 _DESCRIPTIONS = {
     "generate": "Make an image from a prompt.",
@@ -99,7 +101,7 @@ def driving(facts: Facts, preview: Preview | None = None) -> Driving:
         state=(State(output="next_plan", input="plan", flag="has_plan"),) if "plan" in facts.inputs else (),
         guidance=_scales(facts),
         samplers=tuple(table(facts.timesteps[:: steps // count]) for count in _step_counts(facts)),
-        tasks={name: _task(name, facts) for name in facts.tasks},
+        tasks=task_entries(facts.tasks, facts.guidance is not None, facts.preserve_distances),
         decode=DecoderEntry(role=DECODER),
         preview=preview,
     )
@@ -149,7 +151,7 @@ def _scales(facts: Facts) -> dict[str, Scale]:
         return {}
     text, image = facts.guidance
     scales = {"text": _scale("How closely the image follows the prompt.", text)}
-    if set(facts.tasks) - {"generate", VARY}:
+    if set(facts.tasks) - set(_WITHOUT_SOURCE):
         scales["image"] = _scale("How closely the image follows the source image.", image)
     return scales
 
@@ -158,21 +160,26 @@ def _scale(description: str, default: float) -> Scale:
     return Scale(description=description, default=default, low=min(0.0, default), high=max(30.0, default))
 
 
-def _task(name: str, facts: Facts) -> Task:
-    plain = name in ("generate", VARY)
-    return Task(
-        description=_DESCRIPTIONS[name],
-        network=DENOISER if plain else EDIT_DENOISER,
-        output="velocity",
-        prompt="required" if name in ("generate", "edit") else "optional",
-        branches=_branches(facts, plain),
-        source=_source(name, facts),
-    )
+def task_entries(
+    names: Sequence[str], has_guidance: bool, preserve_distances: tuple[float, float] | None
+) -> dict[str, Task]:
+    """The tasks called ``names``, with classifier-free guidance or without."""
+    return {
+        name: Task(
+            description=_DESCRIPTIONS[name],
+            network=DENOISER if name in _WITHOUT_SOURCE else EDIT_DENOISER,
+            output="velocity",
+            prompt="required" if name in ("generate", "edit") else "optional",
+            branches=_branches(has_guidance, name in _WITHOUT_SOURCE),
+            source=_source(name, preserve_distances),
+        )
+        for name in names
+    }
 
 
-def _branches(facts: Facts, plain: bool) -> tuple[BranchEntry, ...]:
+def _branches(has_guidance: bool, plain: bool) -> tuple[BranchEntry, ...]:
     """Classifier-free guidance; with a source image dual guidance (InstructPix2Pix, arXiv 2211.09800)."""
-    if facts.guidance is None:
+    if not has_guidance:
         return (BranchEntry(prompt="user", weight=Weight(constant=1.0)),)
     user = BranchEntry(prompt="user", weight=Weight(constant=0.0, scales={"text": 1.0}))
     if plain:
@@ -188,9 +195,9 @@ def _branches(facts: Facts, plain: bool) -> tuple[BranchEntry, ...]:
     )
 
 
-def _source(name: str, facts: Facts) -> SourceEntry | None:
+def _source(name: str, preserve_distances: tuple[float, float] | None) -> SourceEntry | None:
     if name == "edit":
-        return SourceEntry(encoder="image", mask="optional", preserve_distances=facts.preserve_distances)
+        return SourceEntry(encoder="image", mask="optional", preserve_distances=preserve_distances)
     if name == "inpaint":
         return SourceEntry(encoder="image", mask="required", masked_value=_GREY)
     if name == "super-resolve":

@@ -122,7 +122,7 @@ class Enlargement(Entry):
     """The image is smaller than the sample and enlarged first (bicubic, docs/bundle.md).
 
     ``factors``: of the whole image, which a program makes ``oversampling`` times larger still, in tiles, and
-    shrinks.
+    shrinks: blur of the decoder is then narrower by as much.
     """
 
     factors: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=8)]

@@ -21,10 +21,11 @@ from microforge.bundle.reference_model import (
     VARY,
     Facts,
     driving,
+    task_entries,
 )
-from microforge.bundle.sampling import LatentSpace
+from microforge.bundle.sampling import LatentSpace, Task
 from microforge.bundle.unwritten import UnwrittenBundle, unwritten_bundle
-from microforge.checkpoint import read_checkpoint
+from microforge.checkpoint import read_checkpoint, read_spec
 from microforge.components.torch_session import Network, TorchOpener
 from microforge.errors import SpecError
 from microforge.pipeline import MicroForgePipeline
@@ -145,6 +146,21 @@ def pipeline_driving(spec: ModelSpec, tokenizer: Path, tasks: Sequence[str]) -> 
             inputs=frozenset({"z", "t", "text", "mask", "pooled", "plan", "has_plan", "source"}),
         )
     )  # fmt: skip
+
+
+def checkpoint_tasks(folder: Path) -> dict[str, Task]:
+    """The tasks of a checkpoint; reads no weights.
+
+    Raises:
+        CheckpointError: for a missing folder, or a bad config.json.
+    """
+    return spec_tasks(read_spec(folder))
+
+
+def spec_tasks(spec: ModelSpec) -> dict[str, Task]:
+    """The tasks of a model with this configuration."""
+    sampler = spec.sampler
+    return task_entries(all_tasks(spec), not sampler.guidance_distilled, sampler.preserve_distances)
 
 
 def about(spec: ModelSpec, licence: str = "") -> ModelEntry:

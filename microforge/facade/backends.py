@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from microforge.bundle.files import load_bundle
+from microforge.bundle.sampling import Task
 from microforge.errors import SpecError, missing_extra
 from microforge.spec import parse_size
 from microforge_runtimes.editor import Editor
 from microforge_runtimes.images.source_request import SourceRequest, choose_size
-from microforge_runtimes.open_model import is_checkpoint, open_checkpoint
+from microforge_runtimes.open_model import is_checkpoint, open_checkpoint, task_entries
 
 if TYPE_CHECKING:
     from microforge.pipeline import MicroForgePipeline
@@ -23,7 +25,7 @@ class Backend(Protocol):
     """An opened bundle or checkpoint."""
 
     path: Path
-    tasks: tuple[str, ...]
+    tasks: Mapping[str, Task]
     sizes: tuple[tuple[int, int], ...]  # (height, width); of a checkpoint the trained one, others work too
     steps: int  # sampling steps by default
     target: str  # the engine: onnx, executorch, coreml, or torch for a checkpoint
@@ -45,7 +47,7 @@ class BundleBackend:
         self.target = engine or ("onnx" if "onnx" in manifest.targets else next(iter(manifest.targets)))
         self._bundle.target(self.target)
         self.threads, self._keep_loaded = threads, keep_loaded
-        self.tasks: tuple[str, ...] = tuple(manifest.tasks)
+        self.tasks: Mapping[str, Task] = manifest.tasks
         self.sizes = tuple((entry.height, entry.width) for entry in manifest.sizes)
         self.steps = manifest.steps
         self._generators: dict[tuple[int, int] | None, Editor] = {}
@@ -75,7 +77,7 @@ class CheckpointBackend:
         self._pipeline: MicroForgePipeline | None = None
         self._editors: dict[tuple[int, int], Editor] = {}
         spec = self._load().spec
-        self.tasks: tuple[str, ...] = spec.tasks
+        self.tasks: Mapping[str, Task] = task_entries(path)
         self.sizes: tuple[tuple[int, int], ...] = (spec.native_size,)
         self.steps = len(spec.sampler.timesteps) - 1
         self._multiple: int = spec.vae.downsample

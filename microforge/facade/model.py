@@ -9,14 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from microforge.bundle.sampling import Task
 from microforge.errors import BundleError, SpecError
 from microforge.facade.backends import Backend, Size
 from microforge.facade.images import ImageLike, mask_pixels, source_image
 from microforge.facade.publish import publish
 from microforge.facade.result import GeneratedImage
 from microforge_runtimes.commands.output import settings_of
-from microforge_runtimes.images.resampling import FACTORS
-from microforge_runtimes.images.source_request import SourceRequest
+from microforge_runtimes.images.source_request import SourceRequest, source_request
 from microforge_runtimes.open_model import run
 from microforge_runtimes.request import Request
 from microforge_runtimes.sampler import Step
@@ -51,7 +51,7 @@ class Model:
     @property
     def tasks(self) -> tuple[str, ...]:
         """The jobs that the model can do."""
-        return self._backend.tasks
+        return tuple(self._backend.tasks)
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
@@ -88,9 +88,7 @@ class Model:
         """
         if composite and mask is not None:
             raise SpecError("composite finds by itself what mask says; give one of them")
-        source = source_image(image)
-        region = None if mask is None else mask_pixels(mask, source)
-        request = SourceRequest("edit", source, region, composite=composite)
+        request = self._source("edit", image, mask, composite=composite)
         return self._run(request, prompt, seed, steps, size, callback)
 
     def inpaint(
@@ -108,9 +106,7 @@ class Model:
             size: see the class.
             callback: see the class.
         """
-        source = source_image(image)
-        request = SourceRequest("inpaint", source, mask_pixels(mask, source))
-        return self._run(request, prompt, seed, steps, size, callback)
+        return self._run(self._source("inpaint", image, mask), prompt, seed, steps, size, callback)
 
     def super_resolve(
         self, image: ImageLike, factor: int = 2, prompt: str = "", *, seed: int = 0, steps: int | None = None,
@@ -127,10 +123,29 @@ class Model:
             size: see the class.
             callback: see the class; its steps count through all tiles.
         """
-        if factor not in FACTORS:
-            raise SpecError(f"factor is {factor}; allowed: {', '.join(map(str, FACTORS))}")
-        request = SourceRequest("super-resolve", source_image(image), factor=factor)
-        return self._run(request, prompt, seed, steps, size, callback)
+        return self._run(
+            self._source("super-resolve", image, factor=factor), prompt, seed, steps, size, callback
+        )
+
+    def vary(
+        self, image: ImageLike, prompt: str = "", strength: float = 0.5, mask: ImageLike | None = None, *,
+        seed: int = 0, steps: int | None = None, size: Size | None = None, callback: Callback | None = None,
+    ) -> GeneratedImage:  # fmt: skip
+        """Generate an image that is similar to a source image, by starting from it instead of from noise alone.
+
+        Args:
+            image: the source image; the result has its size.
+            prompt: what the image shows; may be empty.
+            strength: how far the result may go from the source, above 0 to 1: the share of the steps that runs.
+            mask: pixels that may change; all others are preserved bit for bit. None: all of them.
+            seed: see the class.
+            steps: see the class; all steps, of which ``strength`` takes its share.
+            size: see the class.
+            callback: see the class.
+        """
+        return self._run(
+            self._source("vary", image, mask), prompt, seed, steps, size, callback, strength=strength
+        )
 
     def push_to_hub(
         self, name: str, *, revision: str | None = None, private: bool = False,
@@ -169,19 +184,39 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({str(self.path)!r}, tasks: {', '.join(self.tasks)})"
 
-    def _run(
-        self, request: SourceRequest | None, prompt: str, seed: int, steps: int | None, size: Size | None,
-        callback: Callback | None,
-    ) -> GeneratedImage:  # fmt: skip
-        task = "generate" if request is None else request.task
+    def _source(
+        self, task: str, image: ImageLike, mask: ImageLike | None = None, factor: int | None = None,
+        composite: bool = False,
+    ) -> SourceRequest:  # fmt: skip
+        """What ``task`` is to make of ``image``."""
+        entry = self._entry(task).source
+        if entry is None:
+            raise BundleError(f"{self.path}: its task {task} does not start from an image")
+        if entry.enlarge is not None and factor not in entry.enlarge.factors:
+            allowed = ", ".join(map(str, entry.enlarge.factors))
+            raise SpecError(f"factor is {factor}; allowed: {allowed}")
+        source = source_image(image)
+        region = None if mask is None else mask_pixels(mask, source)
+        return source_request(task, entry, source, region, factor, composite)
+
+    def _entry(self, task: str) -> Task:
         if task not in self.tasks:
             raise BundleError(f"{self.path} cannot {task}; its tasks: {', '.join(self.tasks)}")
+        return self._backend.tasks[task]
+
+    def _run(
+        self, request: SourceRequest | None, prompt: str, seed: int, steps: int | None, size: Size | None,
+        callback: Callback | None, strength: float | None = None,
+    ) -> GeneratedImage:  # fmt: skip
+        task = "generate" if request is None else request.task
+        optional = self._entry(task).prompt == "optional"
         generator = self._backend.generator(size, request)
-        optional = task in ("inpaint", "super-resolve")
         for remark in () if request is None else request.source.remarks:
             warnings.warn(remark, stacklevel=3)
         start = time.perf_counter()
-        wanted = Request((prompt or None) if optional else prompt, task, seed=seed, steps=steps)
+        wanted = Request(
+            (prompt or None) if optional else prompt, task, seed=seed, steps=steps, strength=strength
+        )
         result, pixels = run(generator, request, wanted, callback)
         seconds = time.perf_counter() - start
         if result.truncated:

@@ -36,7 +36,7 @@ def publish(
             folder.mkdir()
             shutil.copyfile(path, folder / path.name)
             kind = "bundle"
-        _add_card(folder, path, model_card(name, kind, backend.tasks, backend.sizes, backend.steps))
+        _add_card(folder, path, model_card(name, kind, tuple(backend.tasks), backend.sizes, backend.steps))
         return upload(folder, name, revision, private=private, message=message, token=token)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from microforge.bundle.files import load_bundle
 from microforge.bundle.manifest import MANIFEST
+from microforge.bundle.sampling import Task
 from microforge.errors import SpecError, missing_extra
+from microforge.io.threads import usable_threads
 from microforge.spec import parse_size
 from microforge_runtimes.editor import Editor
 from microforge_runtimes.generator import Request, Result
@@ -42,13 +45,25 @@ def is_checkpoint(model: Path) -> bool:
     return (model / "config.json").is_file() and not (model / MANIFEST).is_file()
 
 
-def known_tasks(model: Path) -> tuple[str, ...] | None:
-    """The tasks of a bundle; None for a checkpoint, whose tasks are known when it is loaded.
+def task_entries(model: Path) -> Mapping[str, Task]:
+    """The tasks of a bundle or a checkpoint by name; reads no weights.
 
     Raises:
-        BundleError: when it is neither.
+        BundleError: when it is neither, or a damaged bundle.
+        CheckpointError: for a damaged checkpoint.
+        MissingExtraError: for a checkpoint when torch is not installed.
     """
-    return None if is_checkpoint(model) else tuple(load_bundle(model).manifest.tasks)
+    if is_checkpoint(model):
+        tasks: Mapping[str, Task] = _torch_module("microforge.components.networks").checkpoint_tasks(model)
+        return tasks
+    return load_bundle(model).manifest.tasks
+
+
+def _torch_module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "torch", "train") from None
 
 
 def open_model(model: Path, choice: Choice, source: SourceRequest | None = None) -> Editor:
@@ -90,15 +105,9 @@ def open_checkpoint(
         SpecError: without a tokenizer, or for a size that is not allowed.
         MissingExtraError: when torch is not installed.
     """
-    try:
-        torch, networks = (
-            importlib.import_module("torch"),
-            importlib.import_module("microforge.components.networks"),
-        )
-    except ModuleNotFoundError as error:
-        raise missing_extra(error.name or "torch", "train") from None
+    networks = _torch_module("microforge.components.networks")
     if threads is not None:
-        torch.set_num_threads(threads)
+        _torch_module("torch").set_num_threads(usable_threads(threads))
     bundle, opener = networks.open_checkpoint(folder, size, pipeline)
     return Editor(bundle, "torch", keep_loaded=True, opener=opener)
 
@@ -130,7 +139,7 @@ def run(
         results.append(model.run(own, _counted(callback, index, len(parts))))
         tiles.append((tile, ready, results[-1].image))
     result = replace(results[-1], seed=request.seed)
-    if source.magnification > 1:
+    if source.enlarges:
         return result, assemble_enlargement(source, tiles)
     return result, from_canvas(source, tiles[0][1], result.image)
 

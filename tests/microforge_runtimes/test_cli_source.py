@@ -146,7 +146,7 @@ def test_composite_keeps_what_did_not_visibly_change(editing_bundle: Path, tmp_p
         (("a", "--mask", "MASK"), "--mask needs --source"),
         (("a", "--task", "inpaint", "--source", "ICON"), "--task inpaint needs --mask FILE"),
         (("a", "--task", "edit"), "--task edit needs --source FILE"),
-        (("--task", "super-resolve", "--source", "ICON", "--mask", "MASK"), "--mask belongs to --task inpaint and edit, not to super-resolve"),
+        (("--task", "super-resolve", "--source", "ICON", "--mask", "MASK"), "--mask belongs to --task edit and inpaint and vary, not to super-resolve"),
         (("a", "--task", "edit", "--source", "ICON", "--mask", "MASK", "--composite"), "--composite finds the changed part by itself, --mask says which it is; give one of them"),
         (("a", "--task", "generate", "--source", "ICON"), "do not belong to --task generate"),
         (("--source", "ICON"), "Missing argument PROMPT: --task edit needs a prompt"),
@@ -184,7 +184,7 @@ def test_a_bundle_without_the_task_says_which_it_has(
 ) -> None:
     icon = _icon(tmp_path / "icon.png")
     assert _run(guided_bundle, "a", "--source", icon, "--out", tmp_path / "image.png") == 2
-    assert "this bundle cannot edit; its tasks: generate" in capsys.readouterr().err
+    assert "this model has no task for --source; its tasks: generate" in capsys.readouterr().err
 
 
 def test_drawing_from_a_source_never_imports_torch(editing_bundle: Path, tmp_path: Path) -> None:
@@ -251,6 +251,9 @@ def test_a_checkpoint_is_refused_in_the_same_words(
 ) -> None:
     folder, icon = checkpoint("generate"), _icon(tmp_path / "icon.png")
     assert _run(folder, "a", "--source", icon, "--out", tmp_path / "a.png") == 2
-    assert "cannot edit; its tasks: generate" in capsys.readouterr().err
+    assert (
+        "this model has no task for --source; its tasks: generate, vary (vary: with --strength)"
+        in capsys.readouterr().err
+    )
     assert _run(folder, "a", "--target", "onnx", "--out", tmp_path / "a.png") == 2
     assert "--target onnx is for bundles" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from microforge.data.world.captions import Prompt
 from microforge.evaluation.generation import ImageGenerator, RoundTrip
 from microforge.evaluation.planner_probe import PlannerMetrics
 from microforge_runtimes.images.image_file import SourceImage
-from microforge_runtimes.images.source_request import SourceRequest
+from microforge_runtimes.images.source_request import source_request
 from microforge_runtimes.open_model import run
 from microforge_runtimes.request import Request
 from microforge_runtimes.sampler import from_pixels, to_pixels
@@ -86,6 +86,8 @@ class ModelUnderTest:
 def super_resolved(editor: Editor, example: Triples, seed: int, steps: int | None) -> NDArray[np.float32]:
     """Super-resolve the downsampled target of one example as ``mf-generate`` does: (1, 3, H, W) in [0, 1]."""
     small = downsampled(example.targets, example.factors[0]).cpu().numpy()
-    request = SourceRequest("super-resolve", SourceImage(to_pixels(small)), factor=example.factors[0])
+    entry = editor.manifest.tasks["super-resolve"].source
+    assert entry is not None  # the task enlarges an image
+    request = source_request("super-resolve", entry, SourceImage(to_pixels(small)), factor=example.factors[0])
     _, pixels = run(editor, request, Request(example.texts[0], request.task, seed=seed, steps=steps))
     return from_pixels(pixels)

@@ -46,7 +46,7 @@ class Int8Limits:
         images: number of images that the two image limits are measured over.
         image_psnr_median_db: median PSNR of images from the same noise.
         image_psnr_worst_db: worst PSNR of these images.
-        guidance_norm_ratio_low: lowest norm of (conditional - unconditional velocity) over that of PyTorch.
+        guidance_norm_ratio_low: lowest norm of (conditional - unconditional prediction) over that of PyTorch.
         guidance_norm_ratio_high: highest value of the same ratio.
         relative_state_error: largest relative error of the carried state after the last step.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,16 +12,13 @@ from microforge.io.console import print_json, say_warning
 from microforge_runtimes.commands import options
 
 if TYPE_CHECKING:
+    from microforge.bundle.sampling import Task as TaskEntry
     from microforge_runtimes.commands.batch import Batch
     from microforge_runtimes.commands.output import ImageWriter
     from microforge_runtimes.images.source_request import SourceRequest
     from microforge_runtimes.marks.settings import Settings
     from microforge_runtimes.request import Request
     from microforge_runtimes.sampler import StepCallback
-
-
-#: The task that starts sampling from an image.
-_VARY = "vary"
 
 
 def generate(
@@ -56,7 +54,7 @@ def generate(
     from microforge_runtimes.commands.replay import check_files, check_pixels, read_settings
     from microforge_runtimes.images.source_request import check_options, read_request
     from microforge_runtimes.marks.image_encoding import image_format
-    from microforge_runtimes.open_model import known_tasks
+    from microforge_runtimes.open_model import task_entries
 
     earlier = None if like is None else read_settings(like)
     settings = _Sampling(task, size, steps, target, threads, factor, composite, strength).filled(earlier)
@@ -65,15 +63,16 @@ def generate(
     _hint_at_quotes(prompts)
     if earlier is not None:
         check_files(earlier, source, mask)
-    chosen = _task(settings, source, mask, known_tasks(model))
-    check_options(chosen, source, mask, settings.factor, settings.composite, prompts[0])
+    tasks = task_entries(model)
+    chosen = _task(settings, source, mask, tasks)
+    check_options(chosen, tasks, source, mask, settings.factor, settings.composite, prompts[0])
     image_format(out)
     first_seed = seed if seed is not None else earlier.seed if earlier is not None else 0
     batch = plan_batch(prompts, first_seed, count, out)
     check_paths(batch, force, preview)
-    request = None
-    if source is not None:
-        request = read_request(chosen, source, mask, settings.factor, settings.composite)
+    request, entry = None, tasks[chosen].source
+    if source is not None and entry is not None:
+        request = read_request(chosen, entry, source, mask, settings.factor, settings.composite)
         for remark in request.source.remarks:
             say_warning(remark)
         if earlier is not None:
@@ -129,21 +128,30 @@ def _hint_at_quotes(prompts: list[str | None]) -> None:
         say_warning(f"{len(prompts)} prompts of one word each; put a prompt of several words in quotes")
 
 
-def _task(settings: _Sampling, source: Path | None, mask: Path | None, tasks: tuple[str, ...] | None) -> str:
-    """The task that the options name or imply; refuses one that the bundle, whose ``tasks`` these are, lacks."""
-    from microforge.spec import TASKS
+def _task(settings: _Sampling, source: Path | None, mask: Path | None, tasks: Mapping[str, TaskEntry]) -> str:
+    """The task that the options name or imply; ``tasks`` are the model's.
 
-    allowed = (*TASKS, _VARY) if tasks is None else tasks
-    implied = (
-        _VARY if settings.strength is not None else "inpaint" if mask else "edit" if source else "generate"
-    )
-    wanted = settings.task or implied
-    if wanted not in (*TASKS, _VARY, *allowed):
-        raise SpecError(f"--task is {wanted!r}; allowed: {', '.join(allowed)}")
-    if wanted not in allowed:
-        raise BundleError(f"this bundle cannot {wanted}; its tasks: {', '.join(allowed)}")
-    if settings.strength is not None and wanted != _VARY:
-        raise SpecError(f"--strength belongs to --task {_VARY}, not to {wanted}")
+    Raises:
+        SpecError: for a task that the model lacks, and for a strength where it says nothing.
+        BundleError: when no task takes these images.
+    """
+    from microforge.bundle.manifest import task_for
+
+    allowed = ", ".join(tasks)
+    if settings.task is not None and settings.task not in tasks:
+        raise SpecError(f"--task is {settings.task!r}; allowed: {allowed}")
+    variations = [name for name, task in tasks.items() if task.source is not None and task.source.start]
+    wanted = settings.task
+    if wanted is None and settings.strength is not None and variations:
+        wanted = variations[0]
+    wanted = wanted or task_for(tasks, image=source is not None or mask is not None, mask=mask is not None)
+    if wanted is None:
+        what = "--mask" if mask is not None else "--source" if source is not None else "a prompt alone"
+        hint = f" ({' and '.join(variations)}: with --strength)" if variations else ""
+        raise BundleError(f"this model has no task for {what}; its tasks: {allowed}{hint}")
+    if settings.strength is not None and wanted not in variations:
+        places = f"belongs to --task {' and '.join(variations)}" if variations else "is for other models"
+        raise SpecError(f"--strength {places}, not to {wanted}")
     return wanted
 
 

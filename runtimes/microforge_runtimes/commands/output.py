@@ -102,11 +102,10 @@ def settings_of(
     result: Result, request: SourceRequest | None, prompt: str | None, target: str, threads: int | None
 ) -> Settings:
     """The settings that ``result`` was generated with."""
-    enlarges = request is not None and request.task == "super-resolve"
     return Settings(
         task=result.task, prompt=prompt, seed=result.seed, steps=result.steps, height=result.height,
         width=result.width, bundle=result.bundle_id, target=target, threads=threads,
-        factor=request.factor if request is not None and enlarges else None,
+        factor=request.factor if request is not None and request.enlarges else None,
         composite=request is not None and request.composite,
         strength=result.strength,
         source_sha256=None if request is None else request.source.digest(),

@@ -14,11 +14,7 @@ from numpy.typing import NDArray
 from microforge.errors import SpecError
 from microforge_runtimes.sampler import Floats
 
-#: How much larger super-resolution makes an image.
-FACTORS = (2, 4)
-#: It generates images larger by this factor, which are then shrunk: blur of the autoencoder is then half as wide.
-OVERSAMPLING = 2
-#: Factors by which one generated image of super-resolution enlarges its part of the source.
+#: Factors by which one generated image may enlarge its part of the source.
 MAGNIFICATIONS = (2, 4, 8)
 #: Slopes of Keys' kernel that torch uses to enlarge, and to shrink with anti-aliasing.
 _SLOPE, _SMOOTH_SLOPE = -0.75, -0.5

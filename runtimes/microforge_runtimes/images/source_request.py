@@ -1,17 +1,18 @@
 """From a user's source image to a model's inputs, and from the model's image back to one of the user's own size.
 
-What is preserved: every pixel outside a mask, bit for bit and in the colour profile that it has; for ``edit`` with
-``composite`` every pixel without a visible change; alpha always, but where ``inpaint`` filled the mask, which is opaque.
+What is preserved: every pixel outside a mask, bit for bit and in the colour profile that it has; with ``composite`` every
+pixel without a visible change; alpha always, but where a task filled the mask without seeing what was there: that is opaque.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from microforge.bundle.sampling import SourceEntry, Task
 from microforge.errors import SpecError
 from microforge_runtimes.images.alpha import (
     color_range,
@@ -38,30 +39,46 @@ from microforge_runtimes.images.image_file import (
     read_mask,
     read_source_image,
 )
-from microforge_runtimes.images.resampling import FACTORS, OVERSAMPLING, consistent, shrunk
+from microforge_runtimes.images.resampling import consistent, shrunk
 from microforge_runtimes.images.tiling import Tile, joined, tiles
 from microforge_runtimes.sampler import Floats, from_pixels, to_pixels
 
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """What is to be made of a source image: ``mask`` (h, w) of inpaint or edit, ``factor`` of super-resolve."""
+    """What a task is to make of a source image.
+
+    Attributes:
+        task: name of the task.
+        source: the image.
+        mask: (h, w), where it may change; None for everywhere.
+        factor: how many times larger the result is.
+        composite: whether pixels without a visible change stay the source's own.
+        oversampling: how many times larger still the model's image is, for a task that enlarges; 0 for the others.
+        fills_mask: whether the model does not see the source where the mask is, so that the result is opaque there.
+    """
 
     task: str
     source: SourceImage
     mask: Mask | None = None
     factor: int = 1
     composite: bool = False
+    oversampling: int = 0
+    fills_mask: bool = False
+
+    @property
+    def enlarges(self) -> bool:
+        return self.oversampling > 0
 
     @property
     def magnification(self) -> int:
         """How much larger the model's image is than its part of the source."""
-        return self.factor * OVERSAMPLING if self.task == "super-resolve" else 1
+        return self.factor * self.oversampling if self.enlarges else 1
 
 
 @dataclass(frozen=True)
 class CanvasInputs:
-    """``source`` (1, 3, H, W), for super-resolve smaller by the magnification, ``mask`` (1, 1, H, W) or None, and their place."""
+    """``source`` (1, 3, H, W), of a task that enlarges smaller by the magnification, ``mask`` (1, 1, H, W) or None, and their place."""
 
     source: Floats
     mask: Floats | None
@@ -69,42 +86,68 @@ class CanvasInputs:
 
 
 def check_options(
-    task: str, source: Path | None, mask: Path | None, factor: int | None, composite: bool, prompt: str | None
-) -> None:
-    """Refuse options that do not go together.
+    task: str, tasks: Mapping[str, Task], source: Path | None, mask: Path | None, factor: int | None,
+    composite: bool, prompt: str | None,
+) -> None:  # fmt: skip
+    """Refuse options that do not go together, or not with ``task``, one of a model's ``tasks``.
 
     Raises:
         SpecError: names the option and the task.
     """
-    if task == "generate" and (source or mask):
-        raise SpecError("--source and --mask do not belong to --task generate")
-    if task != "generate" and source is None:
+    entry = tasks[task].source
+    if entry is None and (source or mask):
+        raise SpecError(f"--source and --mask do not belong to --task {task}")
+    if entry is not None and source is None:
         what = (
             "--mask needs --source, the image that it belongs to"
             if mask
             else f"--task {task} needs --source FILE"
         )
         raise SpecError(what)
-    if task == "inpaint" and mask is None:
-        raise SpecError("--task inpaint needs --mask FILE, white where the image is to be filled")
-    if mask is not None and task == "super-resolve":
-        raise SpecError("--mask belongs to --task inpaint and edit, not to super-resolve")
-    if factor is not None and task != "super-resolve":
-        raise SpecError(f"--factor belongs to --task super-resolve, not to {task}")
-    if factor is not None and factor not in FACTORS:
-        raise SpecError(f"--factor is {factor}; allowed: {', '.join(map(str, FACTORS))}")
-    if composite and task != "edit":
-        raise SpecError(f"--composite belongs to --task edit, not to {task}")
+    if entry is not None and entry.mask == "required" and mask is None:
+        raise SpecError(f"--task {task} needs --mask FILE, white where the image is to be filled")
+    sources = {name: item.source for name, item in tasks.items() if item.source is not None}
+    for option, is_set, takers in (
+        ("--mask", mask is not None, [name for name, item in sources.items() if item.mask != "none"]),
+        ("--factor", factor is not None, [name for name, item in sources.items() if item.enlarge]),
+        ("--composite", composite, [name for name, item in sources.items() if _can_composite(item)]),
+    ):
+        if is_set and task not in takers:
+            allowed = f"belongs to --task {' and '.join(takers)}" if takers else "is for other models"
+            raise SpecError(f"{option} {allowed}, not to {task}")
+    if factor is not None and entry is not None and entry.enlarge and factor not in entry.enlarge.factors:
+        raise SpecError(f"--factor is {factor}; allowed: {', '.join(map(str, entry.enlarge.factors))}")
     if composite and mask is not None:
         raise SpecError(
             "--composite finds the changed part by itself, --mask says which it is; give one of them"
         )
-    if prompt is None and task in ("generate", "edit"):
+    if prompt is None and tasks[task].prompt == "required":
         raise SpecError(f"Missing argument PROMPT: --task {task} needs a prompt")
+
+
+def _can_composite(entry: SourceEntry) -> bool:
+    """Whether results resemble the source everywhere but where they were meant to change."""
+    return entry.enlarge is None and entry.start is None and entry.mask != "required"
+
+
+def source_request(
+    task: str, entry: SourceEntry, source: SourceImage, mask: Mask | None = None, factor: int | None = None,
+    composite: bool = False,
+) -> SourceRequest:  # fmt: skip
+    """What ``task``, whose ``entry`` a model has, is to make of ``source``; ``factor`` None is its smallest."""
+    enlarge = entry.enlarge
+    return SourceRequest(
+        task, source, mask,
+        factor=1 if enlarge is None else factor or min(enlarge.factors),
+        composite=composite,
+        oversampling=0 if enlarge is None else enlarge.oversampling,
+        fills_mask=entry.masked_value is not None,
+    )  # fmt: skip
 
 
 def read_request(
     task: str,
+    entry: SourceEntry,
     source: ImageInput,
     mask: ImageInput | None = None,
     factor: int | None = None,
@@ -116,17 +159,16 @@ def read_request(
         DataError: when an image cannot be used; see ``image_file``.
     """
     image = read_source_image(source)
-    area = None if mask is None else read_mask(mask, image)
-    larger = (factor or FACTORS[0]) if task == "super-resolve" else 1
-    return SourceRequest(task, image, area, larger, composite)
+    region = None if mask is None else read_mask(mask, image)
+    return source_request(task, entry, image, region, factor, composite)
 
 
 def choose_size(request: SourceRequest, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """Of a model's ``sizes`` (height, width) the one that suits the source best.
 
-    For super-resolve the smallest that holds it, else the largest, which enlarges it in tiles.
+    For a task that enlarges the smallest that holds it, else the largest, which enlarges it in tiles.
     """
-    if request.task != "super-resolve":
+    if not request.enlarges:
         return best_canvas(request.source.size, sizes)
     by_area = sorted(sizes, key=lambda size: size[0] * size[1])
     height, width = (side * request.magnification for side in request.source.size)
@@ -137,20 +179,20 @@ def choose_size(request: SourceRequest, sizes: Sequence[tuple[int, int]]) -> tup
 
 
 def split(request: SourceRequest, size: tuple[int, int]) -> tuple[Tile, ...]:
-    """The parts of the source that images of ``size`` (height, width) are made from: one, but for super-resolve.
+    """The parts of the source that images of ``size`` (height, width) are made from: one, unless the task enlarges.
 
     Raises:
         SpecError: as ``tiles``.
     """
-    if request.task != "super-resolve":
+    if not request.enlarges:
         height, width = request.source.size
         return (Tile(slice(0, height), slice(0, width)),)
     return tiles(request.source.size, _window(request, size))
 
 
 def to_canvas(request: SourceRequest, size: tuple[int, int], tile: Tile) -> CanvasInputs:
-    """The source, and the mask, as a model of ``size`` (height, width) takes them; of super-resolve the ``tile``."""
-    if request.task == "super-resolve":
+    """The source, and the mask, as a model of ``size`` (height, width) takes them; to be enlarged the ``tile``."""
+    if request.enlarges:
         place = unscaled(tile.size, _window(request, size))
         part = request.source.on_white[tile.rows, tile.columns]
         return CanvasInputs(on_canvas(part, place), None, place)
@@ -167,9 +209,9 @@ def _window(request: SourceRequest, size: tuple[int, int]) -> tuple[int, int]:
 def assemble_enlargement(
     request: SourceRequest, generated: Iterable[tuple[Tile, CanvasInputs, Pixels]]
 ) -> Pixels:
-    """The user's image, (h, w, 3), or (h, w, 4) with alpha, each ``factor`` times larger, from super-resolved tiles.
+    """The user's image, (h, w, 3), or (h, w, 4) with alpha, each ``factor`` times larger, from enlarged tiles.
 
-    They are larger still by ``OVERSAMPLING``: joined, shrunk, and made to agree with the source.
+    They are larger still by the oversampling: joined, shrunk, and made to agree with the source.
     """
     magnification, source = request.magnification, request.source
     parts = (
@@ -182,7 +224,7 @@ def assemble_enlargement(
         )
         for tile, inputs, image in generated
     )
-    large = shrunk(from_pixels(joined(parts, source.size, magnification)), OVERSAMPLING)
+    large = shrunk(from_pixels(joined(parts, source.size, magnification)), request.oversampling)
     seen = to_pixels(consistent(large, from_pixels(source.on_white), request.factor))
     if source.alpha is None:
         return source.as_stored(seen)
@@ -194,10 +236,10 @@ def assemble_enlargement(
 
 
 def from_canvas(request: SourceRequest, inputs: CanvasInputs, image: Pixels) -> Pixels:
-    """The user's image of edit or inpaint, (h, w, 3), or (h, w, 4) with alpha, from the model's (H, W, 3)."""
+    """The user's image, not enlarged, (h, w, 3), or (h, w, 4) with alpha, from the model's (H, W, 3)."""
     source, alpha = request.source, request.source.alpha
     colors = restored(image, inputs.place)
-    if alpha is not None and request.task == "inpaint" and request.mask is not None:
+    if alpha is not None and request.fills_mask and request.mask is not None:
         alpha = np.where(request.mask, np.uint8(255), alpha)
     if alpha is not None:
         colors = replace_faint(off_white(colors, alpha), alpha, source.colors)

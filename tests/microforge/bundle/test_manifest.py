@@ -26,6 +26,7 @@ from microforge.bundle.manifest import (
     ModelEntry,
     Size,
     schema_text,
+    task_for,
 )
 from microforge.errors import BundleError, OutputError, OutputExistsError
 from microforge.io.atomic import atomic_bytes, atomic_folder, check_output
@@ -200,9 +201,11 @@ def test_what_a_manifest_must_not_say_is_named_in_one_line(path: str, value: Any
 def test_a_task_is_chosen_by_its_inputs_and_says_what_it_runs() -> None:
     manifest = parse_manifest(json.dumps(VALUES).encode())
     assert manifest.default_task == "generate" and manifest.steps == 2
-    assert manifest.task_for(image=False, mask=False) == "generate"
-    assert manifest.task_for(image=True, mask=True) == "fill"
-    assert manifest.task_for(image=True, mask=False) is None, "its only task with an image needs a mask"
+    assert task_for(manifest.tasks, image=False, mask=False) == "generate"
+    assert task_for(manifest.tasks, image=True, mask=True) == "fill"
+    assert task_for(manifest.tasks, image=True, mask=False) is None, (
+        "its only task with an image needs a mask"
+    )
     assert [(stage.role, stage.kind) for stage in manifest.stages()] == [
         ("text", "prompt_encoder"), ("denoise", "network"), ("decode", "decoder"),
     ]  # fmt: skip

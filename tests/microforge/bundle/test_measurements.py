@@ -74,4 +74,4 @@ def test_a_run_that_died_must_say_why() -> None:
 def test_what_was_not_measured_is_a_dash_never_a_zero() -> None:
     line = dict(zip(HEADINGS, cells(ROW), strict=True))
     assert line["warm image s"] == line["peak RSS MB"] == line["drift"] == "-"
-    assert line["download MB"] == "0.0" and line["threads"] == "engine's"
+    assert line["download MB"] == "0.0" and line["threads"] == "default"

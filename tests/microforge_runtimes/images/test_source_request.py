@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from microforge.bundle.reference_model import task_entries
 from microforge_runtimes.images.alpha import off_white, over_white
 from microforge_runtimes.images.image_file import Pixels, SourceImage, read_mask, read_source_image
 from microforge_runtimes.images.resampling import upsampled
@@ -15,6 +16,7 @@ from microforge_runtimes.images.source_request import (
     SourceRequest,
     assemble_enlargement,
     from_canvas,
+    source_request,
     split,
     to_canvas,
 )
@@ -22,11 +24,16 @@ from microforge_runtimes.sampler import to_pixels
 from tests.microforge.io.images import P3, base_mask, base_picture, encoded, matrix_profile
 
 CANVAS = (256, 256)
+TASKS = {
+    name: task.source
+    for name, task in task_entries(("edit", "inpaint", "super-resolve"), False, None).items()
+    if task.source is not None
+}
 
 
 def _enlarged(source: SourceImage, factor: int) -> Pixels:
     """Super-resolution by a model that does nothing but bicubic upsampling."""
-    request = SourceRequest("super-resolve", source, factor=factor)
+    request = source_request("super-resolve", TASKS["super-resolve"], source, factor=factor)
     generated = []
     for tile in split(request, CANVAS):
         inputs = to_canvas(request, CANVAS, tile)
@@ -79,7 +86,7 @@ def test_an_edit_takes_white_off_again_and_keeps_alpha() -> None:
     pixels = np.random.default_rng(0).integers(40, 220, (256, 256, 3), dtype=np.uint8)
     alpha = np.linspace(0, 255, 256).round().astype(np.uint8)[None].repeat(256, 0)
     source = SourceImage(pixels, alpha)
-    found = _edited(SourceRequest("edit", source))
+    found = _edited(source_request("edit", TASKS["edit"], source))
     np.testing.assert_array_equal(found[..., 3], alpha)
     seen = over_white(found[..., :3], alpha).astype(int)
     assert np.abs(seen - source.on_white).max() <= 1
@@ -98,7 +105,7 @@ def test_off_white_is_the_inverse_of_over_white_for_every_alpha() -> None:
 def test_inpainting_keeps_every_other_pixel_in_its_own_profile() -> None:
     data = encoded(base_picture(), icc_profile=matrix_profile(*P3))
     source = read_source_image(Image.open(io.BytesIO(data)))
-    request = SourceRequest("inpaint", source, read_mask(base_mask(), source))
+    request = source_request("inpaint", TASKS["inpaint"], source, read_mask(base_mask(), source))
     found = _edited(request, np.full((*CANVAS, 3), (30, 200, 90), np.uint8))
     outside = np.asarray(base_mask()) == 0
     np.testing.assert_array_equal(found[outside], source.stored[outside])
@@ -111,7 +118,11 @@ def test_inpainting_keeps_every_other_pixel_in_its_own_profile() -> None:
 def test_results_of_an_image_with_a_profile_look_like_it(task: str) -> None:
     image = base_picture().resize((64, 44)).point(lambda level: 60 + level // 2)  # colours that sRGB has
     source = read_source_image(Image.open(io.BytesIO(encoded(image, icc_profile=matrix_profile(*P3)))))
-    found = _edited(SourceRequest("edit", source)) if task == "edit" else _enlarged(source, 2)[::2, ::2]
+    found = (
+        _edited(source_request("edit", TASKS["edit"], source))
+        if task == "edit"
+        else _enlarged(source, 2)[::2, ::2]
+    )
     assert found.shape == source.stored.shape
     assert np.abs(found.astype(int) - source.stored).mean() < 6
 
@@ -120,7 +131,7 @@ def test_inpainting_transparent_pixels_makes_them_opaque_and_no_others() -> None
     image = base_picture().convert("RGBA")
     image.paste((0, 0, 0, 0), (0, 0, 60, 140))
     source = read_source_image(image)
-    request = SourceRequest("inpaint", source, read_mask(base_mask(), source))
+    request = source_request("inpaint", TASKS["inpaint"], source, read_mask(base_mask(), source))
     found = _edited(request, np.full((*CANVAS, 3), (30, 200, 90), np.uint8))
     inside = np.asarray(base_mask()) > 0
     assert (found[inside] == (30, 200, 90, 255)).all()

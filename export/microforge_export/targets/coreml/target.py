@@ -1,6 +1,6 @@
 """Core ML as a target of a bundle: lints and writes the packages of all components.
 
-For iOS 17 every component is a package. For iOS 18 the sizes of one role, and the two layouts of a denoiser, are
+For iOS 17 every component is a package. For iOS 18 the sizes of one role, and the two layouts of a network, are
 functions of one package, named by their component keys, with shared weights. A bundle that edits needs iOS 18.
 """
 

@@ -1,6 +1,6 @@
 """Lowers ExportedPrograms to ExecuTorch programs (``.pte``) on the XNNPACK delegate, with static shapes.
 
-Components that share weights (the sizes of a denoiser, its layouts for generation and editing) become methods of one
+Components that share weights (the sizes of a network, its layouts for generation and editing) become methods of one
 program, named by their component keys, because a program stores equal constants once. Every other component has a
 program of its own, so that a device can load one component at a time.
 """
