@@ -20,13 +20,10 @@ from microforge.version import __version__
 
 ROOT = Path(__file__).parents[1]
 CARD = "microforge/pretrained/README.md"
-#: Pages whose owners have not finished renaming.
-_UNFINISHED = {f"docs/{name}.md" for name in ("bundle",)}
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for pattern in ("*.md", "docs/**/*.md", "examples/*.md", CARD)
     for path in ROOT.glob(pattern)
-    if path.relative_to(ROOT).as_posix() not in _UNFINISHED
 )
 #: Pages whose Python runs; that of other pages has placeholders and is compiled, and its imports are resolved.
 EXECUTED = ("README.md", "docs/api/index.md", "docs/spec.md")
