@@ -28,7 +28,6 @@ from microforge.bundle.manifest import (
 )
 from microforge.bundle.signature import MAX_BYTES, SIGNATURE, check_signature
 from microforge.bundle.targets import Target
-from microforge.bundle.version1 import translate
 from microforge.errors import BundleError, SignatureError
 
 if TYPE_CHECKING:
@@ -284,7 +283,11 @@ def parse_manifest(data: bytes, where: str = MANIFEST) -> Manifest:
             "again or update microforge"
         )
     try:
-        return translate(data) if version == 1 else Manifest.model_validate_json(data, strict=True)
+        if version == 1:
+            from microforge.bundle.version1 import translate  # few manifests need it
+
+            return translate(data)
+        return Manifest.model_validate_json(data, strict=True)
     except ValidationError as error:
         raise BundleError(f"{where}: {_first_problem(error, version)}") from None
 
@@ -310,6 +313,8 @@ def _one_line(text: object) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> str:
     """Write ``manifest.json`` into ``folder``; returns the bundle id."""
-    data = (manifest.model_dump_json(indent=1) + "\n").encode("utf-8")
+    values = json.loads(manifest.model_dump_json())
+    ordered = {key: values.pop(key) for key in ("schema_version", "model", "bytes")} | values
+    data = (json.dumps(ordered, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
     (folder / MANIFEST).write_bytes(data)
     return manifest_id(data)
