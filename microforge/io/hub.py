@@ -1,17 +1,10 @@
-"""Models on the Hugging Face hub: only the files of checkpoints and bundles, never pickles. No torch.
-
-Downloads go through the cache of ``huggingface_hub``. Its files are links, which a bundle refuses; so a downloaded model
-is a folder of hard links to the same files, beside the cache's own folder of that revision.
-"""
+"""Models on the Hugging Face hub: only the files of checkpoints and bundles, never pickles. No torch."""
 
 from __future__ import annotations
 
-import fnmatch
 import importlib
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,7 +40,7 @@ def download(
         token: access token; the one that ``hf auth login`` stored by default.
 
     Returns:
-        A folder of plain files.
+        The model's folder in the cache.
 
     Raises:
         HubError: when the model or the revision does not exist, or cannot be reached.
@@ -55,13 +48,12 @@ def download(
     """
     _check_name(name)
     api = _api(token)
-    snapshot = _call(
+    patterns = list(ALLOWED_FILES)
+    folder = _call(
         f"cannot download {name}",
-        lambda: api.snapshot_download(
-            name, revision=revision, cache_dir=cache, allow_patterns=list(ALLOWED_FILES)
-        ),
+        lambda: api.snapshot_download(name, revision=revision, cache_dir=cache, allow_patterns=patterns),
     )
-    return _plain_folder(Path(snapshot))
+    return Path(folder)
 
 
 def upload(
@@ -123,42 +115,3 @@ def _call(what: str, request: Callable[[], ResultT]) -> ResultT:
     except (OSError, ValueError) as error:  # HTTP errors are OSErrors, refused names are ValueErrors
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise HubError(f"{what}: {reason}") from None
-
-
-def _plain_folder(snapshot: Path) -> Path:
-    """A folder with the files of ``snapshot`` (.../snapshots/COMMIT) in place of its links, made once per commit."""
-    folder = snapshot.parents[1] / "microforge" / snapshot.name
-    names = [name for name in _files(snapshot) if _is_allowed(name)]
-    if folder.is_dir():
-        if _files(folder) == names:
-            return folder
-        shutil.rmtree(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{snapshot.name}.", dir=folder.parent))
-    try:
-        for name in names:
-            _link_or_copy((snapshot / name).resolve(), work / name)
-        os.replace(work, folder)
-    except OSError as error:
-        if not folder.is_dir():  # another process was faster
-            raise HubError(f"cannot write {folder}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return folder
-
-
-def _files(folder: Path) -> list[str]:
-    """Relative paths of all files in ``folder``, sorted."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _is_allowed(name: str) -> bool:
-    return any(fnmatch.fnmatch(name, pattern) for pattern in ALLOWED_FILES)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)

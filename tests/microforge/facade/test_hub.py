@@ -145,7 +145,6 @@ def test_a_checkpoint_comes_back_from_the_hub_with_the_same_pixels(
     assert card.startswith("---\n") and "pipeline_tag: text-to-image" in card and "someone/mini" in card
     with microforge.from_pretrained("someone/mini") as model:
         assert np.array_equal(model.generate("a red circle", seed=3).array, first.array)
-        assert not any(path.is_symlink() for path in model.path.iterdir())
 
 
 def test_a_bundle_comes_back_from_the_hub_with_the_same_pixels(
@@ -179,7 +178,7 @@ def test_a_revision_is_what_it_was(stand_in: StandIn, editing_checkpoint: Path) 
     stand_in.commits["someone/mini"] = [files, {**files, "config.json": b"{}"}]
     pipeline = MicroForgePipeline.from_pretrained("someone/mini", revision="v1")
     assert pipeline.spec.name == "miniature"
-    with pytest.raises(ValueError, match="not a MicroForge checkpoint"):
+    with pytest.raises(ValueError, match="not of a MicroForge checkpoint"):
         MicroForgePipeline.from_pretrained("someone/mini")
 
 
