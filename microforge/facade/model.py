@@ -128,24 +128,23 @@ class Model:
         )
 
     def vary(
-        self, image: ImageLike, prompt: str = "", strength: float = 0.5, mask: ImageLike | None = None, *,
+        self, image: ImageLike, prompt: str = "", mask: ImageLike | None = None, *, strength: float = 0.5,
         seed: int = 0, steps: int | None = None, size: Size | None = None, callback: Callback | None = None,
     ) -> GeneratedImage:  # fmt: skip
-        """Generate an image that is similar to a source image, by starting from it instead of from noise alone.
+        """Generate an image that is similar to a source image (SDEdit, arXiv 2108.01073).
 
         Args:
             image: the source image; the result has its size.
             prompt: what the image shows; may be empty.
-            strength: how far the result may go from the source, above 0 to 1: the share of the steps that runs.
-            mask: pixels that may change; all others are preserved bit for bit. None: all of them.
+            mask: pixels that may change; all others are preserved bit for bit. None: everywhere.
+            strength: share of the sampling steps that are run, above 0 to 1; less stays nearer to the source.
             seed: see the class.
-            steps: see the class; all steps, of which ``strength`` takes its share.
+            steps: see the class.
             size: see the class.
             callback: see the class.
         """
-        return self._run(
-            self._source("vary", image, mask), prompt, seed, steps, size, callback, strength=strength
-        )
+        request = self._source("vary", image, mask)
+        return self._run(request, prompt, seed, steps, size, callback, strength)
 
     def push_to_hub(
         self, name: str, *, revision: str | None = None, private: bool = False,

@@ -58,7 +58,7 @@ class GeneratedImage:
 
     @property
     def task(self) -> str:
-        """The job: generate, edit, inpaint or super-resolve."""
+        """The job: generate, edit, inpaint, super-resolve or vary."""
         return self.settings.task
 
     @property

@@ -56,7 +56,7 @@ def test_the_shipped_student_without_torch_is_one_line_that_names_the_extra() ->
 def test_load_gives_the_shipped_student_by_default() -> None:
     """Reads 90 MB of weights, which takes a second."""
     with microforge.load() as model:
-        assert model.tasks == ("generate", "edit", "inpaint", "super-resolve")
+        assert model.tasks == ("generate", "edit", "inpaint", "super-resolve", "vary")
         assert model.sizes == ((256, 256),)
         result = model.generate("a red circle on a white background", seed=1)
     red, green, blue = np.median(result.array[100:156, 100:156].reshape(-1, 3), axis=0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import microforge
@@ -62,6 +63,27 @@ def test_super_resolve_multiplies_the_size_and_counts_steps_through_all_tiles(
     assert result.size == (80, 96) and result.task == "super-resolve"
     assert [step.index for step in seen] == list(range(1, seen[-1].steps + 1))
     assert len(seen) > result.steps, "more than one tile"
+
+
+def test_vary_equals_the_reference_pipeline_and_at_full_strength_it_is_generate(
+    model: microforge.Model, editing_checkpoint: Path
+) -> None:
+    source = model.generate("a red circle", seed=4)
+    pipeline = MicroForgePipeline.from_pretrained(editing_checkpoint)
+    image = torch.from_numpy(source.array).permute(2, 0, 1)[None] / 255.0
+    for strength in (0.25, 0.5):
+        expected = pipeline.vary(image, "a star", strength, seed=5)[0].permute(1, 2, 0).numpy() * 255.0
+        result = model.vary(source, "a star", strength=strength, seed=5)
+        assert np.abs(result.array - expected.round()).max() <= 1
+    whole = model.vary(source, "a star", strength=1.0, seed=5)
+    assert np.array_equal(whole.array, model.generate("a star", seed=5).array)
+
+
+def test_vary_with_a_mask_preserves_every_other_pixel(model: microforge.Model) -> None:
+    result = model.vary(SOURCE, "a star", MASK)
+    assert np.array_equal(result.array[~MASK], SOURCE[~MASK]) and result.task == "vary"
+    with pytest.raises(SpecError, match="strength is 2; allowed: above 0, at most 1"):
+        model.vary(SOURCE, strength=2)
 
 
 def test_steps_and_seed_mean_the_same_in_every_job(model: microforge.Model) -> None:
