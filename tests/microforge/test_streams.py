@@ -54,6 +54,7 @@ def test_streams_that_caches_and_trained_weights_depend_on_have_not_moved() -> N
         "REWRITE_NOISE": 88_000_000,
         "EDIT_STRIP": 2_026,
         "CALIBRATION": 20_000,
+        "PREVIEW": 40_000,
         "QUANTIZATION_QUALITY": 30_000,
         "UNSEEN_SCENES": 1_000_003,
         "STATISTICS": 1_000_033,

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +26,7 @@ from microforge_benchmarks.eval_cli import app
 from microforge_benchmarks.evaluate import bundle_model
 from microforge_benchmarks.evaluate.model_under_test import SamplingOptions
 from microforge_benchmarks.evaluate.open_model import open_model_under_test
+from microforge_runtimes.editor import Editor
 
 
 @pytest.fixture(scope="module")
@@ -101,19 +101,20 @@ def test_the_engine_of_a_bundle_can_be_chosen(bundle: Path) -> None:
         open_model_under_test(bundle, SamplingOptions(target="coreml"))
 
 
-def test_a_bundle_with_an_encoder_has_a_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_with_an_encoder_has_a_round_trip(
+    editing_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Echo:
         """Both halves of a perfect VAE; refuses batches, as a static graph does."""
 
         def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
             [tensor] = inputs.values()
-            assert tensor.shape == (1, 3, 64, 96)
+            assert tensor.shape == (1, 3, 64, 64)
             return {"latent": tensor, "image": tensor}
 
     monkeypatch.setattr(bundle_model, "open_session", lambda *_: Echo())
-    keys = SimpleNamespace(component=lambda role, size: (role, None))
-    round_trip = bundle_model.bundle_round_trip(SimpleNamespace(bundle=keys, target="onnx", size=None))  # type: ignore[arg-type]
-    images = torch.rand(3, 3, 64, 96)
+    round_trip = bundle_model.bundle_round_trip(Editor(editing_bundle))
+    images = torch.rand(3, 3, 64, 64)
     assert torch.equal(round_trip(images), images)
 
 
