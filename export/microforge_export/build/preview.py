@@ -21,8 +21,8 @@ from microforge_runtimes.sampler import from_pixels, preview_pixels
 Floats = NDArray[np.float32]
 #: Samples that the map is fitted to, and those that it is measured on.
 _FITTED, _MEASURED = 24, 8
-#: Pixels of a patch, at most; a cell of an autoencoder with a smaller factor has fewer.
-_PATCH = 8
+#: Pixels of a patch, at most; larger ones fit no better (docs/log.md) and have more numbers.
+_PATCH = 2
 _DIGITS = 5
 
 

@@ -37,11 +37,11 @@ def test_a_picture_is_shrunk_by_the_mean_of_squares() -> None:
 def test_a_bundle_shows_every_step_and_the_last_one_is_like_its_image(editing_bundle: Path) -> None:
     bundle = load_bundle(editing_bundle)
     preview = bundle.manifest.preview
-    assert preview is not None and preview.patch == 8
+    assert preview is not None and preview.patch == 2
     pictures: list[Step] = []
     result = Generator(bundle).generate("a red circle", seed=11, callback=pictures.append)
     shown = [step.preview() for step in pictures]
-    assert len(shown) == 4 and all(item is not None and item.shape == (16, 16, 3) for item in shown)
-    small = shrunk(result.float_image, result.height // 16)
+    assert len(shown) == 4 and all(item is not None and item.shape == (4, 4, 3) for item in shown)
+    small = shrunk(result.float_image, result.height // 4)
     errors = [float(np.square(from_pixels(item) - small).mean()) for item in shown if item is not None]
     assert 10 * np.log10(1 / errors[-1]) > preview.psnr_db - 6
