@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from microforge.errors import CheckpointError, PromptError, SpecError
-from microforge.io.long_text import first_tokens
+from microforge.io.long_text import LONG_TEXT, first_tokens
 from microforge.io.user_file import read_user_text
 from microforge.spec import TASKS
 
@@ -34,8 +34,6 @@ TASK_IDS = {task: RESERVED.index(f"<{task}>") for task in TASKS}
 SHIPPED_TOKENIZER = Path(__file__).parent / "pretrained" / "tokenizer.json"
 #: Reserved positions around the text: bos, task, eos.
 _FRAME = 3
-#: Longer texts, in characters, are not tokenized to their end.
-_LONG = 10_000
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ class PromptTokenizer:
     def _first_tokens(self, text: str, count: int) -> list[int]:
         """At least the first ``count`` of ``tokens(text)``, or all; does not tokenize a long text to its end."""
         ids = None
-        if len(text) > _LONG:
+        if len(text) > LONG_TEXT:
             ids = first_tokens(self._tokenizer, clean_text(text), count, self._longest)
         return self.tokens(text) if ids is None else ids
 

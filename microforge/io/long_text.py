@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+#: Longer texts, in characters, are not tokenized to their end.
+LONG_TEXT = 10_000
 #: Characters that the splitting pattern looks ahead at most, and bytes of a character at most.
 _LOOK_AHEAD_BYTES = 4 * 4
 

@@ -107,7 +107,7 @@ def open_checkpoint(
     """
     networks = _torch_module("microforge.components.networks")
     if threads is not None:
-        _torch_module("torch").set_num_threads(usable_threads(threads))
+        _torch_module("torch").set_num_threads(usable_threads(threads) or 1)
     bundle, opener = networks.open_checkpoint(folder, size, pipeline)
     return Editor(bundle, "torch", keep_loaded=True, opener=opener)
 

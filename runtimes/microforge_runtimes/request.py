@@ -175,7 +175,7 @@ def _tokens(
     if request.prompt is None and task.prompt == "required":
         raise PromptError(f"{name} needs a prompt; describe the result in a few words")
     for text in (request.prompt, request.negative):
-        if text is not None and any(tokenizer(key).count(text) == 0 for key in manifest.tokenizers):
+        if text is not None and any(tokenizer(key).is_empty(text) for key in manifest.tokenizers):
             raise PromptError("the prompt is empty; describe the image in a few words")
     return {
         item.prompt: {

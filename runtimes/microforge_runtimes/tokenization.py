@@ -8,7 +8,8 @@ import numpy as np
 
 from microforge.bundle.inputs import Tokenizer
 from microforge.errors import BundleError
-from microforge.tokenizer import TokenIds
+from microforge.io.long_text import LONG_TEXT, first_tokens
+from microforge.tokenizer import TokenIds, clean_text
 
 
 class FramedTokenizer:
@@ -29,10 +30,11 @@ class FramedTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._entry = entry
+        self._longest = max(map(len, self._tokenizer.get_vocab()))  # of a byte-level token: its bytes
 
-    def count(self, text: str) -> int:
-        """How many ids ``text`` has by itself."""
-        return len(self._ids(text))
+    def is_empty(self, text: str) -> bool:
+        """Whether ``text`` has no ids by itself."""
+        return not self._first_ids(text, 1)
 
     def encode(self, text: str | None, task: str, user: bool = True) -> TokenIds:
         """The framed ids of ``text`` for ``task``; None is the empty prompt.
@@ -40,11 +42,11 @@ class FramedTokenizer:
         Args:
             user: whether it is the user's prompt, which the entry's text goes before.
         """
-        entry, own = self._entry, []
-        if text is not None:
-            own = self._ids(entry.before + text if user else text)
-        prefix = entry.prefix[task]
+        entry, own, prefix = self._entry, [], self._entry.prefix[task]
         space = entry.length - len(prefix) - len(entry.suffix)
+        if text is not None:
+            whole = entry.before + text if user else text
+            own = self._first_ids(whole, space + 1) if entry.truncation == "right" else self._ids(whole)
         kept = own[:space] if entry.truncation == "right" else own[max(len(own) - space, 0) :]
         row = np.array([*prefix, *kept, *entry.suffix], np.int64)
         start = 0 if entry.padding == "right" else entry.length - len(row)
@@ -54,5 +56,11 @@ class FramedTokenizer:
 
     def _ids(self, text: str) -> list[int]:
         """Ids without special tokens; half a surrogate pair becomes a question mark."""
-        clean = text.encode("utf-8", "replace").decode("utf-8")
-        return list(self._tokenizer.encode(clean, add_special_tokens=False).ids)
+        return list(self._tokenizer.encode(clean_text(text), add_special_tokens=False).ids)
+
+    def _first_ids(self, text: str, count: int) -> list[int]:
+        """At least the first ``count`` of ``_ids(text)``, or all; a long text is not tokenized to its end."""
+        ids = None
+        if len(text) > LONG_TEXT:
+            ids = first_tokens(self._tokenizer, clean_text(text), count, self._longest)
+        return self._ids(text) if ids is None else ids
