@@ -80,11 +80,11 @@ Command = Any
 def _command(words: list[str]) -> tuple[Command, list[str]]:
     """The project's command that ``words`` start with, and its arguments."""
     scripts = tomllib.loads(_text("pyproject.toml"))["project"]["scripts"]
-    if words[:2] in (["mf-bench", "compare"], ["mf-bench", "scaling"], ["mf-bench", "baselines"]):
+    if words[:2] in (["mf-bench", "compare"], ["mf-bench", "scaling"], ["mf-bench", "against"]):
         modules = {
             "compare": "bench_cli",
             "scaling": "studies.scaling_cli",
-            "baselines": "studies.baselines_cli",
+            "against": "studies.baselines_cli",
         }
         module = importlib.import_module(f"microforge_benchmarks.{modules[words[1]]}")
         app = module.compare_app if words[1] == "compare" else module.app
@@ -228,7 +228,7 @@ def _options(command: Command) -> set[str]:
 
 def test_options_in_pages_exist() -> None:
     lines = (["mf-data"], ["mf-train"], ["mf-export"], ["mf-generate"], ["mf-eval"], ["mf-bench"], ["mf-bench", "compare"],
-             ["mf-bench", "scaling"], ["mf-bench", "baselines"])  # fmt: skip
+             ["mf-bench", "scaling"], ["mf-bench", "against"])  # fmt: skip
     known = set().union(*(_options(_command(list(line))[0]) for line in lines))
     known |= FOREIGN_OPTIONS
     known |= {

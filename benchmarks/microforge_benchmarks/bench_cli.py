@@ -1,6 +1,6 @@
 """Command line of ``mf-bench``; heavy packages are imported inside the commands.
 
-``mf-bench BUNDLE`` measures a bundle. ``mf-bench compare``, ``scaling`` and ``baselines`` are commands of their own, so
+``mf-bench BUNDLE`` measures a bundle. ``mf-bench compare``, ``scaling`` and ``against`` are commands of their own, so
 the first word decides.
 """
 
@@ -29,7 +29,7 @@ compare_app = command_app("Tabulate measured rows.")
 ROWS, PAGE = "rows.json", "report.html"
 EXAMPLE = (
     "Example: mf-bench model.mfb --out report --threads 1,2 --memory-limit 1GB. "
-    "Other commands, each with --help: mf-bench compare, mf-bench scaling, mf-bench baselines."
+    "Other commands, each with --help: mf-bench compare, mf-bench scaling, mf-bench against."
 )
 ENGINE, MEASUREMENT, OUTPUT = "Engine", "Measurement", "Report"
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.", rich_help_panel=OUTPUT)]  # fmt: skip
@@ -195,7 +195,7 @@ def main() -> None:
         from microforge_benchmarks.studies.scaling_cli import app as scaling_app
 
         run(scaling_app, sys.argv[2:])
-    if word == "baselines":
+    if word == "against":
         from microforge_benchmarks.studies.baselines_cli import app as baselines_app
 
         run(baselines_app, sys.argv[2:])

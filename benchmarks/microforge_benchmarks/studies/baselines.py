@@ -84,7 +84,7 @@ class BaselineEntry(Entry):
 
 
 class BaselineReport(Entry):
-    """Report of ``mf-bench baselines``; the first entry is the bundle."""
+    """Report of ``mf-bench against``; the first entry is the bundle."""
 
     bundle: str
     model: str

@@ -1,4 +1,4 @@
-"""Command line of ``mf-bench baselines``; heavy packages are imported inside the command."""
+"""Command line of ``mf-bench against``; heavy packages are imported inside the command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from microforge.io.console import command_app, print_json, say
 
 app = command_app("Compare a bundle with PyTorch and with other models.")
 FILE, PLOT = "baselines.json", "baselines.png"
-EXAMPLE = "Example: mf-bench baselines model.mfb --with torch-eager,sd-turbo --cache build/baselines --out baselines"
+EXAMPLE = "Example: mf-bench against model.mfb --with torch-eager,sd-turbo --cache build/baselines --out baselines"
 COMPARISON, OUTPUT = "Comparison", "Output"
 
 

@@ -1,4 +1,4 @@
-"""Plot and table of ``mf-bench baselines``."""
+"""Plot and table of ``mf-bench against``."""
 
 from __future__ import annotations
 
