@@ -73,7 +73,7 @@ def _open_files(data: str, cache: Path, console: Console, augmentation: Augmenta
     path = Path(data)
     if _URL.match(data):
         raise DataError(
-            f"--data is {data!r}, a URL; they are not read: download it first; allowed: {ALLOWED}"
+            f"--data is {data!r}, a URL, which is not read; download it first; allowed: {ALLOWED}"
         )
     try:
         if data and os.path.isdir(path):

@@ -11,7 +11,9 @@ from microforge.io.console import command_app, print_json, say
 
 app = command_app("Compare a bundle with PyTorch and with other models.")
 FILE, PLOT = "baselines.json", "baselines.png"
-EXAMPLE = "Example: mf-bench against model.mfb --with torch-eager,sd-turbo --cache build/baselines --out baselines"
+EXAMPLE = (
+    "Example: mf-bench against model.mfb --with torch-eager,sd-turbo --cache build/baselines --out baselines"
+)
 COMPARISON, OUTPUT = "Comparison", "Output"
 
 

@@ -50,7 +50,7 @@ def test_data_refuses_weights_of_nothing_and_folders_that_are_not_there(folder: 
         _open("scenes+stickers:nowhere", tmp_path)
     with pytest.raises(DataError, match=r"does not exist; allowed: scenes.*stickers:FOLDER"):
         _open("scenes+photos", tmp_path)
-    with pytest.raises(SpecError, match="--flip"):
+    with pytest.raises(SpecError, match="flip and random_crop belong"):
         _open(f"stickers:{folder}", tmp_path, Augmentation(flip=True))
 
 

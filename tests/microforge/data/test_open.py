@@ -132,7 +132,7 @@ def test_open_source_reads_the_images_of_a_folder_that_also_holds_a_tar(tmp_path
         ("empty", "empty holds no image"),
         ("note.txt", "note.txt hold no image with a caption"),
         ("no-{0..1}.tar", r"no-0\.tar does not exist"),
-        ("https://example.com/x.tar", "does not exist"),
+        ("https://example.com/x.tar", "a URL, which is not read; download it first"),
         ("", "does not exist"),
         ("nul\0", "does not exist"),
     ],
