@@ -176,13 +176,11 @@ class ModelSpec:
 
 
 def _preset(
-    name: str, channels: tuple[int, int, int, int], latent: int, enc: tuple[int, int, int, int],
-    dec: tuple[int, int, int, int], mid: int, depth: int, dim: int, planner_depth: int,
-    text: TextEncoderSpec, size: int,
-) -> ModelSpec:  # fmt: skip
+    name: str, vae: VAESpec, depth: int, dim: int, planner_depth: int, text: TextEncoderSpec, size: int
+) -> ModelSpec:
     return ModelSpec(
         name=name,
-        vae=VAESpec(channels, latent, enc, dec, mid),
+        vae=vae,
         backbone=BackboneSpec(depth=depth, dim=dim, attn_every=2 if depth < 6 else 3, aligned_source=True),
         planner=PlannerSpec(depth=planner_depth, dim=dim, num_plan_tokens=16 if depth < 6 else 32),
         text_encoder=text,
@@ -191,10 +189,10 @@ def _preset(
 
 
 PRESETS: Mapping[str, ModelSpec] = types.MappingProxyType({
-    "nano": _preset("nano", (16, 32, 64, 128), 16, (1, 1, 2, 2), (1, 2, 2, 3), 1, 4, 128, 3, TextEncoderSpec(128, max_length=32), 160),
-    "tiny": _preset("tiny", (32, 64, 128, 256), 16, (1, 2, 3, 3), (1, 2, 4, 5), 1, 6, 256, 4, TextEncoderSpec(), 256),
-    "small": _preset("small", (64, 128, 256, 512), 32, (2, 2, 3, 4), (2, 2, 3, 5), 2, 12, 384, 4, TextEncoderSpec(), 512),
-    "base": _preset("base", (128, 256, 512, 512), 32, (1, 2, 2, 3), (3, 4, 4, 5), 2, 18, 512, 3, TextEncoderSpec(), 512),
+    "nano": _preset("nano", VAESpec((16, 32, 64, 128), 16, (1, 1, 2, 2), (1, 2, 2, 3), 1), 4, 128, 3, TextEncoderSpec(128, max_length=32), 160),
+    "tiny": _preset("tiny", VAESpec((32, 64, 128, 256), 16, (1, 2, 3, 3), (1, 2, 4, 5), 1), 6, 256, 4, TextEncoderSpec(), 256),
+    "small": _preset("small", VAESpec((64, 128, 256, 512), 32, (2, 2, 3, 4), (2, 2, 3, 5), 2), 12, 384, 4, TextEncoderSpec(), 512),
+    "base": _preset("base", VAESpec((128, 256, 512, 512), 32, (1, 2, 2, 3), (3, 4, 4, 5), 2), 18, 512, 3, TextEncoderSpec(), 512),
 })  # fmt: skip
 
 
