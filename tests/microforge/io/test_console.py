@@ -83,7 +83,8 @@ def test_run_exits_with_the_code() -> None:
 
 #: A command that builds a folder and waits in the middle, as a long build does.
 _SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
 from pathlib import Path
 from microforge.io.atomic import atomic_folder
 from microforge.io.console import command_app, run

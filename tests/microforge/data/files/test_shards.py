@@ -284,7 +284,7 @@ def test_expand_shards_takes_ranges_in_brackets_and_names_with_brackets(tmp_path
     "data", ["https://example.org/a.tar", "s3://b/{0..3}.tar", "pipe:curl x", "https:/example.org/a.tar"]
 )
 def test_data_at_a_url_is_refused_as_such(tmp_path: Path, data: str) -> None:
-    with pytest.raises(DataError, match="a URL; they are not read: download it first"):
+    with pytest.raises(DataError, match="a URL, which is not read; download it first"):
         open_source(data, tmp_path / "cache", Console(quiet=True))
 
 

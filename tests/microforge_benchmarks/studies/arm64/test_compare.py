@@ -192,7 +192,7 @@ def test_apt_downloads_for_arm_and_installs_nothing(tmp_path: Path) -> None:
 def test_wheels_are_the_runtime_core_for_arm() -> None:
     needed = runtime_requirements("1.24.4")
     names = {line.split(">")[0].split("<")[0].split("=")[0] for line in needed}
-    assert names == {"numpy", "pillow", "pydantic", "rich", "tokenizers", "typer", "onnxruntime"}
+    assert names == {"numpy", "packaging", "pillow", "pydantic", "rich", "tokenizers", "typer", "onnxruntime"}
     assert needed[-1] == "onnxruntime==1.24.4"
     words = wheel_options("3.11")
     assert words[-2:] == ("--python-version", "3.11") and "manylinux_2_28_aarch64" in words
