@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from microforge.errors import OutputError, OutputExistsError
-from microforge.io.leftovers import PARTIAL, lock_file, lock_folder, remove_leftovers
+from microforge.errors import MicroForgeError, OutputError, OutputExistsError
+from microforge.io.disk_failure import disk_failure
+from microforge.io.leftovers import open_partial, remove_leftovers, work_folder
+from microforge.io.swap import swap_names
 
 
 def check_output(path: str | Path, force: bool = False) -> None:
@@ -65,69 +65,108 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[BinaryIO]:
         OutputExistsError: as ``atomic_bytes``.
         OutputError: as ``atomic_bytes``.
     """
+    path = _file_to_write(path, force)
+    partial: Path | None = None
+    try:
+        descriptor, partial = open_partial(path)
+        with os.fdopen(descriptor, "w+b") as stream:
+            yield stream
+        os.replace(partial, path)
+    except OSError as error:
+        raise _refused(path, error) from None
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path, force: bool = False) -> Iterator[Path]:
+    """The name of an empty file, for a library that writes by name; it becomes ``path`` at the end of the block.
+
+    Raises:
+        OutputExistsError: as ``atomic_bytes``.
+        OutputError: as ``atomic_bytes``; also when a library says that the disk is full.
+    """
+    path = _file_to_write(path, force)
+    with reporting_writes(path), work_folder(path) as work:
+        temporary = work / path.name
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask wants it; some libraries choose another
+        yield temporary
+        temporary.chmod(mode)
+        os.replace(temporary, path)
+
+
+def _file_to_write(path: str | Path, force: bool) -> Path:
+    """``path``, after everything that can be refused; its folder exists afterwards."""
     path = Path(path)
     check_output(path, force)
     if os.path.isdir(path):
         raise OutputError(f"cannot write {path}: it is a folder")
-    temporary: Path | None = None
+    _make_parent(path)
+    return path
+
+
+def _make_parent(path: Path) -> None:
+    """Make the folder of ``path``, and remove there what killed processes left of ``path``."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", suffix=PARTIAL, dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "w+b") as stream:
-            lock_file(handle)
-            yield stream
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        raise _refused(path, error) from None
+    remove_leftovers(path)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path, force: bool = False, *, marker: str) -> Iterator[Path]:
     """Open an empty folder that becomes ``path`` when the block ends without an error.
 
-    An old folder stays until the new one is complete. It is replaced only with ``force``, and only if it is
-    empty or holds the file ``marker``, so that a mistyped path never removes an unrelated folder.
+    An old folder stays until the new one is complete, and then both change places in one step where the system can do
+    that. It is replaced only with ``force``, and only if it is empty or holds the file ``marker``, so that a mistyped
+    path never removes an unrelated folder.
 
     Raises:
         OutputExistsError: as ``check_output``.
-        OutputError: as ``check_output``; also when ``path`` must not be replaced.
+        OutputError: as ``check_output``; also when ``path`` must not be replaced, or the disk is full.
     """
     path = Path(path)
     check_output(path, force)
     _check_replaceable(path, marker)
-    try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path)
-        check_output(path, force)  # once more: an interrupted replacement may just have been undone
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name[:64]}.", dir=path.absolute().parent))
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
-    new, old = work / "new", work / "old"
-    lock: int | None = None
-    try:
-        lock = lock_folder(work, path.name)
+    _make_parent(path)
+    check_output(path, force)  # once more: an interrupted replacement may just have been undone
+    with reporting_writes(path), work_folder(path) as work:
+        new, old = work / "new", work / "old"
         new.mkdir()
         yield new
         check_output(path, force)
         _check_replaceable(path, marker)
-        if path.exists():
-            os.replace(path, old)
         try:
-            os.replace(new, path)
+            if path.exists() and not swap_names(new, path):
+                os.replace(path, old)
+            if new.exists() and not path.exists():
+                os.replace(new, path)
         except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        if old.exists() and not os.path.lexists(path):
-            os.replace(old, path)
-        shutil.rmtree(work, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+            raise _refused(path, error) from None
+        finally:
+            if old.exists() and not os.path.lexists(path):
+                os.replace(old, path)
+
+
+@contextlib.contextmanager
+def reporting_writes(path: Path) -> Iterator[None]:
+    """Raise errors of the block that mean that the disk is full or read-only, of whatever kind, as ``OutputError``."""
+    try:
+        yield
+    except MicroForgeError:
+        raise
+    except Exception as error:
+        reason = disk_failure(error)
+        if reason is None:
+            raise
+        raise OutputError(f"cannot write {path}: {reason}") from None
+
+
+def _refused(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write {path}: {disk_failure(error) or error.strerror or error}")
 
 
 def _check_replaceable(path: Path, marker: str) -> None:
@@ -135,11 +174,10 @@ def _check_replaceable(path: Path, marker: str) -> None:
         return
     if path.is_symlink() or not path.is_dir():
         raise OutputError(f"cannot replace {path}: it is not a folder")
-    if any(path.iterdir()) and not (path / marker).is_file():
-        raise OutputError(f"cannot replace {path}: it holds other files and no {marker}; choose another name")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    try:
+        if any(path.iterdir()) and not (path / marker).is_file():
+            raise OutputError(
+                f"cannot replace {path}: it holds other files and no {marker}; choose another name"
+            )
+    except OSError as error:
+        raise _refused(path, error) from None

@@ -1,7 +1,8 @@
 """Shared behaviour of all commands: messages on stderr, one line per error, exit codes 0, 1 and 2. No torch.
 
 A command module defines ``app = command_app(HELP)`` and ``def main() -> None: run(app)``. Inside a command
-raise a ``MicroForgeError``: user mistakes (ValueError) exit with 2, failed checks (RuntimeError) with 1.
+raise a ``MicroForgeError``: user mistakes (ValueError) exit with 2, failed checks (RuntimeError) with 1. What the system
+refuses (a full disk, no permission) exits with 2, too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import typer
 
 from microforge.errors import MicroForgeError
+from microforge.io.disk_failure import disk_failure
 
 DONE, FELL_SHORT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 #: Signals that ask a process to end, and its exit code then is this plus the signal's number.
@@ -77,10 +79,15 @@ def _run_command(command: Any, arguments: list[str]) -> int:
         return DONE
     except OSError as error:  # a full disk, a file that vanished: what the system says, without a traceback
         where = f"{error.filename}: " if error.filename else ""
-        say_error(f"{where}{error.strerror or error}")
-        return FELL_SHORT
+        say_error(f"{where}{disk_failure(error) or error.strerror or error}")
+        return BAD_INPUT
     except Exception as error:
         code = _usage_error(error)
+        if (
+            code is None and (reason := disk_failure(error)) is not None
+        ):  # of a library with errors of its own
+            say_error(f"cannot write: {reason}")
+            return BAD_INPUT
         if code is None:
             raise
         return code

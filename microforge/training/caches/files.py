@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import safetensors
 from safetensors.torch import save_file
 from torch import Tensor
 
+from microforge.io.atomic import atomic_path
+
 
 def write_atomically(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file through a temporary one."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    save_file(tensors, temporary, metadata)
-    os.replace(temporary, file)
+    """Write a safetensors file; an old one is replaced.
+
+    Raises:
+        OutputError: when it cannot be written, on a full disk for example.
+    """
+    with atomic_path(file, force=True) as path:
+        save_file(tensors, path, metadata)
 
 
 def read_metadata(file: Path) -> dict[str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from microforge.data.image_source import ImageSource
 from microforge.data.order import PART, ExamplePlan
 from microforge.data.pixels import to_uint8
 from microforge.errors import DataError
+from microforge.io.atomic import atomic_file
 from microforge.tokenizer import PromptTokenizer
 from microforge.training.caches.encoder import LatentEncoder, encoder_sha256
 from microforge.training.caches.files import read_metadata, write_atomically
@@ -175,14 +175,12 @@ def _join(files: Sequence[Path], path: Path, key: str) -> None:
         start = end
     encoded = json.dumps(header).encode("ascii")
     encoded += b" " * (-len(encoded) % 8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as stream:
+    with atomic_file(path, force=True) as stream:
         stream.write(len(encoded).to_bytes(8, "little") + encoded)
         for name in _NAMES:
             for file in full:
                 with safetensors.safe_open(str(file), "np") as part:
                     stream.write(part.get_tensor(name).tobytes())
-    os.replace(temporary, path)
 
 
 def _shapes(file: Path) -> dict[str, tuple[str, list[int]]]:

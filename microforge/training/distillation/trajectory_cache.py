@@ -10,7 +10,6 @@ Letters: S trajectories of a task, P points of a trajectory, L text tokens, C h 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from microforge.errors import CheckpointError, OutputError
+from microforge.io.atomic import atomic_path
 
 #: Trajectories of a file, which are generated together.
 FILE_ROWS = 64
@@ -141,14 +141,15 @@ def megabytes(count: int) -> str:
 
 
 def write_cache_file(path: Path, trajectories: TrajectoryBatch, identity: CacheIdentity) -> None:
-    """Write one file through a temporary one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write one file; an old one is replaced.
+
+    Raises:
+        OutputError: when it cannot be written, on a full disk for example.
+    """
     tensors = {name: value.cpu().contiguous() for name, value in trajectories.tensors.items()}
-    save_file(tensors, temporary, {"identity": json.dumps(asdict(identity))})
-    temporary.chmod(0o644)  # safetensors makes it readable by its owner alone
-    verdicts_file(path).unlink(missing_ok=True)  # of the trajectories that are replaced
-    os.replace(temporary, path)
+    with atomic_path(path, force=True) as temporary:
+        save_file(tensors, temporary, {"identity": json.dumps(asdict(identity))})
+        verdicts_file(path).unlink(missing_ok=True)  # of the trajectories that are replaced
 
 
 def cache_file_fits(path: Path, identity: CacheIdentity, intervals: int) -> bool:

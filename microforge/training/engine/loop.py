@@ -17,6 +17,7 @@ from microforge.checkpoint import CONFIG
 from microforge.data.edit_examples import TripleSource
 from microforge.data.image_source import ImageSource
 from microforge.io.atomic import atomic_folder
+from microforge.io.leftovers import remove_leftovers
 from microforge.training.engine.batch_shard import BatchShard
 from microforge.training.engine.distributed import ALONE, Processes
 from microforge.training.engine.monitor import LOG, Monitor, progress_line
@@ -265,9 +266,6 @@ def _write_sheet(
 
 
 def _remove_partial_files(run: TrainingRun) -> None:
-    """Remove what a killed save has left behind."""
-    for file in run.folder.glob(f".{STATE}.*"):
-        file.unlink()
-    for folder in (run.checkpoint, run.folder / BEST):
-        for partial in folder.parent.glob(f".{folder.name}.*") if folder.is_dir() else ():
-            shutil.rmtree(partial)
+    """Remove what a killed save has left behind; a checkpoint that it had taken away is put back."""
+    for path in (run.folder / STATE, run.checkpoint, run.folder / BEST):
+        remove_leftovers(path)

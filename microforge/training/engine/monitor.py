@@ -27,6 +27,7 @@ from rich.progress import (
 from torch import Tensor
 
 from microforge.errors import DivergenceError, missing_extra
+from microforge.io.atomic import atomic_bytes, reporting_writes
 from microforge.training.engine.distributed import ALONE, Processes
 from microforge.training.engine.state import RunProgress
 from microforge.training.loop_options import LoopSettings
@@ -66,7 +67,8 @@ class Monitor:
         if path.is_file():
             rows = path.read_text("utf-8").splitlines()
             kept = [row for row in rows if _step_of(row) <= start]
-            path.write_text("".join(row + "\n" for row in kept), "utf-8")
+            if kept != rows:
+                atomic_bytes(path, "".join(row + "\n" for row in kept).encode("utf-8"), force=True)
 
     def add(self, step: int, terms: Mapping[str, Tensor]) -> str:
         """Add the terms of step ``step``; return the note for the progress line.
@@ -123,7 +125,8 @@ class Monitor:
 
     def _log(self, done: int, rate: float, means: Mapping[str, float]) -> None:
         row = {"step": done, "samples_per_s": round(rate, 1), **{k: round(v, 6) for k, v in means.items()}}
-        with (self.folder / LOG).open("a", encoding="utf-8") as log:
+        path = self.folder / LOG
+        with reporting_writes(path), path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(row) + "\n")
         if self.board is not None:
             for name, value in row.items():

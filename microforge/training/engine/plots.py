@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from microforge.data.pixels import to_uint8
+from microforge.io.atomic import atomic_path
 
 
 def save_sheet(path: Path, sheet: Tensor) -> None:
-    """Write an image (3, H, W) in [0, 1] as PNG, through a temporary file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write an image (3, H, W) in [0, 1] as PNG; an old one is replaced."""
     pixels = to_uint8(sheet).permute(1, 2, 0).cpu().numpy()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
-    Image.fromarray(pixels).save(temporary)
-    os.replace(temporary, path)
+    with atomic_path(path, force=True) as temporary:
+        Image.fromarray(pixels).save(temporary, "PNG")
 
 
 def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
@@ -51,5 +49,6 @@ def plot_losses(log: Path, out: Path) -> None:
         axis.grid(alpha=0.3)
         axis.set_xlabel("step", fontsize=8)
     figure.tight_layout()
-    figure.savefig(out, dpi=110)
+    with atomic_path(out, force=True) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     pyplot.close(figure)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from microforge.data.order import step_rng as step_rng
 from microforge.errors import CheckpointError
+from microforge.io.atomic import atomic_path
 
 STATE = "state.safetensors"
 #: The metadata key of a run's progress.
@@ -74,7 +74,11 @@ def step_generator(seed: int, step: int, device: str = "cpu") -> torch.Generator
 
 
 def save_state(folder: Path, progress: RunProgress, identity: RunIdentity, parts: StateParts) -> None:
-    """Write ``folder``/state.safetensors atomically."""
+    """Write ``folder``/state.safetensors; the old one stays until the new one is complete.
+
+    Raises:
+        OutputError: when it cannot be written, on a full disk for example.
+    """
     tensors: dict[str, Tensor] = {}
     for part, module in parts.modules.items():
         tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
@@ -87,9 +91,8 @@ def save_state(folder: Path, progress: RunProgress, identity: RunIdentity, parts
         "identity": json.dumps(asdict(identity)),
         PROGRESS: json.dumps(asdict(progress)),
     }
-    temporary = folder / f".{STATE}.{os.getpid()}"
-    save_file(tensors, temporary, meta)
-    os.replace(temporary, folder / STATE)
+    with atomic_path(folder / STATE, force=True) as temporary:
+        save_file(tensors, temporary, meta)
 
 
 def check_identity(folder: Path, identity: RunIdentity) -> int:

@@ -6,10 +6,14 @@ import shutil
 from pathlib import Path
 
 from microforge.errors import CheckpointError, OutputExistsError
+from microforge.training.engine.loop import BEST
 from microforge.training.engine.state import STATE, RunIdentity, check_identity
+from microforge.training.runs.plan import CHECKPOINT
 
 #: Entries that ``--force`` preserves: caches say themselves what they were computed from.
 CACHES = ("latents", "judged", "triples", "trajectories", "cache")
+#: The last and the best checkpoint of a run.
+CHECKPOINTS = (CHECKPOINT, BEST)
 
 
 def check_run_folder(
@@ -40,11 +44,18 @@ def check_run_folder(
 
 
 def clear_run(folder: Path) -> None:
-    """Remove a run and preserve its caches."""
-    for entry in folder.iterdir() if (folder / STATE).is_file() else ():
-        if entry.name.startswith(CACHES):
+    """Discard the run in ``folder`` and preserve its caches.
+
+    Its checkpoints stay until the first ones of the new run replace them, so that there is a whole one at any moment. The
+    state goes last: a run whose removal was killed is still recognised as one.
+    """
+    if not (folder / STATE).is_file():
+        return
+    for entry in folder.iterdir():
+        if entry.name.startswith(CACHES) or entry.name in (STATE, *CHECKPOINTS):
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
+    (folder / STATE).unlink()

@@ -32,6 +32,8 @@ def act(what: str) -> None:
         raise KeyboardInterrupt
     if what == "full disk":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out.bin")
+    if what == "full disk of a library":
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
     if what == "bug":
         raise ZeroDivisionError
     say_warning("nearly")
@@ -45,7 +47,8 @@ def act(what: str) -> None:
         ("mistake", 2, "error: size is 7; allowed: 32\n"),
         ("check", 1, "error: 40 dB, needed: 60 dB\n"),
         ("interrupt", 130, "error: interrupted\n"),
-        ("full disk", 1, "error: out.bin: No space left on device\n"),
+        ("full disk", 2, "error: out.bin: No space left on device\n"),
+        ("full disk of a library", 2, "error: cannot write: No space left on device\n"),
     ],
 )
 def test_errors_are_one_line_with_their_exit_code(

@@ -81,11 +81,33 @@ def test_an_output_that_was_taken_away_by_a_killed_build_is_put_back(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["a.mfb"]
 
 
-def test_the_next_writer_removes_an_old_partial_file(tmp_path: Path) -> None:
+def test_the_next_writer_removes_a_partial_file_of_a_killed_one(tmp_path: Path) -> None:
     _kill(_start("file", tmp_path / "a.png"))
     (partial,) = tmp_path.iterdir()
+    assert partial.name.endswith(".mf-partial")
     atomic_bytes(tmp_path / "a.png", b"1")
-    assert partial.exists(), "too young to be sure"
-    os.utime(partial, (time.time() - 3600,) * 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_partial_file_of_a_living_writer_stays(tmp_path: Path) -> None:
+    process = _start("file", tmp_path / "a.png")
+    try:
+        atomic_bytes(tmp_path / "a.png", b"1")
+        assert len(list(tmp_path.glob(".a.png.*.mf-partial"))) == 1
+    finally:
+        _kill(process)
+
+
+@pytest.mark.parametrize("name", [".a.png.01234567.mf-new", ".a.png.0123_xyz/lock.new", ".a.png.0123_xyz"])
+def test_what_was_not_locked_yet_is_removed_when_it_is_older_than_a_minute(name: str, tmp_path: Path) -> None:
+    if name.endswith("new"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    else:
+        (tmp_path / name).mkdir()
+    entry = tmp_path / name.split("/")[0]
+    atomic_bytes(tmp_path / "a.png", b"1")
+    assert entry.exists(), "too young to be sure"
+    os.utime(entry, (time.time() - 3600,) * 2)
     atomic_bytes(tmp_path / "a.png", b"2", force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

@@ -166,7 +166,9 @@ def test_train_refuses_the_state_of_another_run(tmp_path: Path) -> None:
 
 def test_train_sweeps_away_what_a_killed_save_left(tmp_path: Path) -> None:
     train(_run(tmp_path, 1), Line(), QUIET)
-    (tmp_path / f".{STATE}.123").write_bytes(b"half")
-    (tmp_path / ".best.x1" / "new").mkdir(parents=True)
+    for name in (STATE, "best"):
+        work = tmp_path / f".{name}.01234567"
+        (work / "new").mkdir(parents=True)
+        (work / "lock").write_text(name)  # of a process that has ended: nobody holds it
     train(_run(tmp_path, 2), Line(), QUIET)
     assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith(".")]
