@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -22,7 +23,7 @@ Size = int | str | tuple[int, int]
 
 
 class Backend(Protocol):
-    """An opened bundle or checkpoint."""
+    """An opened bundle or checkpoint; usable by several threads at once."""
 
     path: Path
     tasks: Mapping[str, Task]
@@ -51,17 +52,19 @@ class BundleBackend:
         self.sizes = tuple((entry.height, entry.width) for entry in manifest.sizes)
         self.steps = manifest.steps
         self._generators: dict[tuple[int, int] | None, Editor] = {}
+        self._lock = threading.Lock()
 
     def generator(self, size: Size | None, request: SourceRequest | None) -> Editor:
         """As ``Backend``."""
         pixels = None if size is None else as_size(size, self._bundle.manifest.latent.downsample)
         if pixels is None and request is not None:
             pixels = choose_size(request, self.sizes)
-        if pixels not in self._generators:
-            self._generators[pixels] = Editor(
-                self._bundle, self.target, pixels, self.threads, self._keep_loaded
-            )
-        return self._generators[pixels]
+        with self._lock:
+            if pixels not in self._generators:
+                self._generators[pixels] = Editor(
+                    self._bundle, self.target, pixels, self.threads, self._keep_loaded
+                )
+            return self._generators[pixels]
 
     def close(self) -> None:
         """Free all networks."""
@@ -76,6 +79,7 @@ class CheckpointBackend:
         self.path, self.target, self.threads, self._device = path, "torch", threads, device
         self._pipeline: MicroForgePipeline | None = None
         self._editors: dict[tuple[int, int], Editor] = {}
+        self._lock = threading.Lock()
         spec = self._load().spec
         self.tasks: Mapping[str, Task] = task_entries(path)
         self.sizes: tuple[tuple[int, int], ...] = (spec.native_size,)
@@ -95,9 +99,10 @@ class CheckpointBackend:
     def generator(self, size: Size | None, request: SourceRequest | None) -> Editor:
         """As ``Backend``; the trained size unless another is asked for."""
         pixels = self.sizes[0] if size is None else as_size(size, self._multiple)
-        if pixels not in self._editors:
-            self._editors[pixels] = open_checkpoint(self.path, pixels, self.threads, self._load())
-        return self._editors[pixels]
+        with self._lock:
+            if pixels not in self._editors:
+                self._editors[pixels] = open_checkpoint(self.path, pixels, self.threads, self._load())
+            return self._editors[pixels]
 
     def close(self) -> None:
         """Drop the networks."""

@@ -32,6 +32,9 @@ class Model:
     model's own number by default), ``size`` (256, "256x384" or (256, 384), height first) and ``callback`` (called after
     every sampling step with a ``microforge.Step``).
 
+    A model may be used by several threads at once: every call gives the image that it gives alone. Those of a bundle with
+    ``keep_loaded=False`` take turns, stage by stage. ``close`` it when no thread uses it any more.
+
     Source images are paths, Pillow images, earlier results or arrays (uint8, or floats in [0, 1]) of any size; masks are
     the same, white (255, 1.0, True) where pixels may change.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import stat
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from microforge.errors import DataError
 from microforge.io.color_profile import ColorProfile, ProfileError, convert_profile
 from microforge.io.file_kind import HEAD_BYTES, file_kind, with_article
 from microforge.io.png_chunks import bits_per_sample, has_profile, without_faulty_metadata
+from microforge.io.quiet import quiet_pillow
 
 #: Decoders that may run: the fewer, the smaller the surface for hostile files.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
@@ -105,8 +105,7 @@ def decode_image_bytes(
     """
     _check_kind(data[:HEAD_BYTES])
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of decoders, about metadata and sizes: judged here
+        with quiet_pillow():  # about metadata and sizes, which are judged here
             return _decoded(data, cover, large_jpeg)
     except (DataError, MemoryError):
         raise

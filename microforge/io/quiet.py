@@ -4,8 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
+
+
+class _Silence:
+    """Python's warning filters of the whole process, changed by the first of several threads and restored by the last.
+
+    ``warnings.catch_warnings`` alone is not for threads: two that overlap can leave the filters of one of them for good.
+    """
+
+    def __init__(self, module: str) -> None:
+        self._module, self._lock, self._users = module, threading.Lock(), 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=self._module)
+            self._users += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._filters.__exit__(None, None, None)
+
+
+_PILLOW = _Silence("PIL")
+
+
+def quiet_pillow() -> contextlib.AbstractContextManager[None]:
+    """Silence the warnings of Pillow's decoders inside the block, in all threads."""
+    return _PILLOW
 
 
 @contextlib.contextmanager

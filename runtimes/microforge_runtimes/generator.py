@@ -2,12 +2,16 @@
 
 Stages load when they are needed and are freed before the next one loads: prompt encoders, image encoder, network,
 decoder. On a phone only one of them is in memory at a time.
+
+A generator may be used by several threads at once. What belongs to one image is passed from call to call; the stages are
+shared, behind a lock (see ``Generator.stage``).
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +37,8 @@ __all__ = ["Generator", "Opener", "Request", "Result"]
 
 #: (bundle, target, component key, threads) -> a loaded session; ``engines.registry.open_session`` is one.
 Opener = Callable[[Bundle, str, str, int | None], Session]
+#: Seconds of each stage of one image, by role.
+Seconds = MutableMapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,11 @@ class Result:
 
 
 class Generator:
-    """Makes images with one bundle, one engine and one size; usable as a context manager."""
+    """Makes images with one bundle, one engine and one size; usable as a context manager, and by several threads at once.
+
+    With ``keep_loaded`` the threads evaluate the networks at the same time, where the engine can; without it they take
+    turns, stage by stage, so that one stage is in memory at a time however many threads there are.
+    """
 
     def __init__(
         self, bundle: Bundle | str | Path, target: str = "onnx", size: tuple[int, int] | None = None,
@@ -89,7 +99,7 @@ class Generator:
         self.size = self.bundle.size(size)
         self._sessions: dict[str, Session] = {}
         self._tokenizers: dict[str, FramedTokenizer] = {}
-        self._seconds: dict[str, float] = {}
+        self._lock = threading.RLock()  # of the sessions
 
     def __enter__(self) -> Self:
         return self
@@ -100,9 +110,10 @@ class Generator:
         self.close()
 
     def close(self) -> None:
-        """Free every stage that is still loaded."""
-        while self._sessions:
-            self._sessions.popitem()[1].close()
+        """Free every stage that is still loaded; no other thread may be making an image."""
+        with self._lock:
+            while self._sessions:
+                self._sessions.popitem()[1].close()
 
     def generate(
         self, prompt: str, seed: int = 0, steps: int | None = None, callback: StepCallback | None = None
@@ -126,16 +137,17 @@ class Generator:
 
     def run(self, request: Request, callback: StepCallback | None = None) -> Result:
         """Make one image; raises as ``check`` does, before an engine is loaded."""
-        checked, self._seconds = self.check(request), {}
-        encodings = self.encode(checked)
-        latent = self.sample(checked, encodings, callback)
-        image = self.decode(latent)
+        checked = self.check(request)
+        seconds: dict[str, float] = {}
+        encodings = self.encode(checked, seconds)
+        latent = self.sample(checked, encodings, callback, seconds)
+        image = self.decode(latent, seconds)
         if checked.mask is not None and checked.image is not None:
             image = latent_blending.composited(image, checked.image, checked.mask)
         return Result(
             sampler.to_pixels(image), image, latent, checked.task, request.prompt or "", request.seed,
             checked.table.steps, self.size.height, self.size.width, self.bundle.id, checked.truncated,
-            dict(self._seconds), request.negative, checked.strength, checked.guidance,
+            seconds, request.negative, checked.strength, checked.guidance,
         )  # fmt: skip
 
     @property
@@ -147,7 +159,7 @@ class Generator:
         """A tokenizer of the bundle; its file is read once."""
         if name not in self._tokenizers:
             entry = self.manifest.tokenizers[name]
-            self._tokenizers[name] = FramedTokenizer(entry, self.bundle.checked(entry.file))
+            self._tokenizers.setdefault(name, FramedTokenizer(entry, self.bundle.checked(entry.file)))
         return self._tokenizers[name]
 
     def noise(self, seed: int, index: int = 0) -> Floats:
@@ -155,18 +167,21 @@ class Generator:
         shape = (1, *self.size.latent_shape)
         return standard_normal(seed, shape, index * int(np.prod(shape)))
 
-    def encode(self, checked: Checked) -> Encodings:
-        """Run every encoder that the branches read, each loaded once, and the image's encoder where its latent is needed."""
+    def encode(self, checked: Checked, seconds: Seconds | None = None) -> Encodings:
+        """Run every encoder that the branches read, each loaded once, and the image's encoder where its latent is needed.
+
+        ``seconds`` receives the time of every stage, here and below.
+        """
         outputs: dict[tuple[str, PromptText | None], Mapping[str, Array]] = {}
         for name, prompts in checked.prompt_encoders.items():
-            with self.stage(self.manifest.encoders[name].role) as session:
+            with self.stage(self.manifest.encoders[name].role, seconds) as session:
                 for prompt in prompts:
                     context = Context(tokens=checked.tokens[prompt], parameters=checked.parameters)
                     outputs[name, prompt] = self._encoded(session, name, context)
         known = None
         for name, use in checked.image_encoders.items():
             latent = self.manifest.encoders[name].latent
-            with self.stage(self.manifest.encoders[name].role) as session:
+            with self.stage(self.manifest.encoders[name].role, seconds) as session:
                 if use.shown:
                     outputs[name, None] = self._encoded(session, name, Context(image=checked.shown))
                 if use.known and latent is not None:
@@ -183,7 +198,10 @@ class Generator:
             return outputs
         return {**outputs, entry.latent: sampler.normalize(outputs[entry.latent], self.manifest.latent)}
 
-    def sample(self, checked: Checked, encodings: Encodings, callback: StepCallback | None = None) -> Floats:
+    def sample(
+        self, checked: Checked, encodings: Encodings, callback: StepCallback | None = None,
+        seconds: Seconds | None = None,
+    ) -> Floats:  # fmt: skip
         """The final normalized latent (1, C, h, w), with the network loaded."""
         noise, source = self.noise(checked.seed), checked.entry.source
         after = None
@@ -191,7 +209,7 @@ class Generator:
             after = latent_blending.after_step(
                 encodings.known, noise, checked.cells, source.preserve_distances
             )
-        with self.stage(checked.entry.network) as session:
+        with self.stage(checked.entry.network, seconds) as session:
             return sampler.sample(
                 checked.table, self._evaluate(session, checked, encodings), self._start(checked, encodings, noise),
                 lambda index: self.noise(checked.seed, index), checked.start, after, callback, self.manifest.preview,
@@ -240,12 +258,12 @@ class Generator:
         component = self._component(checked.entry.network)
         return Branch(session, component, active.bindings, checked.entry.output, self.manifest.state, context)
 
-    def decode(self, latent: Floats) -> Floats:
+    def decode(self, latent: Floats, seconds: Seconds | None = None) -> Floats:
         """Image (1, 3, H, W) in [0, 1] of a normalized latent (1, C, h, w)."""
         entry, raw = self.manifest.decode, sampler.denormalize(latent, self.manifest.latent)
         if entry.role is None:
             return np.clip(raw, 0.0, 1.0)
-        with self.stage(entry.role) as session:
+        with self.stage(entry.role, seconds) as session:
             return session.run({entry.input: raw})[entry.output]
 
     def component_key(self, role: str) -> str:
@@ -256,17 +274,34 @@ class Generator:
         return self.bundle.component(role, self.size.size)[1]
 
     @contextmanager
-    def stage(self, role: str) -> Iterator[Session]:
-        """The loaded session of ``role``, freed at the end of the block unless stages are kept; its time is noted."""
+    def stage(self, role: str, seconds: Seconds | None = None) -> Iterator[Session]:
+        """The loaded session of ``role``, freed at the end of the block unless stages are kept.
+
+        A stage that is not kept belongs to one thread until it is freed; the others wait. The time of the block, loading
+        and waiting included, is added to ``seconds``.
+        """
         begin = time.perf_counter()
-        if role not in self._sessions:
-            opener = self._opener or open_session
-            self._sessions[role] = opener(self.bundle, self.target, self.component_key(role), self.threads)
-            return_freed_memory()  # an engine's copies of the weights while it loaded
         try:
-            yield self._sessions[role]
+            if self.keep_loaded:
+                yield self._session(role)
+                return
+            with self._lock:
+                try:
+                    yield self._session(role)
+                finally:
+                    if (session := self._sessions.pop(role, None)) is not None:
+                        session.close()
+                        return_freed_memory()
         finally:
-            if not self.keep_loaded:
-                self._sessions.pop(role).close()
-                return_freed_memory()
-            self._seconds[role] = self._seconds.get(role, 0.0) + time.perf_counter() - begin
+            if seconds is not None:
+                seconds[role] = seconds.get(role, 0.0) + time.perf_counter() - begin
+
+    def _session(self, role: str) -> Session:
+        with self._lock:
+            if role not in self._sessions:
+                opener = self._opener or open_session
+                self._sessions[role] = opener(
+                    self.bundle, self.target, self.component_key(role), self.threads
+                )
+                return_freed_memory()  # an engine's copies of the weights while it loaded
+            return self._sessions[role]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from tests.reliability.commands import Command, Inputs
 from tests.reliability.processes import CommandServer, Job
 
 #: Names of the attacked commands, and what makes each of them.
-NAMES = ("build", "distill", "vae", "flow", "generate", "pack", "fetch")
+NAMES = ("generate", "pack", "fetch", "vae", "flow", "distill", "build")
 _PAUSE = 0.02  # seconds between two pieces of a file that the server sends: else a download is over at once
 _PIECE = 1 << 16
 
@@ -119,16 +120,10 @@ def _call(app: str, folder: Path, *arguments: str) -> None:
 def _bundle_command(make: Callable[[Inputs], Command], inputs: Inputs, folder: Path) -> Command:
     command = make(inputs)
     if command.outputs == ("b.mfb",):
-        microforge_copy(inputs.old_bundle, folder / "b.mfb")
+        shutil.copytree(inputs.old_bundle, folder / "b.mfb")
     else:
         _call(command.app, folder, "pack", str(inputs.old_bundle), "--out", command.outputs[0])
     return replace(command, old=folder)
-
-
-def microforge_copy(source: Path, target: Path) -> None:
-    import shutil
-
-    shutil.copytree(source, target)
 
 
 def _generate(inputs: Inputs, folder: Path) -> Command:

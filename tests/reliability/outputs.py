@@ -54,5 +54,14 @@ def equal_weights(first: Path, second: Path) -> bool:
 
 
 def hidden(folder: Path) -> list[str]:
-    """Names of the hidden files and folders in ``folder`` and below, which a command that has ended must not leave."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob(".*"))
+    """Names of the hidden files and folders in ``folder`` and below, which a command that has ended must not leave.
+
+    What is empty does not count: for a minute it may stay (``microforge.io.leftovers``).
+    """
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob(".*") if not _is_empty(path))
+
+
+def _is_empty(path: Path) -> bool:
+    if path.is_dir():
+        return {item.name for item in path.iterdir()} <= {"lock.new"}
+    return path.stat().st_size == 0

@@ -7,6 +7,7 @@ them (int64) and convert. ``CoreMLSession`` needs a Mac; parity is checked by ``
 from __future__ import annotations
 
 import platform
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -70,9 +71,10 @@ class MilSession:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Evaluate once; ``ValueError`` for inputs that are not the component's."""
-        if self._interpreter is None:
+        interpreter = self._interpreter
+        if interpreter is None:
             raise ValueError(f"this {self._component.role} session is closed")
-        results = self._interpreter.run(coreml_inputs(self._component, inputs))
+        results = interpreter.run(coreml_inputs(self._component, inputs))
         return _declared(self._component, results)
 
     def close(self) -> None:
@@ -118,12 +120,15 @@ class CoreMLSession:
                 f"{path}: Core ML cannot load it: {' '.join(str(error).split())[:300]}"
             ) from None
         self._component, self._model = component, model
+        self._lock = threading.Lock()  # Core ML: one prediction of a model at a time
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Evaluate once; ``ValueError`` for inputs that are not the component's."""
-        if self._model is None:
+        model = self._model
+        if model is None:
             raise ValueError(f"this {self._component.role} session is closed")
-        return _declared(self._component, self._model.predict(coreml_inputs(self._component, inputs)))
+        with self._lock:
+            return _declared(self._component, model.predict(coreml_inputs(self._component, inputs)))
 
     def close(self) -> None:
         self._model = None

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import importlib
 import io
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from microforge_runtimes.engines.session import check_inputs
 
 #: Numbers of ExecuTorch's ScalarType.
 _DTYPES = {3: "int32", 4: "int64", 5: "float16", 6: "float32"}
+#: Loading redirects the process's stderr, and may change its one thread pool: one thread at a time.
+_LOADING = threading.Lock()
 _MAGIC = b"ET12"  # after the first four bytes of every program
 
 
@@ -47,6 +50,7 @@ class ExecutorchSession:
         """
         self._engine = engine()
         self._component = component
+        self._lock = threading.Lock()  # a method has one block of memory for the values of its graph
         self._method: Any = self._engine.load(path, key, threads)
         meta = self._method.metadata
         difference = _difference(
@@ -61,19 +65,22 @@ class ExecutorchSession:
         Raises:
             ValueError: for inputs that are not the component's, in shape, type or (token ids) value.
         """
-        if self._method is None:
+        method = self._method
+        if method is None:
             raise ValueError(f"this {self._component.role} session is closed")
         check_inputs(self._component, inputs)
         # A copy in C order: torch warns about read-only arrays, and the engine reads memory as it lies.
         copies = [np.array(inputs[spec.name], order="C") for spec in self._component.inputs]
         given = [self._engine.torch.from_numpy(copy) for copy in copies]
-        try:
-            outputs = self._method.execute(given)
-        except RuntimeError as error:
-            raise ValueError(f"{self._component.role} cannot run on these inputs: {error}") from None
-        return {
-            spec.name: tensor.numpy() for spec, tensor in zip(self._component.outputs, outputs, strict=True)
-        }
+        with self._lock:
+            try:
+                outputs = method.execute(given)
+            except RuntimeError as error:
+                raise ValueError(f"{self._component.role} cannot run on these inputs: {error}") from None
+            return {
+                spec.name: tensor.numpy()
+                for spec, tensor in zip(self._component.outputs, outputs, strict=True)
+            }
 
     def close(self) -> None:
         self._method = None
@@ -94,7 +101,7 @@ class _Engine:
                 raise BundleError(f"{path} is not an ExecuTorch program of a version that this runtime reads")
         said = io.StringIO()  # remarks about the processor, and why a load failed
         try:
-            with contextlib.redirect_stderr(said):
+            with _LOADING, contextlib.redirect_stderr(said):
                 if threads is not None:
                     self.binding._unsafe_reset_threadpool(usable_threads(threads))
                 self.binding._threadpool_get_thread_count()  # starts the pool, with its remarks

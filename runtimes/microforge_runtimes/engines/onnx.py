@@ -57,10 +57,11 @@ class OnnxSession:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Evaluate once; ``ValueError`` for inputs that are not the component's."""
-        if self._session is None:
+        session = self._session  # ONNX Runtime evaluates a session for several threads at once
+        if session is None:
             raise ValueError(f"this {self._component.role} session is closed")
         check_inputs(self._component, inputs)
-        return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
+        return dict(zip(self._outputs, session.run(self._outputs, dict(inputs)), strict=True))
 
     def close(self) -> None:
         self._session = None

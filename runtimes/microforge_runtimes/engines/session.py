@@ -12,7 +12,7 @@ from microforge_runtimes.arrays import Array
 
 
 class Session(Protocol):
-    """One loaded network."""
+    """One loaded network; ``run`` may be called by several threads at once."""
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Evaluate once: the component's inputs by name to its outputs by name.

@@ -8,7 +8,6 @@ XMP (ISO 16684-1) is the one metadata block that PNG, JPEG and WebP all have. Th
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 from xml.etree import ElementTree
@@ -19,6 +18,7 @@ from PIL import Image
 from microforge.errors import DataError
 from microforge.io.file_kind import HEAD_BYTES, file_kind, with_article
 from microforge.io.png_chunks import international_texts
+from microforge.io.quiet import quiet_pillow
 
 #: Terms of IPTC's vocabulary: made by a model alone, or from an image of someone's with a model's help.
 SourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
@@ -103,10 +103,8 @@ def _packet(data: bytes) -> bytes | None:
     if kind not in ("JPEG image", "WebP image"):
         raise DataError(f"is no PNG, JPEG or WebP image, which can hold settings: it is {with_article(kind)}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=("JPEG", "WEBP")) as image:
-                packet = image.info.get("xmp")
+        with quiet_pillow(), Image.open(io.BytesIO(data), formats=("JPEG", "WEBP")) as image:
+            packet = image.info.get("xmp")
     except Exception as error:  # decoders raise whatever broken bytes lead them to
         raise DataError(f"is a damaged {kind} ({' '.join(str(error).split())})") from None
     return packet if isinstance(packet, bytes) else None
