@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo "$$python" && break; done)
 
-.PHONY: help env demo test lint docs arm64 clean $(SUITES:%=test-%)
+.PHONY: help env demo test lint docs arm64 clean test-python test-kotlin
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,19 @@ test: $(SUITES:%=test-%) ## run every test suite
 
 test-python: $(STAMP)
 	$(BIN)/python -m pytest
+
+# JDK 17 and Maven; a fresh Maven repository fetches about 150 MB of them and of the Kotlin compiler.
+MAVEN ?= mvn
+MAVEN_ARGS ?= --batch-mode --quiet
+
+test-kotlin: $(BUNDLE)/manifest.json ## the Kotlin runtime on the golden files and the built bundle
+	@if command -v $(MAVEN) >/dev/null; then \
+		cd runtimes/kotlin && $(MAVEN) $(MAVEN_ARGS) test -Dmicroforge.bundles="$(abspath $(BUNDLE))"; \
+	elif [ "$(CI)" = true ]; then \
+		echo "error: no $(MAVEN) found; install a JDK 17 and Maven (Debian, Ubuntu: apt install openjdk-17-jdk-headless maven)" >&2; exit 2; \
+	else \
+		echo "test-kotlin: skipped, no $(MAVEN) found; install a JDK 17 and Maven"; \
+	fi
 
 lint: $(STAMP) ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
