@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo "$$python" && break; done)
 
-.PHONY: help env demo test lint docs arm64 clean test-python test-kotlin
+.PHONY: help env demo test lint docs arm64 conformance clean test-python test-kotlin
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,22 @@ ARM64_RESULT ?= build/arm64/arm64.json
 
 arm64: $(BUNDLE)/manifest.json ## compare the bundle on emulated 64-bit Arm with x86-64
 	$(BIN)/python -m microforge_benchmarks.studies.arm64.cli $(ARM64_BUNDLES) --work build/arm64 --out $(ARM64_RESULT) --force
+
+# Every runtime whose toolchain is here; a further one adds a line that writes build/conformance/NAME.json.
+INT8_BUNDLE := build/microforge_int8.mfb
+
+$(INT8_BUNDLE)/manifest.json: $(STAMP) $(wildcard microforge/pretrained/* microforge/pretrained/student/*)
+	$(BIN)/mf-export build --out $(INT8_BUNDLE) --precision int8 --force
+
+conformance: $(BUNDLE)/manifest.json $(INT8_BUNDLE)/manifest.json ## golden files, and the table of all runtimes on them
+	rm -rf build/conformance && mkdir -p build/conformance
+	$(BIN)/python -m microforge_benchmarks.conformance conformance
+	@if command -v $(MAVEN) >/dev/null; then \
+		cd runtimes/kotlin && $(MAVEN) $(MAVEN_ARGS) test -Dmicroforge.report="$(abspath build/conformance/kotlin.json)" \
+			-Dmicroforge.bundles="$(abspath $(BUNDLE)),$(abspath $(INT8_BUNDLE))"; \
+	else echo "conformance: no Kotlin, $(MAVEN) is not installed"; fi
+	$(BIN)/python -m microforge_benchmarks.conformance.table_cli $(BUNDLE) $(INT8_BUNDLE) --out conformance \
+		$$(for report in build/conformance/*.json; do test -e "$$report" && printf -- '--report %s ' "$$report"; done)
 
 clean: ## remove everything that was built, but not .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -115,13 +115,15 @@ class TrajectoryTest {
             val quality = target.quality["${trajectory.size}"]
             return if (quality == null) {
                 val limit = checkNotNull(target.image).threshold
-                Outcome(idsEqual, noiseEqual, worst, db, latentMax, "pixel $limit", worst <= limit)
+                Outcome(idsEqual, noiseEqual, worst, db, latentMax, "pixel ${plain(limit)}", worst <= limit)
             } else {
                 val limit = quality.limits.psnrWorstDb
-                Outcome(idsEqual, noiseEqual, worst, db, latentMax, "PSNR $limit dB", db >= limit)
+                Outcome(idsEqual, noiseEqual, worst, db, latentMax, "PSNR ${plain(limit)} dB", db >= limit)
             }
         }
     }
+
+    private fun plain(value: Double) = value.toString().removeSuffix(".0")
 
     private fun writeReport(results: List<JsonElement>) {
         val report = System.getProperty("microforge.report").orEmpty()
