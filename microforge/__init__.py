@@ -20,6 +20,7 @@ from microforge.version import __version__
 if TYPE_CHECKING:
     from microforge.facade.backends import Size
     from microforge.facade.export import export
+    from microforge.facade.fetch import fetch
     from microforge.facade.images import ImageLike
     from microforge.facade.load import load
     from microforge.facade.model import Model
@@ -35,6 +36,7 @@ __all__ = [
     "Step",
     "__version__",
     "export",
+    "fetch",
     "from_pretrained",
     "load",
 ]
@@ -46,6 +48,7 @@ _HOMES = {
     "Size": "microforge.facade.backends",
     "Step": "microforge_runtimes.sampler",
     "export": "microforge.facade.export",
+    "fetch": "microforge.facade.fetch",
     "from_pretrained": "microforge.facade.pretrained",
     "load": "microforge.facade.load",
 }

@@ -109,6 +109,11 @@ def read_public_key(path: str | Path) -> Ed25519PublicKey:
     return key
 
 
+def read_key(path: str | Path | None) -> Ed25519PublicKey | None:
+    """As ``read_public_key``; None, for bundles of anybody, stays None."""
+    return None if path is None else read_public_key(path)
+
+
 def _require_cryptography() -> None:
     if importlib.util.find_spec("cryptography") is None:
         raise missing_extra("cryptography", "sign")

@@ -13,9 +13,11 @@ from microforge.errors import SpecError, missing_extra
 from microforge.spec import parse_size
 from microforge_runtimes.editor import Editor
 from microforge_runtimes.images.source_request import SourceRequest, choose_size
-from microforge_runtimes.open_model import is_checkpoint, open_checkpoint, task_entries
+from microforge_runtimes.open_model import is_checkpoint, open_checkpoint, refuse_key, task_entries
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     from microforge.pipeline import MicroForgePipeline
 
 #: An image size: 256, "256x384" or (256, 384), height first.
@@ -42,8 +44,11 @@ class Backend(Protocol):
 class BundleBackend:
     """Runs a bundle; its networks stay in memory between images where ``keep_loaded``."""
 
-    def __init__(self, path: Path, engine: str | None, threads: int | None, keep_loaded: bool) -> None:
-        self.path, self._bundle = path, load_bundle(path)
+    def __init__(
+        self, path: Path, engine: str | None, threads: int | None, keep_loaded: bool,
+        key: Ed25519PublicKey | None = None,
+    ) -> None:  # fmt: skip
+        self.path, self._bundle = path, load_bundle(path, key)
         manifest = self._bundle.manifest
         self.target = engine or ("onnx" if "onnx" in manifest.targets else next(iter(manifest.targets)))
         self._bundle.target(self.target)
@@ -111,8 +116,9 @@ class CheckpointBackend:
 
 
 def open_backend(
-    path: Path, engine: str | None, threads: int | None, device: str | None, keep_loaded: bool
-) -> Backend:
+    path: Path, engine: str | None, threads: int | None, device: str | None, keep_loaded: bool,
+    key: Ed25519PublicKey | None = None,
+) -> Backend:  # fmt: skip
     """Open a bundle or a checkpoint.
 
     Raises:
@@ -120,14 +126,16 @@ def open_backend(
         BundleError: for a bundle that cannot be opened.
         CheckpointError: for a checkpoint that cannot be opened.
         MissingExtraError: for a checkpoint without torch.
+        SignatureError: when ``key`` is given and did not sign the bundle.
     """
     if is_checkpoint(path):
+        refuse_key(path, key)
         if engine is not None:
             raise SpecError(f"target {engine!r} is for bundles; {path} is a checkpoint, which runs in torch")
         return CheckpointBackend(path, threads, device)
     if device is not None:
         raise SpecError(f"device {device!r} is for checkpoints; {path} is taken for a bundle")
-    return BundleBackend(path, engine, threads, keep_loaded)
+    return BundleBackend(path, engine, threads, keep_loaded, key)
 
 
 def as_size(size: Size, multiple: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from microforge.bundle.signature import read_key
 from microforge.errors import BundleError, MissingExtraError
 from microforge.facade.backends import open_backend
 from microforge.facade.model import Model
@@ -14,7 +15,7 @@ SHIPPED = Path(__file__).parents[1] / "pretrained" / "student"
 
 def load(
     model: str | Path | None = None, *, target: str | None = None, threads: int | None = None,
-    device: str | None = None, keep_loaded: bool = True,
+    device: str | None = None, keep_loaded: bool = True, key: str | Path | None = None,
 ) -> Model:  # fmt: skip
     """Open a model: a bundle, a checkpoint, or the shipped student.
 
@@ -27,11 +28,13 @@ def load(
         device: of a checkpoint: cpu, cuda or mps; cpu by default.
         keep_loaded: of a bundle: keep networks in memory between images; False frees each one after its use, as on
             a phone.
+        key: file of an Ed25519 public key (PEM); only a bundle that its owner signed is opened (``mf-export sign``).
 
     Raises:
         BundleError: when there is no such model, or the bundle is damaged or lacks the target.
         CheckpointError: when the checkpoint is damaged or not trained far enough.
         MissingExtraError: when a package is not installed; the message names the extra that brings it.
+        SignatureError: when ``key`` is given and did not sign the bundle.
         SpecError: for an option that does not go with the model.
     """
     path = SHIPPED if model is None else Path(model)
@@ -39,7 +42,7 @@ def load(
         hint = f"; to download it: microforge.from_pretrained({str(model)!r})" if _is_hub_name(model) else ""
         raise BundleError(f"{model}: no such bundle or checkpoint{hint}")
     try:
-        return Model(open_backend(path, target, threads, device, keep_loaded))
+        return Model(open_backend(path, target, threads, device, keep_loaded, read_key(key)))
     except MissingExtraError as error:
         if model is None:
             raise MissingExtraError(f"the shipped model is a checkpoint: {error}, or load a bundle") from None

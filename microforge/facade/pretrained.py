@@ -14,7 +14,8 @@ from microforge_runtimes.open_model import is_checkpoint
 
 def from_pretrained(
     name: str, *, revision: str | None = None, target: str | None = None, threads: int | None = None,
-    device: str | None = None, keep_loaded: bool = True, cache: str | Path | None = None, token: str | None = None,
+    device: str | None = None, keep_loaded: bool = True, key: str | Path | None = None,
+    cache: str | Path | None = None, token: str | None = None,
 ) -> Model:  # fmt: skip
     """Download a model of the Hugging Face hub, or find it in the cache, and open it.
 
@@ -27,6 +28,7 @@ def from_pretrained(
         threads: as in ``microforge.load``.
         device: as in ``microforge.load``.
         keep_loaded: as in ``microforge.load``.
+        key: as in ``microforge.load``.
         cache: folder for downloads; that of ``huggingface_hub`` by default.
         token: access token of a private model; the one that ``hf auth login`` stored by default.
 
@@ -37,7 +39,7 @@ def from_pretrained(
     """
     folder = download(name, revision, cache=cache, token=token)
     path = _model_path(name, folder)
-    return load(path, target=target, threads=threads, device=device, keep_loaded=keep_loaded)
+    return load(path, target=target, threads=threads, device=device, keep_loaded=keep_loaded, key=key)
 
 
 def _model_path(name: str, folder: Path) -> Path:

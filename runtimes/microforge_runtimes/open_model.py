@@ -6,12 +6,12 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from microforge.bundle.files import load_bundle
 from microforge.bundle.manifest import MANIFEST
 from microforge.bundle.sampling import Task
-from microforge.errors import SpecError, missing_extra
+from microforge.errors import SignatureError, SpecError, missing_extra
 from microforge.io.threads import usable_threads
 from microforge.spec import parse_size
 from microforge_runtimes.editor import Editor
@@ -30,6 +30,9 @@ from microforge_runtimes.images.tiling import Tile
 from microforge_runtimes.request import Checked
 from microforge_runtimes.sampler import StepCallback
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -38,6 +41,7 @@ class Choice:
     size: str | None = None  # "128" or "128x256" (height x width)
     target: str | None = None
     threads: int | None = None
+    key: Ed25519PublicKey | None = None  # that must have signed the bundle
 
 
 def is_checkpoint(model: Path) -> bool:
@@ -45,18 +49,35 @@ def is_checkpoint(model: Path) -> bool:
     return (model / "config.json").is_file() and not (model / MANIFEST).is_file()
 
 
-def task_entries(model: Path) -> Mapping[str, Task]:
+def task_entries(model: Path, key: Ed25519PublicKey | None = None) -> Mapping[str, Task]:
     """The tasks of a bundle or a checkpoint by name; reads no weights.
+
+    Args:
+        key: public key that must have signed the bundle; None takes unsigned ones too.
 
     Raises:
         BundleError: when it is neither, or a damaged bundle.
         CheckpointError: for a damaged checkpoint.
         MissingExtraError: for a checkpoint when torch is not installed.
+        SignatureError: when ``key`` did not sign the bundle, and for a checkpoint, which has no signature.
     """
     if is_checkpoint(model):
+        refuse_key(model, key)
         tasks: Mapping[str, Task] = _torch_module("microforge.components.networks").checkpoint_tasks(model)
         return tasks
-    return load_bundle(model).manifest.tasks
+    return load_bundle(model, key).manifest.tasks
+
+
+def refuse_key(checkpoint: Path, key: object) -> None:
+    """Refuse a checkpoint where a signature is asked for.
+
+    Raises:
+        SignatureError: when ``key`` is not None.
+    """
+    if key is not None:
+        raise SignatureError(
+            f"{checkpoint} is a checkpoint; only bundles are signed (mf-export sign): open it without a key"
+        )
 
 
 def _torch_module(name: str) -> Any:
@@ -72,14 +93,16 @@ def open_model(model: Path, choice: Choice, source: SourceRequest | None = None)
     Raises:
         BundleError, CheckpointError, SpecError: when it cannot be opened, or not so.
         MissingExtraError: when torch is not installed, which a checkpoint needs.
+        SignatureError: when the chosen key did not sign the bundle.
     """
     if is_checkpoint(model):
+        refuse_key(model, choice.key)
         if choice.target is not None:
             raise SpecError(f"--target {choice.target} is for bundles; {model} is a checkpoint")
         return open_checkpoint(
             model, None if choice.size is None else parse_size(choice.size), choice.threads
         )
-    bundle, target = load_bundle(model), choice.target or "onnx"
+    bundle, target = load_bundle(model, choice.key), choice.target or "onnx"
     size = None if choice.size is None else parse_size(choice.size, bundle.manifest.latent.downsample)
     if size is None and source is not None:
         size = choose_size(source, [(entry.height, entry.width) for entry in bundle.manifest.sizes])

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+import microforge
 from microforge.bundle.files import load_bundle
 from microforge.bundle.manifest import MANIFEST
 from microforge.bundle.signature import SIGNATURE, sign
@@ -202,6 +204,18 @@ def test_fetch_takes_only_what_the_key_signed(server: Server, tmp_path: Path) ->
         fetch(server.url, tmp_path / "got.mfb", key=other.public_key(), attempts=QUICK)
     out = fetch(server.url, tmp_path / "got.mfb", key=key.public_key(), attempts=QUICK)
     assert (out / SIGNATURE).is_file() and same(out, server.folder)
+
+
+def test_fetch_of_the_package_reads_the_key_from_its_file(server: Server, tmp_path: Path) -> None:
+    key, file = Ed25519PrivateKey.generate(), tmp_path / "public.pem"
+    file.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    (server.folder / SIGNATURE).write_bytes(sign((server.folder / MANIFEST).read_bytes(), key))
+    seen: list[int] = []
+    out = microforge.fetch(
+        server.url, tmp_path / "got.mfb", key=file, callback=lambda progress: seen.append(progress.done)
+    )
+    assert same(out, server.folder) and seen == sorted(seen) and len(seen) > 1
+    assert microforge.load(out, key=file).path == out
 
 
 def test_fetch_refuses_a_damaged_manifest_before_any_file(server: Server, tmp_path: Path) -> None:

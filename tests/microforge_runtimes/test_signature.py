@@ -13,8 +13,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
+import microforge
+from microforge.bundle.files import load_bundle
+from microforge.bundle.pack import pack_bundle
 from microforge.bundle.signature import check_signature, read_private_key, read_public_key, sign
 from microforge.errors import SignatureError
+from microforge.io.console import exit_code
+from microforge_export.cli import app as export_app
+from microforge_runtimes.cli import app as generate_app
+from microforge_runtimes.open_model import task_entries
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 MANIFEST = b'{"schema_version": 2}'
@@ -79,22 +86,46 @@ def test_a_missing_key_and_a_folder_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_key_opens_signed_bundles_only(new_bundle_for_signing: Path, keys: tuple[Path, Path]) -> None:
-    from microforge.bundle.files import load_bundle
-    from microforge.bundle.pack import pack_bundle
-    from microforge.io.console import exit_code
-    from microforge_export.cli import app
-
     folder, (private, public) = new_bundle_for_signing, keys
     with pytest.raises(SignatureError, match="is not signed"):
         load_bundle(folder, KEY.public_key())
-    assert exit_code(app, ["sign", str(folder), "--key", str(private)]) == 0
-    assert exit_code(app, ["sign", str(folder), "--key", str(private)]) == 2
+    assert exit_code(export_app, ["sign", str(folder), "--key", str(private)]) == 0
+    assert exit_code(export_app, ["sign", str(folder), "--key", str(private)]) == 2
     assert load_bundle(folder, read_public_key(public)).id == load_bundle(folder).id
     archive = folder.with_name("model.mfb.zip")
     pack_bundle(folder, archive)
     assert load_bundle(archive, KEY.public_key()).id == load_bundle(folder).id
     with pytest.raises(SignatureError, match="another key"):
         load_bundle(archive, Ed25519PrivateKey.generate().public_key())
+
+
+def test_generating_with_a_key_needs_its_signature(
+    new_bundle_for_signing: Path, keys: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, (private, public) = new_bundle_for_signing, keys
+    out, words = (
+        tmp_path / "image.png",
+        [str(folder), "a red circle", "--size", "64", "--key", str(public), "--out"],
+    )
+    assert exit_code(generate_app, [*words, str(out)]) == 2 and not out.exists()
+    assert "is not signed" in capsys.readouterr().err
+    with pytest.raises(SignatureError, match="is not signed"):
+        microforge.load(folder, key=public)
+    assert exit_code(export_app, ["sign", str(folder), "--key", str(private)]) == 0
+    assert exit_code(generate_app, [*words, str(out)]) == 0 and out.exists()
+    manifest = folder / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes() + b"\n")
+    assert exit_code(generate_app, [*words, str(tmp_path / "other.png")]) == 2
+    assert "the bundle was changed" in capsys.readouterr().err
+    with pytest.raises(SignatureError, match="the bundle was changed"):
+        microforge.load(folder, key=public)
+
+
+def test_a_checkpoint_with_a_key_is_refused(editing_checkpoint: Path, keys: tuple[Path, Path]) -> None:
+    with pytest.raises(SignatureError, match="only bundles are signed"):
+        microforge.load(editing_checkpoint, key=keys[1])
+    with pytest.raises(SignatureError, match="only bundles are signed"):
+        task_entries(editing_checkpoint, KEY.public_key())
 
 
 @pytest.fixture

@@ -13,16 +13,12 @@ def verify(bundle: options.Bundle, key: options.TrustedKey = None, json: options
     The exit code is 1 if a hash is wrong or a check misses its limit. PyTorch is not needed.
     """
     from microforge.bundle.files import load_bundle
+    from microforge.bundle.signature import read_key
     from microforge.io.console import DONE, FELL_SHORT
     from microforge_export.checks.verify import verify as check
     from microforge_export.checks.verify_view import verify_table, verify_values
 
-    public_key = None
-    if key is not None:
-        from microforge.bundle.signature import read_public_key
-
-        public_key = read_public_key(key)
-    result = check(load_bundle(bundle, public_key), lambda what: say(f"checking {what}"))
+    result = check(load_bundle(bundle, read_key(key)), lambda what: say(f"checking {what}"))
     print_result(json, verify_values(str(bundle), result), verify_table(result))
     for problem in result.problems:
         say_error(problem)

@@ -65,7 +65,7 @@ def fetch(
     The old version stays until the new one is complete and verified.
     """
     from microforge.bundle.files import load_bundle
-    from microforge.bundle.signature import read_public_key
+    from microforge.bundle.signature import read_key
     from microforge_export.commands.output import byte_progress
     from microforge_runtimes.fetch import fetch as download
 
@@ -73,7 +73,7 @@ def fetch(
         path = download(
             url,
             out,
-            key=None if key is None else read_public_key(key),
+            key=read_key(key),
             force=force,
             callback=lambda progress: report(progress.done, progress.total),
         )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from microforge_runtimes.commands.output import ImageWriter
     from microforge_runtimes.images.source_request import SourceRequest
     from microforge_runtimes.marks.settings import Settings
+    from microforge_runtimes.open_model import Choice
     from microforge_runtimes.request import Request
     from microforge_runtimes.sampler import StepCallback
 
@@ -37,6 +38,7 @@ def generate(
     composite: options.Composite = False,
     target: options.Target = None,
     threads: options.Threads = None,
+    key: options.SignedBy = None,
     like: options.Like = None,
     preview: options.Preview = False,
     private: options.Private = False,
@@ -49,12 +51,13 @@ def generate(
 
     Images carry their settings, from which --like generates them again, and a mark that says that they were generated.
     """
+    from microforge.bundle.signature import read_key
     from microforge_runtimes.commands.batch import check_paths, clean_prompt, plan_batch
     from microforge_runtimes.commands.output import make_writer
     from microforge_runtimes.commands.replay import check_files, check_pixels, read_settings
     from microforge_runtimes.images.source_request import check_options, read_request
     from microforge_runtimes.marks.image_encoding import image_format
-    from microforge_runtimes.open_model import task_entries
+    from microforge_runtimes.open_model import Choice, task_entries
 
     earlier = None if like is None else read_settings(like)
     settings = _Sampling(task, size, steps, target, threads, factor, composite, strength).filled(earlier)
@@ -63,7 +66,8 @@ def generate(
     _hint_at_quotes(prompts)
     if earlier is not None:
         check_files(earlier, source, mask)
-    tasks = task_entries(model)
+    public_key = read_key(key)
+    tasks = task_entries(model, public_key)
     chosen = _task(settings, source, mask, tasks)
     check_options(chosen, tasks, source, mask, settings.factor, settings.composite, prompts[0])
     image_format(out)
@@ -78,7 +82,8 @@ def generate(
         if earlier is not None:
             check_pixels(earlier, request.source, request.mask)
     writer = make_writer(out, request, source, private, force, c2pa_certificate, c2pa_key)
-    values = _run(model, replace(settings, task=chosen), batch, request, writer, earlier, preview)
+    choice = Choice(settings.size, settings.target, settings.threads, public_key)
+    values = _run(model, replace(settings, task=chosen), choice, batch, request, writer, earlier, preview)
     if json:
         print_json(
             values[0]
@@ -156,7 +161,7 @@ def _task(settings: _Sampling, source: Path | None, mask: Path | None, tasks: Ma
 
 
 def _run(
-    model: Path, settings: _Sampling, batch: Batch, request: SourceRequest | None, writer: ImageWriter,
+    model: Path, settings: _Sampling, choice: Choice, batch: Batch, request: SourceRequest | None, writer: ImageWriter,
     earlier: Settings | None, preview: bool,
 ) -> list[dict[str, object]]:  # fmt: skip
     """Generate and write all images, then their contact sheet; the values of each image for ``--json``."""
@@ -164,10 +169,9 @@ def _run(
     from microforge_runtimes.commands.progress import GenerationProgress
     from microforge_runtimes.commands.replay import check_model
     from microforge_runtimes.images.contact_sheet import contact_sheet, thumbnail
-    from microforge_runtimes.open_model import Choice, check, is_checkpoint, open_model, run
+    from microforge_runtimes.open_model import check, is_checkpoint, open_model, run
 
     engine = "torch" if is_checkpoint(model) else settings.target or "onnx"
-    choice = Choice(settings.size, settings.target, settings.threads)
     values: list[dict[str, object]] = []
     sheet = []
     with open_model(model, choice, request) as editor, GenerationProgress(len(batch.items)) as progress:

@@ -101,6 +101,16 @@ Target = Annotated[
 ]
 Threads = Annotated[int | None, _option(_MODEL, "CPU threads of the engine.", min=1, max=1024, metavar="N")]
 
+SignedBy = Annotated[
+    Path | None,
+    _option(
+        _MODEL,
+        "Open the bundle only if the owner of this Ed25519 public key signed it.",
+        "--key",
+        metavar="KEY.pem",
+    ),
+]
+
 # Output
 Out = Annotated[
     Path,
