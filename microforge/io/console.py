@@ -57,7 +57,7 @@ def exit_code(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         with _signals_as_exceptions():
             return _run_command(command, list(sys.argv[1:] if arguments is None else arguments))
     except _Terminated as error:
-        say_error(f"ended by {signal.Signals(error.number).name}; what was unfinished is removed")
+        say_error(f"ended by {signal.Signals(error.number).name}; unfinished outputs are removed")
         return _SIGNALLED + error.number
 
 

@@ -18,6 +18,7 @@ from microforge.checkpoint import read_checkpoint
 from microforge.spec import PlannerSpec
 from tests.conftest import MINIATURE, saved
 from tests.reliability import commands
+from tests.reliability.attacks import Attacks
 from tests.reliability.commands import Command, Inputs
 from tests.reliability.processes import CommandServer, Job
 
@@ -31,12 +32,19 @@ Report = Callable[[str], None]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tries", type=int, default=2, help="how often every command is attacked")
+    parser.addoption("--images", type=int, default=40, help="images in a row")
 
 
 @pytest.fixture(scope="session")
 def tries(request: pytest.FixtureRequest) -> int:
     """Tries per command."""
     return int(request.config.getoption("--tries", default=2))
+
+
+@pytest.fixture(scope="session")
+def images(request: pytest.FixtureRequest) -> int:
+    """Images in a row."""
+    return int(request.config.getoption("--images", default=40))
 
 
 _REPORT: list[str] = []
@@ -75,6 +83,7 @@ class _Slow(SimpleHTTPRequestHandler):
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inputs]:
     """Two checkpoints, their bundles, and a server of the second bundle."""
     folder = tmp_path_factory.mktemp("inputs")
+    folder.chmod(0o755)  # another user reads them, too
     specs = {
         "old": MINIATURE,
         "new": replace(MINIATURE, planner=PlannerSpec(depth=1, dim=64, num_plan_tokens=5, heads=2)),
@@ -165,3 +174,25 @@ _MAKERS: dict[str, Callable[[Inputs, Path], Command]] = {
     "flow": partial(_train, "flow"),
     "distill": _distill,
 }
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def attacks(
+    request: pytest.FixtureRequest,
+    make_command: Callable[[str], Command],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Attacks]:
+    """A command whose modules are imported already, and the folder of an undisturbed call."""
+    command = make_command(request.param)
+    folder = tmp_path_factory.mktemp(f"attack-{request.param}")
+    whole, modules = folder / "whole", folder / "modules"
+    whole.mkdir()
+    if request.param == "flow":
+        assert command.old is not None
+        shutil.copytree(command.old / "run" / "vae", whole / "run" / "vae")
+    with CommandServer(mini=True) as server:
+        job = Job(command.app, command.arguments, whole, folder / "log", folder, modules=modules)
+        outcome = server.run(job)
+    assert outcome.code == 0, outcome.text
+    with CommandServer(modules, mini=True) as server:
+        yield Attacks(command, server, folder, whole)

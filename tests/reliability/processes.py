@@ -47,6 +47,12 @@ class Outcome:
     seconds: float
 
 
+def environment() -> dict[str, str]:
+    """Variables of a process that runs this project's code with one thread."""
+    path = os.pathsep.join([*map(str, _SOURCES), os.environ.get("PYTHONPATH", "")])
+    return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
 class CommandServer:
     """Starts commands of the project one after the other; a context manager."""
 
@@ -57,11 +63,9 @@ class CommandServer:
             modules: file with the names of modules to import before any command starts.
             mini: whether to patch training and distillation, see ``miniature.py``.
         """
-        path = os.pathsep.join([*map(str, _SOURCES), os.environ.get("PYTHONPATH", "")])
-        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("command_server.py")), str(modules or "-"), str(MINIATURE if mini else "-")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads, "PYTHONPATH": path},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment()},
         )  # fmt: skip
 
     def __enter__(self) -> Self:

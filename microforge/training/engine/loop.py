@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -31,6 +32,7 @@ from microforge.training.engine.state import (
     StateParts,
     load_state,
     save_state,
+    steps_done,
 )
 from microforge.training.engine.time_budget import TimeBudget
 from microforge.training.loop_options import LoopSettings
@@ -152,7 +154,7 @@ def train(
     progress = _resume(run, trained, console, processes)
     start = progress.step
     monitor = Monitor(run.folder, run.loop, run.steps, stage.samples_per_step, progress, processes)
-    with progress_line(console, visible=processes.is_main) as bar:
+    with _saying_what_is_kept(run, console, processes), progress_line(console, processes.is_main) as bar:
         task = bar.add_task(run.identity.stage, total=run.steps, completed=start, note="")
         minutes = run.loop.minutes
         budget = None if minutes is None else TimeBudget(minutes, run.optimizer.decay_fraction, start)
@@ -176,6 +178,22 @@ def train(
     monitor.close()
     processes.wait()
     return None if start >= run.steps else monitor.progress.smoothed
+
+
+@contextlib.contextmanager
+def _saying_what_is_kept(run: TrainingRun, console: Console, processes: Processes) -> Iterator[None]:
+    """Say on Ctrl-C or SIGTERM which state is kept. None is saved then: the signal may have come in the midst of a step."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        if processes.is_main:
+            step = steps_done(run.folder)
+            kept = f"the state of step {step} is kept in {run.folder}: --resume continues from it"
+            none = "it was too early for a saved state: start it again"
+            console.print(f"{run.identity.stage}: {kept if step else none}", highlight=False, soft_wrap=True)
+        raise
 
 
 def _assemble(run: TrainingRun, stage: TrainingStage) -> _Trained:

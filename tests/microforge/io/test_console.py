@@ -110,7 +110,7 @@ def test_a_signal_to_end_leaves_nothing_behind_and_says_so(tmp_path: Path, numbe
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + number and list(tmp_path.iterdir()) == []
-    assert errors == f"error: ended by {number.name}; what was unfinished is removed\n"
+    assert errors == f"error: ended by {number.name}; unfinished outputs are removed\n"
 
 
 def test_a_command_outside_the_main_thread_runs_without_handlers(capsys: Capture) -> None:

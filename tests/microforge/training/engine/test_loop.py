@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -162,6 +163,26 @@ def test_train_refuses_the_state_of_another_run(tmp_path: Path) -> None:
     train(other, Line(), QUIET)
     with pytest.raises(CheckpointError, match="another VAE"):
         train(replace(other, identity=replace(other.identity, encoder="abc")), Line(), QUIET)
+
+
+@pytest.mark.parametrize(
+    ("save_every", "says"), [(2, "vae: the state of step 2 is kept in"), (5, "vae: it was too early")]
+)
+def test_train_says_which_state_is_kept_when_it_is_interrupted(
+    tmp_path: Path, save_every: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, console = Line(), Console(record=True, file=io.StringIO())
+    loss = stage.loss
+
+    def interrupted(step: int, shard: BatchShard) -> Mapping[str, Tensor]:
+        if step == 3:
+            raise KeyboardInterrupt
+        return loss(step, shard)
+
+    monkeypatch.setattr(stage, "loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(_run(tmp_path, 9, save_every=save_every), stage, console)
+    assert says in console.export_text()
 
 
 def test_train_sweeps_away_what_a_killed_save_left(tmp_path: Path) -> None:
