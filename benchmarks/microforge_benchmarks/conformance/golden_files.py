@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from microforge.io.atomic import atomic_bytes
+from microforge_benchmarks.conformance.image_cases import image_values
 from microforge_benchmarks.conformance.manifest_cases import manifest_lines
 from microforge_benchmarks.conformance.noise_cases import noise_values
 from microforge_benchmarks.conformance.sampler_cases import sampler_values
@@ -28,6 +29,7 @@ def golden_texts() -> Mapping[str, str]:
         "noise": "noise.json",
         "samplers": "samplers.json",
         "manifests": "manifests.jsonl.gz",
+        "images": "images.json.gz",
         "tokenizers": {
             name: {
                 "tokenizer": f"tokenizers/{name}.json.gz",
@@ -41,6 +43,7 @@ def golden_texts() -> Mapping[str, str]:
         "noise.json": _json(noise_values()),
         "samplers.json": _json(sampler_values()),
         "manifests.jsonl.gz": manifest_lines(),
+        "images.json.gz": _json(image_values()),
     }
     for name, tokenizer in tokenizers.items():
         files[f"tokenizers/{name}.json.gz"] = tokenizer
