@@ -22,7 +22,7 @@ env: $(STAMP) ## set up .venv with the package and all development tools
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 with venv and pip found; install it (Debian, Ubuntu: apt install python3-venv) or run make PYTHON=/path/to/python" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[export,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[export,diffusers,dev]'
 	@touch $@
 
 $(BUNDLE)/manifest.json: $(STAMP) $(wildcard microforge/pretrained/* microforge/pretrained/student/*)
