@@ -147,7 +147,16 @@ def _decoded(data: bytes, cover: int | None, large_jpeg: str) -> DecodedImage:
             raise
         opened = completed
     icc = opened.info.get("icc_profile") or (b"" if has_profile(data) else None)
-    return replace(_upright(opened, full_size, icc), bits=bits_per_sample(data))
+    bits = bits_per_sample(data)
+    _scale_transparent_grey(opened, bits)
+    return replace(_upright(opened, full_size, icc), bits=bits)
+
+
+def _scale_transparent_grey(image: Image.Image, bits: int) -> None:
+    """Scale a transparent grey level as Pillow scales the pixels, but not this level: 15 of 4 bits is 255."""
+    level = image.info.get("transparency")
+    if image.mode == "L" and bits < 8 and isinstance(level, int):
+        image.info["transparency"] = level * 255 // ((1 << bits) - 1)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -218,8 +227,7 @@ def _rgb(image: Image.Image, icc: bytes | None) -> DecodedImage:
     """``image`` as RGB or RGBA, its colours in sRGB or in a profile that is kept."""
     size = (image.height, image.width)
     if image.mode.startswith("I"):  # 16-bit grey: convert() would cut at 255 instead of scaling
-        grey = np.asarray(image).astype(np.float32) / 257.0  # 65535 -> 255
-        return DecodedImage(Image.fromarray(grey.round().clip(0, 255).astype(np.uint8)).convert("RGB"), size)
+        return DecodedImage(_from_16_bits(image), size)
     if "transparency" in image.info or image.getbands()[-1] in ("A", "a"):
         image = image.convert("RGBA")
     colors = image if image.mode in ("L", "CMYK") else image.convert("RGB")
@@ -231,6 +239,18 @@ def _rgb(image: Image.Image, icc: bytes | None) -> DecodedImage:
         except ProfileError as error:
             remarks = (f"its colour profile cannot be used ({error}); its colours are taken as sRGB",)
     return DecodedImage(_with_alpha_of(image, colors.convert("RGB")), size, profile, 8, remarks)
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits as RGB, or as RGBA where the file has a transparent level."""
+    levels = np.asarray(image).astype(np.float32)  # (h, w)
+    grey = Image.fromarray((levels / 257.0).round().clip(0, 255).astype(np.uint8))  # 65535 -> 255
+    transparent = image.info.get("transparency")
+    if not isinstance(transparent, int):
+        return grey.convert("RGB")
+    colors = grey.convert("RGBA")
+    colors.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
+    return colors
 
 
 def _with_alpha_of(image: Image.Image, colors: Image.Image) -> Image.Image:

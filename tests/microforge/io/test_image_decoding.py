@@ -74,6 +74,16 @@ FAULTY_EXIF = {
 }
 
 
+@pytest.mark.parametrize(("bits", "level"), [(1, 1), (2, 3), (4, 15), (4, 6), (8, 200), (16, 65535), (16, 4660)])
+def test_the_transparent_grey_level_of_a_png_is_kept_at_every_depth(bits: int, level: int) -> None:
+    row = (level << (64 - bits)).to_bytes(8, "big")  # the first of 64 / bits pixels has the level, the others are 0
+    header = struct.pack(">IIBBBBB", 64 // bits, 1, bits, 0, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"tRNS", struct.pack(">H", level))]
+    parts += [chunk(b"IDAT", zlib.compress(b"\0" + row)), chunk(b"IEND", b"")]
+    image = decode_image_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts)).image
+    assert np.asarray(image)[0, :, 3].tolist() == [0] + [255] * (64 // bits - 1)
+
+
 @pytest.mark.parametrize("fault", FAULTY_EXIF)
 def test_a_fault_of_exif_does_not_cost_a_jpeg_or_warn(fault: str) -> None:
     with warnings.catch_warnings():
