@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo "$$python" && break; done)
 
-.PHONY: help env demo test lint docs arm64 conformance clean test-python test-kotlin
+.PHONY: help env demo test lint audit external docs arm64 conformance clean test-python test-kotlin
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,14 @@ lint: $(STAMP) ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: $(STAMP) ## list the wheel's packages (SBOM) in build/audit and look up known vulnerabilities
+	scripts/audit.sh build/audit $(BIN)/python
+
+# Hours; a run that was interrupted goes on. EXTERNAL names some of: images onnx executorch mil.
+EXTERNAL ?=
+external: $(STAMP) ## run test suites of other projects on our code (docs/external)
+	scripts/external.sh $(BIN) build/external $(EXTERNAL)
 
 docs: $(STAMP) ## build the documentation site in build/site; fails on any warning
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict

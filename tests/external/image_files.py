@@ -16,6 +16,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +58,9 @@ def reference_pixels(path: Path) -> NDArray[np.int64] | None:
     folder = path.parents[1] / "json"
     for name in (f"{path.stem}_to8.json", f"{path.stem}.json"):
         if (folder / name).is_file():
-            values = np.asarray(json.loads((folder / name).read_text("utf-8")), np.int64).reshape(-1, 4)  # (N, 4)
+            values = np.asarray(json.loads((folder / name).read_text("utf-8")), np.int64).reshape(
+                -1, 4
+            )  # (N, 4)
             return values // 257 if values.max() > 255 else values
     return None
 
@@ -80,7 +83,9 @@ def compare_pixels(path: Path) -> str:
         return f"{len(pixels)} pixels in place of {len(expected)}"
     seen = expected[:, 3:] > 0
     difference = int((np.abs(pixels - expected) * np.hstack([seen, seen, seen, np.ones_like(seen)])).max())
-    return "equal" if difference <= (1 if decoded.bits > 8 else 0) else f"differs by up to {difference} levels"
+    return (
+        "equal" if difference <= (1 if decoded.bits > 8 else 0) else f"differs by up to {difference} levels"
+    )
 
 
 def survey(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
@@ -90,9 +95,9 @@ def survey(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         data = path.read_bytes()
         readers: dict[str, Callable[[], object]] = {
-            "source": lambda path=path: read_source_image(path),
-            "mask": lambda path=path: read_mask(path, _BLANK),
-            "training": lambda data=data: decode_image(data, TRAINING_SIZE),
+            "source": partial(read_source_image, path),
+            "mask": partial(read_mask, path, _BLANK),
+            "training": partial(decode_image, data, TRAINING_SIZE),
         }
         for name, read in readers.items():
             result = outcome(read)

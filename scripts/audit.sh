@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Lists what the wheel brings with it (an SBOM in CycloneDX form) and looks for known vulnerabilities in it.
+#   scripts/audit.sh [FOLDER] [PYTHON]     FOLDER (default build/audit) is made anew; needs a network
+# Exit code 0: nothing known; 1: vulnerabilities, or a dependency that the SBOM lacks; 3: the advisory service cannot be
+# reached, so nothing was looked up (the SBOM is written all the same).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+folder=${1:-build/audit} python=${2:-python3}
+rm -rf "$folder"
+mkdir -p "$folder"
+echo "setting up the tools" >&2
+"$python" -m venv "$folder/tools"
+"$folder/tools/bin/pip" install --quiet --disable-pip-version-check 'pip-audit==2.10.*' 'cyclonedx-bom==7.*' 'hatchling>=1.26'
+echo "building the wheel and installing it alone, with the extra onnx" >&2
+"$folder/tools/bin/pip" wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$folder/dist" .
+"$python" -m venv --without-pip "$folder/wheel"
+wheel=$(ls "$folder"/dist/*.whl)
+"$folder/tools/bin/pip" --python "$folder/wheel/bin/python" install --quiet --disable-pip-version-check "$wheel[onnx]"
+"$folder/tools/bin/cyclonedx-py" environment --pyproject pyproject.toml --output-reproducible --of JSON \
+    -o "$folder/sbom.cdx.json" "$folder/wheel/bin/python"
+"$python" - "$folder/sbom.cdx.json" <<'CHECK'
+import json, re, sys, tomllib
+components = {part["name"].lower().replace("_", "-") for part in json.load(open(sys.argv[1]))["components"]}
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+lines = project["dependencies"] + project["optional-dependencies"]["onnx"]
+missing = sorted({re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in lines} - components)
+if missing:
+    sys.exit(f"error: the SBOM lacks {', '.join(missing)}")
+print(f"{sys.argv[1]}: {len(components)} packages", file=sys.stderr)
+CHECK
+site=$("$folder/wheel/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+echo "asking the advisory service" >&2
+if timeout 300 "$folder/tools/bin/pip-audit" --progress-spinner off --skip-editable --path "$site" \
+    --format json --output "$folder/advisories.json" 2>"$folder/audit.log"; then
+    echo "no known vulnerability" >&2
+elif [ -s "$folder/advisories.json" ]; then
+    cat "$folder/audit.log" "$folder/advisories.json" >&2
+    echo "error: known vulnerabilities, see $folder/advisories.json" >&2
+    exit 1
+else
+    echo "error: the advisory service cannot be reached, so nothing was looked up; see $folder/audit.log" >&2
+    exit 3
+fi
