@@ -38,6 +38,8 @@ def open_partial(path: Path) -> tuple[int, Path]:
     """A new, locked partial file of the output ``path``: its descriptor, to read and write, and its name."""
     new = path.with_name(f".{path.name[:_STEM]}.{secrets.token_hex(4)}{_NEW}")
     descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    if fcntl is None:  # Windows renames no open file
+        return descriptor, new
     try:
         _lock(descriptor)
         partial = new.with_suffix(PARTIAL)

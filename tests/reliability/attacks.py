@@ -56,7 +56,7 @@ class Attacks:
             self.command.put_old(self.work)
         return ("--force",) if old else ()
 
-    def judge(self, outcome: Outcome, old: bool, note: str) -> None:
+    def judge(self, outcome: Outcome, old: bool, note: str, call_again: bool = True) -> None:
         """Judge the outputs after ``outcome``, then whether the next call succeeds and leaves nothing behind."""
         try:
             state = self.command.state(self.work)
@@ -65,7 +65,8 @@ class Attacks:
                 assert state == NEW, f"the command succeeded and the output is {state}"
             self.counts[state] += 1
             self.counts["left something"] += bool(self.leftovers())
-            self._continue()
+            if call_again:
+                self._continue()
         except Exception as error:
             names = sorted(str(path.relative_to(self.work)) for path in self.work.rglob("*"))[:40]
             self.fail(f"{note}: {type(error).__name__}: {str(error)[:600]} {names}")
