@@ -29,7 +29,9 @@ _NEW, PARTIAL = ".mf-new", ".mf-partial"
 _LOCK, _UNLOCKED = "lock", "lock.new"
 #: Seconds between the creation of a file or folder and its lock, at the very most.
 _GRACE_SECONDS = 60.0
-_RANDOM = r"[a-z0-9_]{8}"
+_WORK = re.compile(
+    rf"\.(?P<stem>.+)\.[a-z0-9_]{{8}}(?P<ending>{re.escape(PARTIAL)}|{re.escape(_NEW)})?", re.DOTALL
+)
 #: Characters of the output's name that the names of its work begin with.
 _STEM = 64
 
@@ -73,17 +75,32 @@ def remove_leftovers(path: Path) -> None:
     Where one was killed between taking the old output away and putting the new one in its place, the old one is put
     back. Never raises: what cannot be removed stays.
     """
-    if fcntl is None:
-        return
-    endings = "|".join(map(re.escape, (PARTIAL, _NEW)))
-    pattern = re.compile(rf"{re.escape(f'.{path.name[:_STEM]}.')}{_RANDOM}({endings})?")
-    with contextlib.suppress(OSError):
-        for entry in list(path.absolute().parent.iterdir()):
-            match = pattern.fullmatch(entry.name)
-            if match is None or entry.is_symlink():
-                continue
+    for entry, match in _leftovers_in(path.absolute().parent):
+        if match["stem"] == path.name[:_STEM]:
             with contextlib.suppress(OSError):
-                _remove_leftover(entry, match[1], path)
+                _remove_leftover(entry, match["ending"], path)
+
+
+def remove_leftovers_in(folder: Path) -> None:
+    """As ``remove_leftovers``, for every output that lies directly in ``folder``."""
+    for entry, match in _leftovers_in(folder):
+        with contextlib.suppress(OSError):
+            lock = entry / _LOCK
+            name = os.fsdecode(lock.read_bytes()) if lock.is_file() else match["stem"]
+            if name[:_STEM] == match["stem"] and Path(name).name == name:
+                _remove_leftover(entry, match["ending"], folder / name)
+
+
+def _leftovers_in(folder: Path) -> list[tuple[Path, re.Match[str]]]:
+    """Entries of ``folder`` whose names are those of work in progress."""
+    if fcntl is None:
+        return []
+    try:
+        entries = list(folder.iterdir())
+    except OSError:
+        return []
+    matches = ((entry, _WORK.fullmatch(entry.name)) for entry in entries if not entry.is_symlink())
+    return [(entry, match) for entry, match in matches if match is not None]
 
 
 def _remove_leftover(entry: Path, ending: str | None, path: Path) -> None:

@@ -18,7 +18,7 @@ from microforge.checkpoint import CONFIG
 from microforge.data.edit_examples import TripleSource
 from microforge.data.image_source import ImageSource
 from microforge.io.atomic import atomic_folder
-from microforge.io.leftovers import remove_leftovers
+from microforge.io.leftovers import remove_leftovers_in
 from microforge.training.engine.batch_shard import BatchShard
 from microforge.training.engine.distributed import ALONE, Processes
 from microforge.training.engine.monitor import LOG, Monitor, progress_line
@@ -285,5 +285,5 @@ def _write_sheet(
 
 def _remove_partial_files(run: TrainingRun) -> None:
     """Remove what a killed save has left behind; a checkpoint that it had taken away is put back."""
-    for path in (run.folder / STATE, run.checkpoint, run.folder / BEST):
-        remove_leftovers(path)
+    for folder in (run.folder, run.checkpoint.parent, run.folder / "samples"):
+        remove_leftovers_in(folder)

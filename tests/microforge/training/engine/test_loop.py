@@ -187,9 +187,10 @@ def test_train_says_which_state_is_kept_when_it_is_interrupted(
 
 def test_train_sweeps_away_what_a_killed_save_left(tmp_path: Path) -> None:
     train(_run(tmp_path, 1), Line(), QUIET)
-    for name in (STATE, "best"):
-        work = tmp_path / f".{name}.01234567"
+    (tmp_path / "samples").mkdir(exist_ok=True)
+    for name in (STATE, "best", "0000001.png"):  # the sheet of a step that is not repeated
+        work = tmp_path / ("samples" if name.endswith("png") else "") / f".{name}.01234567"
         (work / "new").mkdir(parents=True)
         (work / "lock").write_text(name)  # of a process that has ended: nobody holds it
     train(_run(tmp_path, 2), Line(), QUIET)
-    assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith(".")]
+    assert not list(tmp_path.rglob(".*"))
