@@ -39,7 +39,9 @@ def check_manifest(manifest: Layout) -> None:
     if manifest.decode.role is not None:
         for place in _places(manifest, manifest.decode.role, "decode"):
             place.needs_input(manifest.decode.input, place.latent)
-            place.needs_output(manifest.decode.output, place.image)
+            output = place.component.output(manifest.decode.output)
+            has_alpha = output is not None and output.shape == place.image_with_alpha
+            place.needs_output(manifest.decode.output, place.image_with_alpha if has_alpha else place.image)
     elif manifest.latent.channels != 3 or manifest.latent.downsample != 1:
         raise ValueError("decode has no role, so the latent must be an image: 3 channels, downsample 1")
     if manifest.preview is not None and len(manifest.preview.matrix[0]) != manifest.latent.channels:
@@ -91,6 +93,10 @@ class _Place:
     @property
     def image(self) -> Shape:
         return (1, 3, self.size.height, self.size.width)
+
+    @property
+    def image_with_alpha(self) -> Shape:
+        return (1, 4, self.size.height, self.size.width)
 
     def check(
         self, bindings: Bindings, allowed: frozenset[str] | None = None, taken: Iterable[str] = ()

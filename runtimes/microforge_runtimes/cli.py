@@ -11,7 +11,8 @@ EXAMPLE = (
     'Example: mf-generate model.mfb "a red circle left of a blue square" --out image.png --seed 3\n\n'
     'mf-generate model.mfb "make the circle green" --source photo.jpg --out edited.png\n\n'
     'mf-generate model.mfb "a yellow star" "a green ring" --count 4 --out shapes.png\n\n'
-    "mf-generate model.mfb --like image.png --out again.png"
+    "mf-generate model.mfb --like image.png --out again.png\n\n"
+    'mf-generate model.mfb "a cat" "a dog" "a pizza" --pack stickers --for whatsapp'
 )
 
 app.command(epilog=EXAMPLE)(generate)

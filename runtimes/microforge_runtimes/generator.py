@@ -47,7 +47,7 @@ class Result:
 
     ``image`` is uint8 (H, W, 3), ``float_image`` (1, 3, H, W) the same before rounding, ``latent`` (1, C, h, w) the
     final normalized latent, ``steps`` the count that was chosen, ``seconds`` the time of each stage by role, loading
-    included.
+    included. ``alpha`` is uint8 (H, W), how much of each pixel objects cover, where the decoder gives it.
     """
 
     image: Pixels
@@ -65,6 +65,7 @@ class Result:
     negative: str | None = None
     strength: float | None = None
     guidance: Mapping[str, float] = field(default_factory=dict)
+    alpha: Pixels | None = None
 
 
 class Generator:
@@ -141,13 +142,14 @@ class Generator:
         seconds: dict[str, float] = {}
         encodings = self.encode(checked, seconds)
         latent = self.sample(checked, encodings, callback, seconds)
-        image = self.decode(latent, seconds)
+        image, alpha = sampler.split_alpha(self.decode(latent, seconds))
         if checked.mask is not None and checked.image is not None:
             image = latent_blending.composited(image, checked.image, checked.mask)
         return Result(
             sampler.to_pixels(image), image, latent, checked.task, request.prompt or "", request.seed,
             checked.table.steps, self.size.height, self.size.width, self.bundle.id, checked.truncated,
             seconds, request.negative, checked.strength, checked.guidance,
+            None if alpha is None else sampler.to_pixels(alpha)[..., 0],
         )  # fmt: skip
 
     @property
@@ -259,7 +261,7 @@ class Generator:
         return Branch(session, component, active.bindings, checked.entry.output, self.manifest.state, context)
 
     def decode(self, latent: Floats, seconds: Seconds | None = None) -> Floats:
-        """Image (1, 3, H, W) in [0, 1] of a normalized latent (1, C, h, w)."""
+        """Image (1, 3, H, W) in [0, 1] of a normalized latent (1, C, h, w); (1, 4, H, W) where the decoder gives alpha."""
         entry, raw = self.manifest.decode, sampler.denormalize(latent, self.manifest.latent)
         if entry.role is None:
             return np.clip(raw, 0.0, 1.0)

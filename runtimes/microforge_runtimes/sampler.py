@@ -180,8 +180,13 @@ def preview_pixels(preview: Preview, clean: Floats) -> Pixels:
     return to_pixels(patches.reshape(1, 3, height * preview.patch, width * preview.patch))
 
 
+def split_alpha(image: Floats) -> tuple[Floats, Floats | None]:
+    """The colours (1, 3, H, W) and alpha (1, 1, H, W) of a decoded image; None without a fourth channel."""
+    return image[:, :3], image[:, 3:] if image.shape[1] == 4 else None
+
+
 def to_pixels(image: Floats) -> Pixels:
-    """(1, 3, H, W) in [0, 1] to (H, W, 3) bytes, rounded to the nearest.
+    """(1, C, H, W) in [0, 1] to (H, W, C) bytes, rounded to the nearest.
 
     Raises:
         GenerationError: when the image holds NaN or infinity: clipped, it would be black without a word.

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from microforge.errors import BundleError, SpecError
 from microforge.io.console import print_json, say_warning
 from microforge_runtimes.commands import options
+from microforge_runtimes.commands.pack_options import check_pack_options
 
 if TYPE_CHECKING:
     from microforge.bundle.sampling import Task as TaskEntry
     from microforge_runtimes.commands.batch import Batch
-    from microforge_runtimes.commands.output import ImageWriter
+    from microforge_runtimes.commands.output import ImageWriter, Pixels
+    from microforge_runtimes.generator import Result
     from microforge_runtimes.images.source_request import SourceRequest
     from microforge_runtimes.marks.settings import Settings
     from microforge_runtimes.open_model import Choice
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 
 def generate(
     model: options.Model,
-    out: options.Out,
     prompt: options.Prompts = None,
+    out: options.Out = None,
     seed: options.Seed = None,
     count: options.Count = 1,
     size: options.Size = None,
@@ -40,7 +42,13 @@ def generate(
     threads: options.Threads = None,
     key: options.SignedBy = None,
     like: options.Like = None,
+    transparent: options.Transparent = False,
     preview: options.Preview = False,
+    pack: options.Pack = None,
+    platform: options.Platform = None,
+    pack_name: options.PackName = None,
+    pack_author: options.PackAuthor = None,
+    emoji: options.Emoji = None,
     private: options.Private = False,
     c2pa_certificate: options.Certificate = None,
     c2pa_key: options.Key = None,
@@ -51,12 +59,27 @@ def generate(
 
     Images carry their settings, from which --like generates them again, and a mark that says that they were generated.
     """
+    alone = {
+        "--out": out, "--task": task, "--source": source, "--mask": mask, "--factor": factor, "--strength": strength,
+        "--composite": composite, "--like": like, "--preview": preview, "--transparent": transparent,
+        "--c2pa-certificate": c2pa_certificate, "--c2pa-key": c2pa_key,
+    }  # fmt: skip
+    companions = {"--for": platform, "--pack-name": pack_name, "--pack-author": pack_author, "--emoji": emoji}
+    check_pack_options(pack, alone, companions)
+    if pack is not None:
+        made = _pack(
+            model, pack, (platform, pack_name, pack_author, emoji or []), prompt or [], seed or 0, count,
+            (size, target, threads, key, steps), private, force,
+        )  # fmt: skip
+        print_json(made) if json else print(made["pack"])
+        return
+    if out is None:
+        raise SpecError("Missing option --out FILE; or --pack FOLDER for a sticker pack")
     from microforge.bundle.signature import read_key
     from microforge_runtimes.commands.batch import check_paths, clean_prompt, plan_batch
-    from microforge_runtimes.commands.output import make_writer
+    from microforge_runtimes.commands.output import check_transparent, make_writer
     from microforge_runtimes.commands.replay import check_files, check_pixels, read_settings
     from microforge_runtimes.images.source_request import check_options, read_request
-    from microforge_runtimes.marks.image_encoding import image_format
     from microforge_runtimes.open_model import Choice, task_entries
 
     earlier = None if like is None else read_settings(like)
@@ -70,7 +93,7 @@ def generate(
     tasks = task_entries(model, public_key)
     chosen = _task(settings, source, mask, tasks)
     check_options(chosen, tasks, source, mask, settings.factor, settings.composite, prompts[0])
-    image_format(out)
+    check_transparent(transparent, out, source)
     first_seed = seed if seed is not None else earlier.seed if earlier is not None else 0
     batch = plan_batch(prompts, first_seed, count, out)
     check_paths(batch, force, preview)
@@ -83,7 +106,8 @@ def generate(
             check_pixels(earlier, request.source, request.mask)
     writer = make_writer(out, request, source, private, force, c2pa_certificate, c2pa_key)
     choice = Choice(settings.size, settings.target, settings.threads, public_key)
-    values = _run(model, replace(settings, task=chosen), choice, batch, request, writer, earlier, preview)
+    settings = replace(settings, task=chosen, transparent=transparent)
+    values = _run(model, settings, choice, batch, request, writer, earlier, preview)
     if json:
         print_json(
             values[0]
@@ -109,6 +133,7 @@ class _Sampling:
     factor: int | None
     composite: bool
     strength: float | None
+    transparent: bool = False
 
     def filled(self, earlier: Settings | None) -> _Sampling:
         """What is None here as it was in ``earlier``."""
@@ -188,6 +213,8 @@ def _run(
             if preview:
                 on_step = writer.preview_writer(item.path, editor.manifest.latent.downsample, progress.step)
             result, pixels = run(editor, request, _request(settings, item.prompt, item.seed), on_step)
+            if settings.transparent:
+                pixels = _without_background(result, item.path)
             writer.write(
                 item.path, pixels, settings_of(result, request, item.prompt, engine, settings.threads)
             )
@@ -199,6 +226,40 @@ def _run(
         images, labels = zip(*sheet, strict=True)
         writer.write(batch.sheet, contact_sheet(images, labels, batch.columns), None)
     return values
+
+
+def _without_background(result: Result, path: Path) -> Pixels:
+    """The objects of an image (h, w, 4)."""
+    from microforge_runtimes.images.matte import transparent
+
+    matte = transparent(result.image, result.alpha)
+    if not matte.is_cut:
+        say_warning(f"{path}: no object on a plain background is found; the image stays opaque")
+    return matte.pixels
+
+
+def _pack(
+    model: Path, out: Path, words: tuple[str | None, str | None, str | None, list[str]], prompts: list[str],
+    seed: int, count: int, opening: tuple[str | None, str | None, int | None, Path | None, int | None],
+    private: bool, force: bool,
+) -> dict[str, object]:  # fmt: skip
+    """Make a sticker pack.
+
+    Args:
+        words: the platform, the pack's name and author, and the emoji.
+        opening: the model's size, target, threads and public key, and the sampling steps.
+    """
+    from microforge.bundle.signature import read_key
+    from microforge_runtimes.commands.batch import clean_prompt, plan_batch
+    from microforge_runtimes.commands.pack import make_pack, pack_request
+    from microforge_runtimes.open_model import Choice
+
+    if not prompts:
+        raise SpecError("Missing argument PROMPT: --pack needs a prompt per sticker")
+    request = pack_request(out, *words, private=private, force=force)
+    batch = plan_batch([clean_prompt(text) for text in prompts], seed, count, out)
+    size, target, threads, key, steps = opening
+    return make_pack(model, Choice(size, target, threads, read_key(key)), request, batch, steps)
 
 
 def _request(settings: _Sampling, prompt: str | None, seed: int) -> Request:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-_SAMPLE, _SOURCE, _MODEL, _OUTPUT, _MARKS = (
-    "What is generated", "Start from an image", "Model", "Output", "Settings and marks in the image",
+_SAMPLE, _SOURCE, _MODEL, _OUTPUT, _PACK, _MARKS = (
+    "What is generated", "Start from an image", "Model", "Output", "Sticker pack", "Settings and marks in the image",
 )  # fmt: skip
 
 
@@ -113,11 +113,19 @@ SignedBy = Annotated[
 
 # Output
 Out = Annotated[
-    Path,
+    Path | None,
     _option(
         _OUTPUT,
         "Image to write: .png, .jpg or .webp. Several images are numbered: NAME-0001.png ..., with NAME-sheet.png.",
         metavar="FILE",
+    ),
+]
+Transparent = Annotated[
+    bool,
+    _option(
+        _OUTPUT,
+        "Write the objects without their background, as PNG or WebP with alpha.",
+        "--transparent",
     ),
 ]
 Preview = Annotated[
@@ -130,6 +138,31 @@ Preview = Annotated[
 ]
 Force = Annotated[bool, _option(_OUTPUT, "Replace existing files.", "--force")]
 Json = Annotated[bool, _option(_OUTPUT, "Print one JSON object on the last line of stdout.", "--json")]
+
+# Sticker pack
+Pack = Annotated[
+    Path | None,
+    _option(
+        _PACK,
+        "Write a sticker pack of all prompts instead of --out: cut out, enlarged, outlined, within the limits of --for.",
+        metavar="FOLDER",
+    ),
+]
+Platform = Annotated[
+    str | None, _option(_PACK, "whatsapp, telegram or imessage.", "--for", metavar="PLATFORM")
+]
+PackName = Annotated[str | None, _option(_PACK, "Name of the pack. Default: the folder's.", metavar="TEXT")]
+PackAuthor = Annotated[
+    str | None, _option(_PACK, "Publisher of the pack. Default: MicroForge.", metavar="TEXT")
+]
+Emoji = Annotated[
+    list[str] | None,
+    _option(
+        _PACK,
+        "Emoji of a prompt's stickers, once per prompt. Default: those whose names stand in the prompt.",
+        metavar="EMOJI",
+    ),
+]
 
 # Settings and marks
 Like = Annotated[

@@ -98,6 +98,21 @@ def make_writer(
     return ImageWriter(request, parent, signer, private, force)
 
 
+def check_transparent(transparent: bool, out: Path, source: Path | None) -> None:
+    """Refuse a name that cannot hold the image, or ``--transparent`` where alpha is the source's.
+
+    Raises:
+        OutputError: for an ending that is not allowed.
+        SpecError: with a source image.
+    """
+    if image_format(out) == "JPEG" and transparent:
+        raise OutputError(f"--transparent needs alpha, which JPEG cannot hold; name {out} .png or .webp")
+    if transparent and source is not None:
+        raise SpecError(
+            "--transparent is for images from a prompt; with --source the result has the source's alpha"
+        )
+
+
 def settings_of(
     result: Result, request: SourceRequest | None, prompt: str | None, target: str, threads: int | None
 ) -> Settings:

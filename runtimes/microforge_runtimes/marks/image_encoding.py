@@ -46,7 +46,7 @@ def image_format(path: Path) -> Format:
 
 def encode_image(
     pixels: NDArray[np.uint8], format: Format, source_type: SourceType, settings: Settings | None = None,
-    icc: bytes | None = None,
+    icc: bytes | None = None, quality: int | None = None,
 ) -> bytes:  # fmt: skip
     """A file of ``pixels`` (h, w, 3) or (h, w, 4), marked as generated.
 
@@ -54,6 +54,7 @@ def encode_image(
         source_type: what is said of the image's origin, always.
         settings: what it was generated with; None leaves that out.
         icc: colour profile of the pixels; None is sRGB.
+        quality: for smaller files, 1 to 100: of lossy WebP or JPEG; a PNG then has 256 colours, fewer below 50.
 
     Raises:
         OutputError: when the format cannot hold the image's transparency or the settings.
@@ -71,9 +72,24 @@ def encode_image(
             f"the settings take {len(options['xmp'])} bytes, a JPEG holds {MAX_JPEG_PACKET}; name the file .png or "
             ".webp, or leave them out with --private"
         )
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if quality is not None:
+        image, options = _smaller(image, format, quality, options)
     stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format, **options)
+    image.save(stream, format, **options)
     return stream.getvalue()
+
+
+def _smaller(
+    image: Image.Image, format: Format, quality: int, options: dict[str, Any]
+) -> tuple[Image.Image, dict[str, Any]]:
+    """The image and the options of a smaller file."""
+    if format == "PNG":
+        colors = 256 if quality >= 50 else 64
+        return image.quantize(colors, Image.Quantize.FASTOCTREE), {**options, "optimize": True}
+    if format == "WEBP":
+        return image, {**options, "lossless": False, "exact": False, "quality": quality}
+    return image, {**options, "quality": quality}
 
 
 def _marks(source_type: SourceType, settings: Settings | None) -> Marks:

@@ -74,9 +74,13 @@ FAULTY_EXIF = {
 }
 
 
-@pytest.mark.parametrize(("bits", "level"), [(1, 1), (2, 3), (4, 15), (4, 6), (8, 200), (16, 65535), (16, 4660)])
+@pytest.mark.parametrize(
+    ("bits", "level"), [(1, 1), (2, 3), (4, 15), (4, 6), (8, 200), (16, 65535), (16, 4660)]
+)
 def test_the_transparent_grey_level_of_a_png_is_kept_at_every_depth(bits: int, level: int) -> None:
-    row = (level << (64 - bits)).to_bytes(8, "big")  # the first of 64 / bits pixels has the level, the others are 0
+    row = (level << (64 - bits)).to_bytes(
+        8, "big"
+    )  # the first of 64 / bits pixels has the level, the others are 0
     header = struct.pack(">IIBBBBB", 64 // bits, 1, bits, 0, 0, 0, 0)
     parts = [chunk(b"IHDR", header), chunk(b"tRNS", struct.pack(">H", level))]
     parts += [chunk(b"IDAT", zlib.compress(b"\0" + row)), chunk(b"IEND", b"")]
