@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from microforge.errors import CheckpointError, PromptError, SpecError
-from microforge.io.long_text import LONG_TEXT, first_tokens
+from microforge.io.tokenizer_file import (
+    LONG_TEXT,
+    TokenizerFileError,
+    first_tokens,
+    parse_tokenizer,
+    token_ids,
+)
 from microforge.io.user_file import read_user_text
 from microforge.spec import TASKS
 
@@ -77,9 +83,9 @@ class PromptTokenizer:
         except OSError as error:
             raise CheckpointError(f"cannot read tokenizer {path}: {error}") from None
         try:
-            tokenizer = Tokenizer.from_str(text)
-        except Exception as error:  # the library raises bare Exception for every malformed file
-            raise CheckpointError(f"{path} is not a tokenizer.json: {error}") from None
+            tokenizer = parse_tokenizer(text)
+        except TokenizerFileError as error:
+            raise CheckpointError(f"{path} {error}") from None
         return cls(tokenizer)
 
     def save(self, path: str | Path) -> None:
@@ -121,8 +127,15 @@ class PromptTokenizer:
         return _framed([], task, max_length)
 
     def tokens(self, text: str) -> list[int]:
-        """The ids of ``text`` without reserved tokens; half a surrogate pair becomes a question mark."""
-        return list(self._tokenizer.encode(clean_text(text), add_special_tokens=False).ids)
+        """The ids of ``text`` without reserved tokens; half a surrogate pair becomes a question mark.
+
+        Raises:
+            PromptError: when the tokenizer's own patterns or tables fail on it.
+        """
+        try:
+            return token_ids(self._tokenizer, clean_text(text))
+        except TokenizerFileError as error:
+            raise PromptError(f"the tokenizer {error}") from None
 
     def _first_tokens(self, text: str, count: int) -> list[int]:
         """At least the first ``count`` of ``tokens(text)``, or all; does not tokenize a long text to its end."""

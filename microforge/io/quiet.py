@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -35,6 +37,7 @@ class _Silence:
 
 
 _PILLOW = _Silence("PIL")
+_STDERR = threading.RLock()
 
 
 def quiet_pillow() -> contextlib.AbstractContextManager[None]:
@@ -56,3 +59,24 @@ def quiet(*loggers: str) -> Iterator[None]:
     finally:
         for logger, level in zip(silenced, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Silence what native code writes to the process's standard error inside the block, of all threads; keep it short."""
+    with _STDERR:  # of two threads the second would keep, and restore, the first one's silence
+        try:
+            kept = os.dup(2)
+        except OSError:  # closed already
+            yield
+            return
+        try:
+            if sys.stderr is not None:
+                sys.stderr.flush()
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 2)
+            os.close(null)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -7,8 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from microforge.bundle.inputs import Tokenizer
-from microforge.errors import BundleError
-from microforge.io.long_text import LONG_TEXT, first_tokens
+from microforge.errors import BundleError, PromptError
+from microforge.io.tokenizer_file import (
+    LONG_TEXT,
+    TokenizerFileError,
+    first_tokens,
+    parse_tokenizer,
+    token_ids,
+)
+from microforge.io.user_file import read_user_text
 from microforge.tokenizer import TokenIds, clean_text
 
 
@@ -21,14 +28,12 @@ class FramedTokenizer:
         Raises:
             BundleError: when it is not one.
         """
-        import tokenizers  # only when a prompt is read
-
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
-        except Exception as error:  # the library raises bare Exception for every malformed file
-            raise BundleError(f"{path} is not a tokenizer.json: {error}") from None
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+            self._tokenizer = parse_tokenizer(read_user_text(path))
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read: {error}") from None
+        except TokenizerFileError as error:
+            raise BundleError(f"{path} {error}") from None
         self._entry = entry
         self._longest = max(map(len, self._tokenizer.get_vocab()))  # of a byte-level token: its bytes
 
@@ -56,7 +61,10 @@ class FramedTokenizer:
 
     def _ids(self, text: str) -> list[int]:
         """Ids without special tokens; half a surrogate pair becomes a question mark."""
-        return list(self._tokenizer.encode(clean_text(text), add_special_tokens=False).ids)
+        try:
+            return token_ids(self._tokenizer, clean_text(text))
+        except TokenizerFileError as error:
+            raise PromptError(f"the tokenizer {error}") from None
 
     def _first_ids(self, text: str, count: int) -> list[int]:
         """At least the first ``count`` of ``_ids(text)``, or all; a long text is not tokenized to its end."""

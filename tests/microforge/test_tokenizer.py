@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from microforge.errors import CheckpointError, PromptError, SpecError
-from microforge.io.long_text import first_tokens
+from microforge.io.tokenizer_file import first_tokens
 from microforge.spec import TASKS
 from microforge.tokenizer import (
     BOS,
