@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -50,6 +49,11 @@ class Checkpoint:
     stages: tuple[str, ...]
     tokenizer: Path | None
     sha256: str
+
+    @property
+    def elements(self) -> int:
+        """Numbers in all tensors together."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
 
     def module_tensors(self, module: str) -> dict[str, Tensor]:
         """The tensors of ``vae``, ``backbone``, ``planner``, ``text_encoder`` or a part of one, without the prefix."""
@@ -136,7 +140,7 @@ def _read_config(path: Path) -> dict[str, object]:
     except OSError as error:
         raise CheckpointError(f"{path} {_said(error)}") from None
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from None
+        raise CheckpointError(f"{path} is not JSON: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(config, dict) or config.get("format") not in (1, FORMAT):
         raise CheckpointError(f"{path} is not of a MicroForge checkpoint of format 1 or {FORMAT}")
     return config
@@ -161,7 +165,7 @@ def _upgraded(model: object) -> object:
 
 def _read_base(folder: Path, base: object) -> Checkpoint:
     """The base of the checkpoint ``folder``; a base may not have a base itself."""
-    if not isinstance(base, str) or not base:
+    if not isinstance(base, str) or not base or os.path.isabs(base) or "\0" in base or len(base) > 1024:
         raise CheckpointError(f"{folder / CONFIG}: base must be the relative path of a checkpoint")
     path = Path(os.path.normpath(folder / base))  # by name, since ``folder`` may not exist yet
     try:
@@ -193,7 +197,7 @@ def _lacking(base: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # the library's own, and whatever torch says to impossible shapes and types
         raise CheckpointError(f"{path} {unreadable_weights(path, error)}") from None
     converted = {}
     for name, tensor in tensors.items():

@@ -22,7 +22,7 @@ from microforge.latent_blending import after_step, binary_mask, latent_mask
 from microforge.noise import standard_normal
 from microforge.planner import RecurrentLatentPlanner
 from microforge.sampling import StepCallback, guided, guided_edit, integrate, uniform_grid
-from microforge.spec import ModelSpec, check_size
+from microforge.spec import ModelSpec, check_proportion, check_size
 from microforge.text_encoder import Conditioning, Prompt, PromptEncoder, SimpleTextEncoder, TextEncoder
 from microforge.tokenizer import PromptTokenizer
 from microforge.vae import MicroForgeVAE
@@ -84,9 +84,10 @@ class MicroForgePipeline(nn.Module):
         """The pipeline of a checkpoint in memory.
 
         Raises:
-            CheckpointError: when it is incomplete.
+            CheckpointError, SpecError: when it is incomplete, or too small for its configuration.
         """
         tokenizer = PromptTokenizer.load(checkpoint.tokenizer) if checkpoint.tokenizer else None
+        check_proportion(checkpoint.spec, checkpoint.elements)
         pipeline = cls.from_spec(checkpoint.spec, tokenizer)
         for name, module in pipeline.modules_by_name().items():
             checkpoint.load_into(name, module)

@@ -10,20 +10,56 @@ D width, C latent channels, E text width, H W image height and width in pixels.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 from microforge.errors import SpecError
+from microforge.io.image_size import SizeInput, check_size, parse_size, read_size, shown
+
+__all__ = [
+    "PRESETS", "TASKS", "BackboneSpec", "ModelSpec", "PlannerSpec", "SamplerSpec", "SizeInput", "TextEncoderSpec", "VAESpec",
+    "check_proportion", "check_size", "from_dict", "parse_size", "preset", "read_size", "to_dict",
+]  # fmt: skip
 
 SpecT = TypeVar("SpecT")
 
 #: The tasks; each has a reserved token that starts a prompt.
 TASKS = ("generate", "edit", "inpaint", "super-resolve")
+#: Most that a count in a configuration may be: a file of a few bytes must not ask for a model beyond any machine.
+MAX_BLOCKS, MAX_WIDTH, MAX_TIMESTEPS, MAX_SIDE = 512, 1 << 16, 10_000, 8192
+#: Setting -> least and most it may be, where that is not 1 to ``MAX_WIDTH``.
+_RANGES: Mapping[str, tuple[int, int]] = {
+    "depth": (1, MAX_BLOCKS), "mid_depth": (0, MAX_BLOCKS), "num_layers": (0, MAX_BLOCKS),
+    "encoder_depths": (0, MAX_BLOCKS), "decoder_depths": (0, MAX_BLOCKS), "conv_kernel": (1, 31), "state_dim": (1, 1024),
+    "ffn_expansion": (1, 16), "adaln_groups": (1, 64), "num_plan_tokens": (1, 4096), "max_length": (1, 16_384),
+    "vocab_size": (1, 1 << 22), "native_size": (1, MAX_SIDE), "dense_limit": (0, 1 << 20),
+}  # fmt: skip
+
+
+def _check_counts(spec: object) -> None:
+    """Refuse integers of ``spec`` out of any sensible range.
+
+    Raises:
+        SpecError: names the setting and its range.
+    """
+    for item in fields(spec):  # type: ignore[arg-type]
+        value = getattr(spec, item.name)
+        least, most = _RANGES.get(item.name, (1, MAX_WIDTH))
+        for number in value if isinstance(value, tuple) else (value,):
+            if type(number) is int and not least <= number <= most:
+                raise SpecError(f"{item.name} has {shown(number)}; allowed: {least} to {most}")
+
+
+def _check_heads(name: str, dim: int, **heads: int) -> None:
+    for key, count in heads.items():
+        if dim % count:
+            raise SpecError(f"{name} {key} is {count}; it must divide the width {dim}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +76,7 @@ class VAESpec:
     latent_std: tuple[float, ...] = ()  # per channel; () = ones
 
     def __post_init__(self) -> None:
+        _check_counts(self)
         if self.stem_factor not in (2, 4, 8):
             raise SpecError(f"stem_factor is {self.stem_factor}; allowed: 2, 4, 8")
         for name in ("latent_mean", "latent_std"):
@@ -91,8 +128,10 @@ class BackboneSpec:
     aligned_source: bool = False  # position-aligned source features (decision 0004)
 
     def __post_init__(self) -> None:
+        _check_counts(self)
         if self.dim % self.head_dim:
             raise SpecError(f"backbone dim {self.dim} is not a multiple of head_dim {self.head_dim}")
+        _check_heads("backbone", self.dim, attn_heads=self.attn_heads, cross_heads=self.cross_heads)
         if self.scan_paths not in (1, 2, 4):
             raise SpecError(f"scan_paths is {self.scan_paths}; allowed: 1, 2, 4")
         if not 0 < self.max_decay <= 0.5:
@@ -110,6 +149,10 @@ class PlannerSpec:
     ffn_expansion: int = 3
     self_conditioning: bool = True  # ablation A5
 
+    def __post_init__(self) -> None:
+        _check_counts(self)
+        _check_heads("planner", self.dim, heads=self.heads)
+
 
 @dataclass(frozen=True)
 class TextEncoderSpec:
@@ -120,6 +163,10 @@ class TextEncoderSpec:
     heads: int = 4
     vocab_size: int = 8192
     max_length: int = 64
+
+    def __post_init__(self) -> None:
+        _check_counts(self)
+        _check_heads("text encoder", self.embed_dim, heads=self.heads)
 
 
 @dataclass(frozen=True)
@@ -143,6 +190,8 @@ class SamplerSpec:
                 f"sampler preserve_distances is {list(self.preserve_distances)}; allowed: two rising distances from 0, or null"
             )
         grid = self.timesteps
+        if len(grid) > MAX_TIMESTEPS:
+            raise SpecError(f"sampler has {len(grid)} timesteps; at most {MAX_TIMESTEPS} are allowed")
         if len(grid) < 2 or grid[0] != 1.0 or grid[-1] != 0.0:
             raise SpecError("sampler timesteps must start at 1.0 and end at 0.0")
         if any(b >= a for a, b in itertools.pairwise(grid)):
@@ -163,16 +212,37 @@ class ModelSpec:
     tasks: tuple[str, ...] = ("generate",)
 
     def __post_init__(self) -> None:
+        _check_counts(self)
         if self.planner.dim != self.backbone.dim:
             raise SpecError(f"planner dim {self.planner.dim} differs from backbone dim {self.backbone.dim}")
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown:
-            raise SpecError(f"unknown task {unknown[0]!r}; allowed: {', '.join(TASKS)}")
+            raise SpecError(f"unknown task {shown(unknown[0])}; allowed: {', '.join(TASKS)}")
 
     @property
     def latent_channels(self) -> int:
         """C, the channels of a latent."""
         return self.vae.latent_channels
+
+
+def check_proportion(spec: ModelSpec, elements: int) -> None:
+    """Refuse a configuration whose matrices alone have more numbers than the weights' ``elements``.
+
+    So that no memory is taken for what a small file only announces.
+
+    Raises:
+        SpecError: names both counts.
+    """
+    vae, backbone, text = spec.vae, spec.backbone, spec.text_encoder
+    stages = zip(vae.channels, vae.encoder_depths, vae.decoder_depths, strict=True)
+    needed = sum(9 * 2 * width**2 * (down + up) for width, down, up in stages)
+    needed += sum(9 * inner * outer // 4 for inner, outer in itertools.pairwise(vae.channels))
+    needed += (backbone.depth + spec.planner.depth) * backbone.dim**2
+    needed += text.vocab_size * text.embed_dim + text.num_layers * text.embed_dim**2
+    if needed > elements:
+        raise SpecError(
+            f"the configuration {shown(spec.name)} needs at least {needed:,} weights, the checkpoint has {elements:,}"
+        )
 
 
 def _preset(
@@ -207,32 +277,6 @@ def preset(name: str) -> ModelSpec:
     return PRESETS[name]
 
 
-def check_size(height: int, width: int, multiple: int = 32) -> tuple[int, int]:
-    """``(height, width)`` when both are positive multiples of ``multiple`` pixels.
-
-    Raises:
-        SpecError: otherwise; names the nearest allowed size.
-    """
-    if height > 0 and width > 0 and height % multiple == 0 and width % multiple == 0:
-        return height, width
-    nearest = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in (height, width))
-    raise SpecError(
-        f"size {height}x{width} is not a multiple of {multiple} on both sides; nearest allowed: {nearest}"
-    )
-
-
-def parse_size(text: str, multiple: int = 32) -> tuple[int, int]:
-    """Parse ``"256"`` or ``"256x384"`` (height x width) to ``(height, width)``.
-
-    Raises:
-        SpecError: when it is neither, or not a multiple of ``multiple``.
-    """
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
-        raise SpecError(f"size {text!r} is not understood; write 256 or 256x384 (height x width)")
-    return check_size(int(parts[0]), int(parts[-1]), multiple)
-
-
 def to_dict(spec: object) -> dict[str, Any]:
     """The JSON values of a spec (tuples become lists); ``from_dict`` is the inverse."""
     if not is_dataclass(spec) or isinstance(spec, type):
@@ -254,11 +298,11 @@ def from_dict(kind: type[SpecT], values: object, where: str = "config") -> SpecT
     """
     if not isinstance(values, dict):
         raise SpecError(f"{where} must be a table of settings, got {type(values).__name__}")
-    hints = typing.get_type_hints(kind)
+    hints = _type_hints(typing.cast(Hashable, kind))
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise SpecError(f"{where} has an unknown key {unknown[0]!r}; allowed: {', '.join(known)}")
+        raise SpecError(f"{where} has an unknown key {shown(unknown[0])}; allowed: {', '.join(known)}")
     built = {key: _coerce(hints[key], value, f"{where}.{key}") for key, value in values.items()}
     try:
         return kind(**built)
@@ -272,6 +316,11 @@ def from_dict(kind: type[SpecT], values: object, where: str = "config") -> SpecT
         raise SpecError(f"{where}: {error}") from None
 
 
+@functools.cache
+def _type_hints(kind: Hashable) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _coerce(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, types.UnionType):  # X | None
         kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
@@ -280,14 +329,14 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         return from_dict(typing.cast(type, hint), value, where)
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, (list, tuple)):
-            raise SpecError(f"{where} must be a list, got {value!r}")
+            raise SpecError(f"{where} must be a list, got {shown(value)}")
         inner = typing.get_args(hint)
         if inner[-1] is not Ellipsis and len(inner) != len(value):
             raise SpecError(f"{where} must hold {len(inner)} values, got {len(value)}")
         return tuple(_coerce(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     accepted = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}[hint]
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise SpecError(f"{where} must be {hint.__name__}, got {value!r}")
+        raise SpecError(f"{where} must be {hint.__name__}, got {shown(value)}")
     if hint is not float:
         return value
     try:
@@ -295,5 +344,5 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     except OverflowError:  # an integer beyond them
         number = math.inf
     if not math.isfinite(number):
-        raise SpecError(f"{where} must be a finite number, got {str(value)[:40]}")
+        raise SpecError(f"{where} must be a finite number, got {shown(value)}")
     return number

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from microforge.checkpoint import CONFIG, WEIGHTS, read_checkpoint
-from microforge.errors import CheckpointError
+from microforge.errors import CheckpointError, SpecError
 from microforge.pipeline import MicroForgePipeline
 
 
@@ -221,3 +221,28 @@ def test_a_checkpoint_of_links_is_read(whole: Path, tmp_path: Path) -> None:
     for path in whole.iterdir():
         (linked / path.name).symlink_to(path)
     assert read_checkpoint(linked).sha256 == read_checkpoint(whole).sha256
+
+
+@pytest.mark.parametrize("base", ["/etc", "a\0b", "x" * 5000, ""])
+def test_a_base_outside_relative_paths_is_refused(teacher: Path, base: str) -> None:
+    path = teacher / "student" / CONFIG
+    config = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**config, "base": base}), "utf-8")
+    with pytest.raises(CheckpointError, match="must be the relative path"):
+        read_checkpoint(teacher / "student")
+
+
+def test_a_header_with_a_shape_beyond_torch_is_refused(whole: Path) -> None:
+    header = b'{"a":{"dtype":"F32","shape":[9223372036854775808,0],"data_offsets":[0,0]}}'
+    (whole / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="damaged or truncated") as caught:
+        read_checkpoint(whole)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_beyond_its_weights_takes_no_memory(whole: Path) -> None:
+    config = json.loads((whole / CONFIG).read_text("utf-8"))
+    config["model"]["backbone"]["dim"] = config["model"]["planner"]["dim"] = 65_536
+    (whole / CONFIG).write_text(json.dumps(config), "utf-8")
+    with pytest.raises(SpecError, match="needs at least"):
+        MicroForgePipeline.from_pretrained(whole)

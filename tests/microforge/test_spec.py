@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,10 +16,12 @@ from microforge.spec import (
     ModelSpec,
     SamplerSpec,
     VAESpec,
+    check_proportion,
     check_size,
     from_dict,
     parse_size,
     preset,
+    read_size,
     to_dict,
 )
 
@@ -110,3 +114,52 @@ def test_check_size_accepts_exactly_the_positive_multiples(height: int, width: i
         assert check_size(height, width) == (height, width) and allowed
     except SpecError:
         assert not allowed
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("backbone", "head_dim"), 0, "head_dim has 0; allowed: 1 to"),
+        (("backbone", "depth"), 10**9, "depth has 1000000000; allowed: 1 to 512"),
+        (("backbone", "attn_heads"), 3, "attn_heads is 3; it must divide the width 128"),
+        (("backbone", "conv_kernel"), 65_535, "conv_kernel has 65535; allowed: 1 to 31"),
+        (("text_encoder", "vocab_size"), 10**40, "a number of more than 30 digits; allowed: 1 to"),
+        (("vae", "channels"), [16, 32, 64, -128], "channels has -128"),
+        (("native_size",), [1 << 20, 64], "native_size has 1048576; allowed: 1 to 8192"),
+        (("sampler", "text_guidance"), 10**400, "must be a finite number, got a number of more than 30 digits"),
+        (("sampler", "timesteps"), [1.0 - i / 20_000 for i in range(20_001)], "20001 timesteps; at most"),
+        (("name",), ["x" * 10_000], "config.name must be str, got "),
+    ],
+)  # fmt: skip
+def test_a_setting_beyond_any_model_is_refused_in_a_short_line(
+    path: tuple[str, ...], value: object, message: str
+) -> None:
+    values = to_dict(preset("nano"))
+    table = values
+    for key in path[:-1]:
+        table = table[key]
+    table[path[-1]] = value
+    with pytest.raises(SpecError, match=message) as caught:
+        from_dict(ModelSpec, values)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_configuration_needs_as_many_weights_as_its_matrices_have() -> None:
+    with pytest.raises(SpecError, match=r"needs at least \d[\d,]+ weights, the checkpoint has 1,000"):
+        check_proportion(preset("base"), 1000)
+
+
+@pytest.mark.parametrize(
+    "size", [256, "256", "256x256", "256X256", (256, 256), [256, 256], np.int64(256), (256,)]
+)
+def test_a_size_is_read_in_every_usual_form(size: Any) -> None:
+    assert parse_size(size) == (256, 256)
+
+
+@pytest.mark.parametrize(
+    "size", ["", "2x5x6", (1, 2, 3), (), None, True, 2.5, (256, "x"), "x" * 10_000, b"256", -5, {}]
+)
+def test_what_is_no_size_is_refused_in_one_short_line(size: Any) -> None:
+    with pytest.raises(SpecError, match="is not understood; write 256 or 256x384") as caught:
+        read_size(size)
+    assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
