@@ -10,13 +10,15 @@ import io
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from microforge.errors import DataError
+from microforge.io import jpeg_segments
 from microforge.io.color_profile import ColorProfile, ProfileError, convert_profile
 from microforge.io.file_kind import HEAD_BYTES, file_kind, with_article
 from microforge.io.png_chunks import bits_per_sample, has_profile, without_faulty_metadata
@@ -128,6 +130,15 @@ def convert_image(image: Image.Image) -> DecodedImage:
     return _upright(image, (image.height, image.width), image.info.get("icc_profile"))
 
 
+def eight_bits(samples: NDArray[Any]) -> NDArray[np.uint8]:
+    """Samples of 16 bits (h, w) as those of 8 bits; where there is only black and one level, they stay different."""
+    levels: NDArray[np.uint8] = (samples.astype(np.float32) / 257.0).round().clip(0, 255).astype(np.uint8)
+    brightest = samples.max(initial=0)
+    if 0 < brightest < 257 and not ((samples > 0) & (samples < brightest)).any():  # a mask of 0 and 1
+        levels = np.where(samples > 0, np.maximum(levels, 1), 0).astype(np.uint8)
+    return levels
+
+
 def _check_kind(head: bytes) -> None:
     kind = file_kind(head)
     if kind not in _KINDS:
@@ -137,6 +148,8 @@ def _check_kind(head: bytes) -> None:
 def _decoded(data: bytes, cover: int | None, large_jpeg: str) -> DecodedImage:
     opened = _open(data)
     full_size = opened.height, opened.width
+    if opened.format == "JPEG":
+        jpeg_segments.check_jpeg(data, opened.width, opened.height, Image.MAX_IMAGE_PIXELS)
     _reduce(opened, cover, large_jpeg)
     _check_pixels(opened)
     try:
@@ -162,12 +175,22 @@ def _scale_transparent_grey(image: Image.Image, bits: int) -> None:
 def _open(data: bytes) -> Image.Image:
     """The opened image, nothing decoded."""
     if file_kind(data[:HEAD_BYTES]) == "JPEG image":
-        return JpegImageFile(
-            io.BytesIO(data)
-        )  # ``Image.open`` would refuse large ones before they can be reduced
+        return _open_jpeg(data)
     if file_kind(data[:HEAD_BYTES]) == "PNG image":
         data = without_faulty_metadata(data)
     return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _open_jpeg(data: bytes) -> Image.Image:
+    """The opened JPEG; ``Image.open`` would refuse large ones before they can be reduced."""
+    failure: Exception | None = None
+    for version in jpeg_segments.without_faulty_metadata(data):
+        try:
+            return JpegImageFile(io.BytesIO(version))
+        except Exception as error:  # parsers of metadata raise whatever broken bytes lead them to
+            failure = failure or error
+    assert failure is not None
+    raise failure
 
 
 def _reduce(image: Image.Image, cover: int | None, large_jpeg: str) -> None:
@@ -212,7 +235,7 @@ def _completed_jpeg(data: bytes, cover: int | None, large_jpeg: str) -> Image.Im
     """The image of a JPEG that lacks its end marker alone; None when pixels are missing, too."""
     attempts = []
     for continuation in _CONTINUATIONS:
-        opened = JpegImageFile(io.BytesIO(data.removesuffix(b"\xff") + continuation + _END_OF_JPEG))
+        opened = _open_jpeg(data.removesuffix(b"\xff") + continuation + _END_OF_JPEG)
         _reduce(opened, cover, large_jpeg)
         try:
             opened.load()
@@ -244,7 +267,7 @@ def _rgb(image: Image.Image, icc: bytes | None) -> DecodedImage:
 def _from_16_bits(image: Image.Image) -> Image.Image:
     """A grey image of 16 bits as RGB, or as RGBA where the file has a transparent level."""
     levels = np.asarray(image).astype(np.float32)  # (h, w)
-    grey = Image.fromarray((levels / 257.0).round().clip(0, 255).astype(np.uint8))  # 65535 -> 255
+    grey = Image.fromarray(eight_bits(levels))
     transparent = image.info.get("transparency")
     if not isinstance(transparent, int):
         return grey.convert("RGB")
