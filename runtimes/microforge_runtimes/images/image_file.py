@@ -11,6 +11,7 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,20 @@ from PIL import Image
 
 from microforge.errors import DataError
 from microforge.io.color_profile import ColorProfile
-from microforge.io.image_decoding import DecodedImage, convert_image, decode_image_bytes, read_image_file
+from microforge.io.image_decoding import (
+    DecodedImage,
+    convert_image,
+    decode_image_bytes,
+    eight_bits,
+    read_image_file,
+)
 from microforge_runtimes.images.alpha import over_white
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-#: What an image may be given as: a file, an open Pillow image, or uint8 (h, w), (h, w, 3) or (h, w, 4).
-ImageInput = str | Path | Image.Image | NDArray[np.uint8]
+#: What an image may be given as: a file, an open Pillow image, or uint8 (h, w), (h, w, 3) or (h, w, 4). A mask may also
+#: be truth values, or numbers from 0 to 1, 255 or 65535, of (h, w).
+ImageInput = str | Path | Image.Image | NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ def read_mask(mask: ImageInput, source: SourceImage, what: str = "--mask") -> Ma
         DataError: as ``read_source_image``, but for 16 bits; also for another size than the source's, or a mask
             without a white pixel.
     """
-    decoded, size = _decoded(mask, what), source.size
+    decoded, size = _decoded(_grey_mask(mask, what), what), source.size
     image = decoded.image
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
@@ -142,7 +150,28 @@ def _decoded(image: ImageInput, what: str) -> DecodedImage:
         raise DataError(f"{_name(image, what)} {error}") from None
 
 
-def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:
+def _grey_mask(mask: ImageInput, what: str) -> ImageInput:
+    """``mask``, of one channel of truth values or of numbers beyond 8 bits as uint8 (h, w) instead."""
+    if isinstance(mask, Image.Image) and mask.mode.startswith(("I", "F")):
+        values: NDArray[Any] = np.asarray(mask)
+    elif (
+        isinstance(mask, np.ndarray)
+        and mask.ndim == 2
+        and mask.dtype != np.uint8
+        and mask.dtype.kind in "biuf"
+    ):
+        values = mask
+    else:
+        return mask
+    if values.size and not (np.isfinite(values).all() and 0 <= values.min() and values.max() <= 65535):
+        raise DataError(f"{what} has values outside 0 to 65535, or not finite ones; use 0 and 255")
+    brightest = values.max(initial=0)
+    return eight_bits(
+        values.astype(np.float32) * (65535 if brightest <= 1 else 257 if brightest <= 255 else 1)
+    )
+
+
+def _from_array(pixels: NDArray[Any]) -> Image.Image:
     shape, dtype = pixels.shape, pixels.dtype
     if dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))) or 0 in shape:
         raise DataError(f"is {dtype}{list(shape)}; allowed: uint8 of (h, w), (h, w, 3) or (h, w, 4)")

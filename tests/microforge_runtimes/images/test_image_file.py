@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,3 +211,31 @@ def test_read_mask_refuses_another_size_and_an_empty_area(tmp_path: Path) -> Non
         read_mask(path, _source((5, 6)))
     with pytest.raises(DataError, match="is black, its brightest value is 0 of 255; paint white what is to"):
         read_mask(path, _source((2, 4)))
+
+
+_AREA = np.zeros((6, 8), bool)
+_AREA[1:3, 2:5] = True
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        _AREA, _AREA.astype(np.uint8), _AREA * np.uint8(255), _AREA.astype(np.uint16), _AREA * np.uint16(65535), _AREA.astype(np.int64),
+        _AREA * 255, _AREA.astype(np.float32), _AREA * 0.6, _AREA * 65535.0, Image.fromarray(_AREA), Image.fromarray(_AREA.astype(np.int32)),
+        Image.fromarray(_AREA.astype(np.float32)), Image.fromarray(_AREA.astype(np.uint16)), Image.fromarray(_AREA * np.uint16(40000)),
+    ],
+)  # fmt: skip
+def test_read_mask_takes_truth_values_and_numbers_of_any_usual_range(mask: Any, tmp_path: Path) -> None:
+    source = SourceImage(np.zeros((6, 8, 3), np.uint8))
+    np.testing.assert_array_equal(read_mask(mask, source), _AREA)
+    if isinstance(mask, Image.Image) and mask.mode not in ("F", "I"):
+        mask.save(tmp_path / "mask.png")
+        np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", source), _AREA)
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0, 1e9, np.inf])
+def test_read_mask_refuses_numbers_that_are_no_levels(value: float) -> None:
+    mask = np.full((6, 8), 0.5)
+    mask[0, 0] = value
+    with pytest.raises(DataError, match="values outside 0 to 65535, or not finite"):
+        read_mask(mask, SourceImage(np.zeros((6, 8, 3), np.uint8)))
