@@ -55,12 +55,12 @@ class Interpreter:
         computing = []
         for operation in self.function.operations:
             if operation.type == "const":
-                (name,) = operation.outputs
-                self._constants[name] = self._value(operation.inputs["val"][0], {})
+                self._constants |= self._constant(operation)
             elif operation.type.startswith("constexpr_"):
                 self._constants |= self._apply(operation, self._constants)
             else:
                 computing.append(operation)
+        _check_outputs(self.function, program.path)
         self._steps = tuple(_with_lifetimes(computing, {*self._constants, *self.function.outputs}))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -81,22 +81,41 @@ class Interpreter:
             if self._half and kind.dtype == "fp16":
                 self.peak = max(self.peak, float(np.abs(np.asarray(results[name])).max(initial=0.0)))
 
+    def _constant(self, operation: Operation) -> dict[str, Value]:
+        if len(operation.outputs) != 1 or not operation.inputs.get("val"):
+            raise BundleError(f"{self._path}: the constant {operation.name[:80]!r} has no value")
+        return {name: self._value(operation.inputs["val"][0], {}) for name in operation.outputs}
+
     def _apply(self, operation: Operation, values: Mapping[str, Value]) -> dict[str, Value]:
-        arguments: dict[str, Value | tuple[Value, ...]] = {}
-        for key, given in operation.inputs.items():
-            found = tuple(self._value(item, values) for item in given)
-            arguments[key] = found if key == "values" else found[0]
-        # fp16 overflow to infinity, and exp of large numbers, are what the device does too
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
-            result = OPERATORS[operation.type](**arguments)
-            results = result if isinstance(result, tuple) else (result,)
-            return {
-                name: self._typed(value, kind, f"operator {operation.type} {operation.name!r}")
-                for value, (name, kind) in zip(results, operation.outputs.items(), strict=True)
-            }
+        """Results of ``operation`` by name.
+
+        Raises:
+            BundleError: when it cannot run on its inputs, or gives what the program does not declare; names it.
+        """
+        where = f"operator {operation.type[:80]} {operation.name[:80]!r}"
+        try:
+            arguments: dict[str, Value | tuple[Value, ...]] = {}
+            for key, given in operation.inputs.items():
+                found = tuple(self._value(item, values) for item in given)
+                arguments[key] = found if key == "values" else found[0]
+            # fp16 overflow to infinity, and exp of large numbers, are what the device does too
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
+                result = OPERATORS[operation.type](**arguments)
+                results = result if isinstance(result, tuple) else (result,)
+                return {
+                    name: self._typed(value, kind, where)
+                    for value, (name, kind) in zip(results, operation.outputs.items(), strict=True)
+                }
+        except BundleError:
+            raise
+        except Exception as error:  # whatever numpy says to values that the operator is not defined for
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise BundleError(f"{self._path}: {where} cannot run: {reason}") from None
 
     def _value(self, argument: Argument, values: Mapping[str, Value]) -> Value:
         if isinstance(argument, str):
+            if argument not in values:
+                raise BundleError(f"{self._path}: nothing gives the value {argument[:80]!r}")
             return values[argument]
         if isinstance(argument.value, str):
             return argument.value
@@ -126,16 +145,29 @@ def _check_operators(function: Function, path: Path) -> None:
     unknown = sorted(set(used) - set(OPERATORS))
     if unknown:
         raise BundleError(
-            f"{path}: the interpreter has no operator {', '.join(unknown)}; it has: {', '.join(sorted(OPERATORS))}"
+            f"{path}: the interpreter has no operator {', '.join(map(_plain, unknown))}; it has: {', '.join(sorted(OPERATORS))}"
         )
     for operation in function.operations:
         if operation.type != "const":
             strange = set(operation.inputs) - set(inspect.signature(OPERATORS[operation.type]).parameters)
             if strange:
                 raise BundleError(
-                    f"{path}: operator {operation.type} {operation.name!r} has a parameter "
-                    f"{min(strange)!r}, which the interpreter does not know"
+                    f"{path}: operator {operation.type} {operation.name[:80]!r} has a parameter "
+                    f"{min(strange)[:80]!r}, which the interpreter does not know"
                 )
+
+
+def _check_outputs(function: Function, path: Path) -> None:
+    """Refuse a function that returns what nothing computes."""
+    results = {name for operation in function.operations for name in operation.outputs} | set(function.inputs)
+    missing = [name for name in function.outputs if name not in results]
+    if missing:
+        raise BundleError(f"{path}: nothing gives the output {missing[0][:80]!r}")
+
+
+def _plain(name: str) -> str:
+    """A name of the program as a message shows it."""
+    return name if name.isidentifier() and len(name) < 80 else repr(name[:80])
 
 
 def _names(operation: Operation) -> Iterator[str]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from microforge.bundle.entry import check_relative_path
 from microforge.bundle.files import inside
 from microforge.errors import BundleError, missing_extra
 from microforge_runtimes.arrays import Array
@@ -130,7 +131,15 @@ def read_program(path: Path) -> Program:
     if model.WhichOneof("Type") != "mlProgram":
         raise BundleError(f"{model_path} holds a {model.WhichOneof('Type')}, needed: an ML program")
     reader = _Reader(model_path, {})
-    functions = {name: reader.function(value) for name, value in sorted(model.mlProgram.functions.items())}
+    try:
+        functions = {
+            name: reader.function(value) for name, value in sorted(model.mlProgram.functions.items())
+        }
+    except BundleError:
+        raise
+    except Exception as error:  # numbers that do not fit their type, shapes that do not fit their values
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BundleError(f"{model_path} is damaged ({reason}); build the bundle again") from None
     return Program(package, functions)
 
 
@@ -139,10 +148,11 @@ def _root_model(package: Path) -> str:
     manifest = package / "Manifest.json"
     try:
         values = json.loads(manifest.read_text("utf-8"))
-        return str(values["itemInfoEntries"][values["rootModelIdentifier"]]["path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return check_relative_path(str(values["itemInfoEntries"][values["rootModelIdentifier"]]["path"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise BundleError(
-            f"{manifest} is not a package's manifest ({error}); build the bundle again"
+            f"{manifest} is not a package's manifest ({reason}); build the bundle again"
         ) from None
 
 
@@ -180,7 +190,7 @@ class _Reader:
     def _operation(self, message: Any) -> Operation:
         if message.blocks:
             raise BundleError(
-                f"{self.model_path}: operator {message.type!r} is control flow, which is not read"
+                f"{self.model_path}: operator {message.type[:80]!r} is control flow, which is not read"
             )
         inputs: dict[str, tuple[Argument, ...]] = {
             key: tuple(self._argument(item) for item in value.arguments)
@@ -197,6 +207,7 @@ class _Reader:
         return self._constant(message.value, "a value")
 
     def _type(self, message: Any, where: str) -> ValueType:
+        where = _shown(where)
         if message.WhichOneof("type") != "tensorType":
             raise BundleError(
                 f"{self.model_path}: {where} is a {message.WhichOneof('type')}, needed: a tensor"
@@ -211,6 +222,7 @@ class _Reader:
         )
 
     def _constant(self, message: Any, where: str) -> Constant:
+        where = _shown(where)
         kind = self._type(message.type, where)
         if message.WhichOneof("value") == "blobFileValue":
             stored = message.blobFileValue
@@ -234,10 +246,15 @@ class _Reader:
             relative = name.removeprefix(_MODEL_PATH)
             if relative == name or ".." in relative.split("/"):
                 raise BundleError(
-                    f"{self.model_path} names the weight file {name!r}, which is outside the package"
+                    f"{self.model_path} names the weight file {name[:80]!r}, which is outside the package"
                 )
             self.blobs[name] = BlobFile(inside(self.model_path.parent, relative))
         return self.blobs[name]
+
+
+def _shown(name: str) -> str:
+    """A name of the program as a message shows it."""
+    return name if name.isprintable() and len(name) <= 80 else repr(name[:80])
 
 
 def operator_names(program: Program) -> Iterator[str]:

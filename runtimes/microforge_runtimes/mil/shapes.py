@@ -11,9 +11,10 @@ from microforge_runtimes.arrays import Array
 
 
 def reshape(x: Array, shape: Array) -> Array:
-    """-1 is what is left over, 0 the side of ``x`` at the same place."""
-    sides = [int(side) if side else x.shape[index] for index, side in enumerate(shape)]
-    return x.reshape(sides)
+    """-1 is what is left over, 0 the side of ``x`` at the same place from the right, and 1 where it has none."""
+    own = (1,) * max(0, shape.size - x.ndim) + x.shape
+    beside = own[len(own) - shape.size :]
+    return x.reshape([int(side) or same for side, same in zip(shape, beside, strict=True)])
 
 
 def transpose(x: Array, perm: Array) -> Array:

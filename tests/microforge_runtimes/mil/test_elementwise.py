@@ -122,7 +122,9 @@ CASES: list[Case] = [
     ("reduce_sum_square", {"x": X, "axes": _ints(2)}, lambda: X.square().sum(2)),
     ("relu", {"x": X}, lambda: X.relu()),
     ("relu6", {"x": 5 * X}, lambda: F.relu6(5 * X)),
-    ("reshape", {"x": X, "shape": _ints(0, -1, 10)}, lambda: X.reshape(2, 6, 10)),
+    ("reshape", {"x": X, "shape": _ints(0, -1, 10, 1)}, lambda: X.reshape(2, 6, 10, 1)),
+    ("reshape", {"x": X, "shape": _ints(0, -1, 10)}, lambda: X.reshape(3, 4, 10)),  # from the right, as of iOS 17
+    ("reshape", {"x": X[0, 0], "shape": _ints(1, 0, -1, 0)}, lambda: X[0, 0].reshape(1, 1, 4, 5)),
     ("reverse", {"x": X, "axes": _ints(1, -1)}, lambda: X.flip(1, -1)),
     ("round", {"x": torch.tensor([0.5, 1.5, -0.5, 2.4])}, lambda: torch.tensor([0.5, 1.5, -0.5, 2.4]).round()),
     ("rsqrt", {"x": POSITIVE, "epsilon": 0.01}, lambda: (POSITIVE + 0.01).rsqrt()),
