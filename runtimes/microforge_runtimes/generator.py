@@ -23,6 +23,7 @@ import numpy as np
 from microforge.bundle.files import Bundle, load_bundle
 from microforge.bundle.manifest import Component
 from microforge.noise import standard_normal
+from microforge.spec import SizeInput
 from microforge_runtimes import latent_blending, sampler
 from microforge_runtimes.arrays import Array
 from microforge_runtimes.conditions import Branch, Context, bound_inputs
@@ -76,7 +77,7 @@ class Generator:
     """
 
     def __init__(
-        self, bundle: Bundle | str | Path, target: str = "onnx", size: tuple[int, int] | None = None,
+        self, bundle: Bundle | str | Path, target: str = "onnx", size: SizeInput | None = None,
         threads: int | None = None, keep_loaded: bool = False, opener: Opener | None = None,
     ) -> None:  # fmt: skip
         """Choose the components; loads none of them yet.
@@ -84,13 +85,14 @@ class Generator:
         Args:
             bundle: an opened bundle, or the path of one.
             target: engine whose files to use.
-            size: (height, width) in pixels; may be None when the bundle has one size.
+            size: in pixels: 256, "256x384" or (256, 384), height first; may be None when the bundle has one size.
             threads: the engine may use for one operator; its own choice when None.
             keep_loaded: hold the stages in memory between images instead of freeing each after its use.
             opener: loads a component in place of ``open_session``; the bundle then needs no target.
 
         Raises:
             BundleError: when the bundle cannot be opened, or lacks the target or the size.
+            SpecError: for a size that is none.
         """
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         self.manifest = self.bundle.manifest
@@ -137,7 +139,11 @@ class Generator:
         return checked
 
     def run(self, request: Request, callback: StepCallback | None = None) -> Result:
-        """Make one image; raises as ``check`` does, before an engine is loaded."""
+        """Make one image; raises as ``check`` does, before an engine is loaded.
+
+        Raises:
+            GenerationError: when a component gives NaN or infinity; names it.
+        """
         checked = self.check(request)
         seconds: dict[str, float] = {}
         encodings = self.encode(checked, seconds)
@@ -196,6 +202,8 @@ class Generator:
         """The outputs of an encoder; an image's latent is normalized."""
         entry = self.manifest.encoders[name]
         outputs = session.run(bound_inputs(self._component(entry.role), entry.inputs, context))
+        for output in outputs.values():
+            sampler.check_finite(output, f"{entry.role} gave")
         if entry.latent is None:
             return outputs
         return {**outputs, entry.latent: sampler.normalize(outputs[entry.latent], self.manifest.latent)}
@@ -236,6 +244,7 @@ class Generator:
             for index in distinct:
                 if index not in outputs:
                     outputs[index] = branches[index].evaluate(latent, t)
+                    sampler.check_finite(outputs[index], f"{checked.entry.network} at time {t:g} gave")
             if weights == [1.0]:
                 return outputs[0], branches[0].states()
             terms = zip(weights, (outputs[index] for index in distinct), strict=True)
@@ -266,7 +275,9 @@ class Generator:
         if entry.role is None:
             return np.clip(raw, 0.0, 1.0)
         with self.stage(entry.role, seconds) as session:
-            return session.run({entry.input: raw})[entry.output]
+            image = session.run({entry.input: raw})[entry.output]
+        sampler.check_finite(image, f"{entry.role} gave")
+        return image
 
     def component_key(self, role: str) -> str:
         """Key of the component with this role at the generator's size."""

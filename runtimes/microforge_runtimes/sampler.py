@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,18 +186,27 @@ def split_alpha(image: Floats) -> tuple[Floats, Floats | None]:
     return image[:, :3], image[:, 3:] if image.shape[1] == 4 else None
 
 
+def check_finite(values: NDArray[Any], what: str = "the model gave") -> None:
+    """Refuse ``values`` that hold NaN or infinity: clipped to pixels, they would be black without a word.
+
+    Raises:
+        GenerationError: with ``what`` gave them at its beginning.
+    """
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        count = int((~np.isfinite(values)).sum())
+        raise GenerationError(
+            f"{what} {count} of {values.size} values that are not finite (NaN or infinity); no image is written: "
+            "its weights are damaged or overflow, use another build or checkpoint"
+        )
+
+
 def to_pixels(image: Floats) -> Pixels:
     """(1, C, H, W) in [0, 1] to (H, W, C) bytes, rounded to the nearest.
 
     Raises:
-        GenerationError: when the image holds NaN or infinity: clipped, it would be black without a word.
+        GenerationError: when the image holds NaN or infinity.
     """
-    if not np.isfinite(image).all():
-        count = int((~np.isfinite(image)).sum())
-        raise GenerationError(
-            f"the model gave {count} of {image.size} values that are not finite (NaN or infinity); no image is written: "
-            "its weights are damaged or overflow, use another build or checkpoint"
-        )
+    check_finite(image)
     pixels: Pixels = np.rint(np.clip(image[0], 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)
     return pixels.transpose(1, 2, 0)
 

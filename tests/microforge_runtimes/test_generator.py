@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import microforge_runtimes
 from microforge.bundle.files import load_bundle
-from microforge.errors import BundleError, PromptError, SpecError
+from microforge.errors import BundleError, GenerationError, PromptError, SpecError
 from microforge.noise import standard_normal
 from microforge_runtimes import generator as module
 from microforge_runtimes.engines.registry import open_session
@@ -241,3 +242,48 @@ def test_the_package_offers_its_names_and_no_others() -> None:
         assert getattr(microforge_runtimes, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         microforge_runtimes.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("kind", ["prompt_encoder", "network", "decoder"])
+def test_the_component_that_gives_nan_is_named(
+    distilled_bundle: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from microforge_runtimes.engines.onnx import OnnxSession
+
+    run, generator = OnnxSession.run, Generator(distilled_bundle)
+    role = next(stage.role for stage in generator.manifest.stages() if stage.kind == kind)
+
+    def broken(session: OnnxSession, inputs: Any) -> Any:
+        outputs = run(session, inputs)
+        if session._component.role == role:
+            outputs = {name: np.full_like(value, np.nan) for name, value in outputs.items()}
+        return outputs
+
+    monkeypatch.setattr(OnnxSession, "run", broken)
+    with pytest.raises(GenerationError, match=rf"{role} .*gave \d+ of \d+ values that are not finite"):
+        generator.generate("a red circle")
+
+
+def test_a_graph_that_fails_while_it_runs_is_one_line(
+    distilled_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = Generator(distilled_bundle, keep_loaded=True)
+    with generator.stage(generator.manifest.stages()[0].role) as session:
+
+        class Failing:
+            def run(self, *arguments: Any) -> Any:
+                raise RuntimeError("indices element out of data bounds\nat node 3")
+
+        component = session._component  # type: ignore[attr-defined]
+        monkeypatch.setattr(session, "_session", Failing())
+        inputs = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in component.inputs}
+        with pytest.raises(BundleError, match=r"cannot run .*: indices element out of data bounds at node 3"):
+            session.run(inputs)
+
+
+def test_a_generators_size_is_given_in_every_usual_form(distilled_bundle: Path) -> None:
+    only = Generator(distilled_bundle).size
+    for size in (None, f"{only.height}x{only.width}", (only.height, only.width)):
+        assert Generator(distilled_bundle, size=size).size == only
+    with pytest.raises(BundleError, match=f"has no size 640x640; it has: {only.height}x{only.width}"):
+        Generator(distilled_bundle, size="640")

@@ -39,8 +39,7 @@ class OnnxSession:
         options.log_severity_level = _ERRORS_ONLY
         # Every session has a pool of its own; one whose turn is over must not keep spinning on the next one's cores.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if threads is not None:
-            options.intra_op_num_threads = usable_threads(threads) or 0
+        options.intra_op_num_threads = usable_threads(threads) or 0  # 0: its own choice
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exception classes share no base of their own
@@ -56,12 +55,17 @@ class OnnxSession:
         self._outputs = [spec.name for spec in component.outputs]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Evaluate once; ``ValueError`` for inputs that are not the component's."""
+        """Evaluate once; ``ValueError`` for inputs that are not the component's, ``BundleError`` when the graph fails."""
         session = self._session  # ONNX Runtime evaluates a session for several threads at once
         if session is None:
             raise ValueError(f"this {self._component.role} session is closed")
         check_inputs(self._component, inputs)
-        return dict(zip(self._outputs, session.run(self._outputs, dict(inputs)), strict=True))
+        try:
+            outputs = session.run(self._outputs, dict(inputs))
+        except Exception as error:  # an index outside a tensor, more memory than there is ...
+            reason = " ".join(str(error).split())[:300]
+            raise BundleError(f"ONNX Runtime cannot run {self._component.role}: {reason}") from None
+        return dict(zip(self._outputs, outputs, strict=True))
 
     def close(self) -> None:
         self._session = None
