@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ from microforge.bundle.manifest import (
 from microforge.bundle.signature import MAX_BYTES, SIGNATURE, check_signature
 from microforge.bundle.targets import Target
 from microforge.errors import BundleError, SignatureError
+from microforge.spec import SizeInput, read_size
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -62,11 +64,12 @@ class Bundle:
             f"{self.path} has no target {name!r}; it has: {', '.join(self.manifest.targets) or 'none'}"
         )
 
-    def size(self, size: tuple[int, int] | None = None) -> SizeEntry:
-        """The entry of ``size`` (height, width), or of the only size when ``size`` is None.
+    def size(self, size: SizeInput | None = None) -> SizeEntry:
+        """The entry of ``size`` (256, "256x384" or (256, 384), height first), or of the only size when it is None.
 
         Raises:
             BundleError: for a size that the bundle lacks, or None when it has several.
+            SpecError: for what is no size.
         """
         entries = self.manifest.sizes
         allowed = ", ".join(str(entry.size) for entry in entries)
@@ -74,10 +77,11 @@ class Bundle:
             if len(entries) == 1:
                 return entries[0]
             raise BundleError(f"{self.path} has several sizes; choose one: {allowed}")
+        height, width = read_size(size)
         for entry in entries:
-            if (entry.height, entry.width) == size:
+            if (entry.height, entry.width) == (height, width):
                 return entry
-        raise BundleError(f"{self.path} has no size {size[0]}x{size[1]}; it has: {allowed}")
+        raise BundleError(f"{self.path} has no size {height}x{width}; it has: {allowed}")
 
     def component(self, role: str, size: Size | None = None) -> tuple[str, Component]:
         """Key and entry of the component with this role at ``size``, or of the one that serves every size.
@@ -222,7 +226,7 @@ def load_bundle(path: str | Path, key: Ed25519PublicKey | None = None) -> Bundle
     """
     path = Path(path)
     archive = Archive(path) if is_archive(path) else None
-    data = _folder_manifest(path) if archive is None else archive.read(MANIFEST)
+    data = _folder_manifest(path) if archive is None else archive.read(MANIFEST, MAX_MANIFEST_BYTES + 1)
     if key is not None:
         check_signature(data, _signature(path, archive), key, str(path))
     return Bundle(path, parse_manifest(data, str(path / MANIFEST)), manifest_id(data), archive)
@@ -231,7 +235,7 @@ def load_bundle(path: str | Path, key: Ed25519PublicKey | None = None) -> Bundle
 def _signature(path: Path, archive: Archive | None) -> bytes:
     try:
         if archive is not None:
-            return archive.read(SIGNATURE)
+            return archive.read(SIGNATURE, MAX_BYTES + 1)
         with inside(path, SIGNATURE).open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
     except (BundleError, OSError):
@@ -268,8 +272,9 @@ def parse_manifest(data: bytes, where: str = MANIFEST) -> Manifest:
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise BundleError(f"{where} has more than {MAX_MANIFEST_BYTES:,} bytes; no manifest is that long")
+    data = data.removeprefix(codecs.BOM_UTF8)  # some editors put it before everything that they save
     try:
-        values = json.loads(data)
+        values = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise BundleError(
             f"{where} is not JSON ({_one_line(error)}); copy or build the bundle again"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from microforge.bundle.files import load_bundle
 from microforge.bundle.sampling import Task
 from microforge.errors import SpecError, missing_extra
-from microforge.spec import parse_size
+from microforge.spec import SizeInput, parse_size
 from microforge_runtimes.editor import Editor
 from microforge_runtimes.images.source_request import SourceRequest, choose_size
 from microforge_runtimes.open_model import is_checkpoint, open_checkpoint, refuse_key, task_entries
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from microforge.pipeline import MicroForgePipeline
 
 #: An image size: 256, "256x384" or (256, 384), height first.
-Size = int | str | tuple[int, int]
+Size = SizeInput
 
 
 class Backend(Protocol):
@@ -61,7 +61,7 @@ class BundleBackend:
 
     def generator(self, size: Size | None, request: SourceRequest | None) -> Editor:
         """As ``Backend``."""
-        pixels = None if size is None else as_size(size, self._bundle.manifest.latent.downsample)
+        pixels = None if size is None else parse_size(size, self._bundle.manifest.latent.downsample)
         if pixels is None and request is not None:
             pixels = choose_size(request, self.sizes)
         with self._lock:
@@ -103,7 +103,7 @@ class CheckpointBackend:
 
     def generator(self, size: Size | None, request: SourceRequest | None) -> Editor:
         """As ``Backend``; the trained size unless another is asked for."""
-        pixels = self.sizes[0] if size is None else as_size(size, self._multiple)
+        pixels = self.sizes[0] if size is None else parse_size(size, self._multiple)
         with self._lock:
             if pixels not in self._editors:
                 self._editors[pixels] = open_checkpoint(self.path, pixels, self.threads, self._load())
@@ -136,16 +136,3 @@ def open_backend(
     if device is not None:
         raise SpecError(f"device {device!r} is for checkpoints; {path} is taken for a bundle")
     return BundleBackend(path, engine, threads, keep_loaded, key)
-
-
-def as_size(size: Size, multiple: int) -> tuple[int, int]:
-    """(height, width) of ``size``.
-
-    Raises:
-        SpecError: when it is not understood, or not a multiple of ``multiple`` pixels.
-    """
-    if isinstance(size, tuple):
-        if len(size) != 2:
-            raise SpecError(f"size is {size}; write 256, '256x384' or (256, 384), height first")
-        size = f"{size[0]}x{size[1]}"
-    return parse_size(str(size), multiple)

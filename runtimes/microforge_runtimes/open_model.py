@@ -13,7 +13,7 @@ from microforge.bundle.manifest import MANIFEST
 from microforge.bundle.sampling import Task
 from microforge.errors import SignatureError, SpecError, missing_extra
 from microforge.io.threads import usable_threads
-from microforge.spec import parse_size
+from microforge.spec import SizeInput, parse_size, read_size
 from microforge_runtimes.editor import Editor
 from microforge_runtimes.generator import Request, Result
 from microforge_runtimes.images.image_file import Pixels
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class Choice:
     """How a model is opened; None is the model's own choice."""
 
-    size: str | None = None  # "128" or "128x256" (height x width)
+    size: SizeInput | None = None  # 128, "128x256" or (128, 256), height first
     target: str | None = None
     threads: int | None = None
     key: Ed25519PublicKey | None = None  # that must have signed the bundle
@@ -113,13 +113,13 @@ def open_model(model: Path, choice: Choice, source: SourceRequest | None = None)
 
 
 def open_checkpoint(
-    folder: Path, size: tuple[int, int] | None = None, threads: int | None = None, pipeline: Any = None
+    folder: Path, size: SizeInput | None = None, threads: int | None = None, pipeline: Any = None
 ) -> Editor:
     """A checkpoint with torch in place of an engine; it is how a model is tried before it is exported.
 
     Args:
         folder: of the checkpoint.
-        size: (height, width) in pixels; the trained size when None.
+        size: in pixels: 256, "256x384" or (256, 384), height first; the trained size when None.
         threads: that torch may use.
         pipeline: of ``folder``, where it is loaded already.
 
@@ -129,9 +129,9 @@ def open_checkpoint(
         MissingExtraError: when torch is not installed.
     """
     networks = _torch_module("microforge.components.networks")
-    if threads is not None:
-        _torch_module("torch").set_num_threads(usable_threads(threads) or 1)
-    bundle, opener = networks.open_checkpoint(folder, size, pipeline)
+    if (count := usable_threads(threads)) is not None:
+        _torch_module("torch").set_num_threads(count)
+    bundle, opener = networks.open_checkpoint(folder, None if size is None else read_size(size), pipeline)
     return Editor(bundle, "torch", keep_loaded=True, opener=opener)
 
 

@@ -28,7 +28,7 @@ from microforge.bundle.manifest import (
     schema_text,
     task_for,
 )
-from microforge.errors import BundleError, OutputError, OutputExistsError
+from microforge.errors import BundleError, OutputError, OutputExistsError, SpecError
 from microforge.io.atomic import atomic_bytes, atomic_folder, check_output
 from microforge.noise import NOISE_NAME
 from microforge_benchmarks.conformance.manifest_cases import DAMAGED, REFUSED, WRONG_TYPES
@@ -281,3 +281,28 @@ def test_a_file_is_written_whole_and_not_over_another(tmp_path: Path) -> None:
 def test_check_output_writes_nothing(tmp_path: Path) -> None:
     check_output(tmp_path / "a" / "b" / "c.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_manifest_with_a_byte_order_mark_is_read_and_utf_16_is_refused(folder: Path) -> None:
+    path = folder / "manifest.json"
+    plain = load_bundle(folder)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_bundle(folder).manifest == plain.manifest
+    path.write_bytes(path.read_bytes().decode("utf-8-sig").encode("utf-16"))
+    with pytest.raises(BundleError, match="is not JSON"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize("size", [None, "64x96", (64, 96), [64, 96]])
+def test_a_bundles_size_is_chosen_in_every_usual_form(folder: Path, size: Any) -> None:
+    assert str(load_bundle(folder).size(size).size) == "64x96"
+
+
+@pytest.mark.parametrize(
+    ("size", "error"), [("256", BundleError), (256, BundleError), ("ab", SpecError), (1.5, SpecError)]
+)
+def test_a_size_that_a_bundle_lacks_is_named_in_numbers(
+    folder: Path, size: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=r"has no size 256x256; it has: 64x96|is not understood"):
+        load_bundle(folder).size(size)
