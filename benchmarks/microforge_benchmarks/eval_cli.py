@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json as json_module
 from dataclasses import asdict
 from pathlib import Path
@@ -106,7 +107,7 @@ def _require_torch() -> None:
     """Refuse without torch, which renders the reference images for bundles, too."""
     for package in ("torch", "safetensors", "scipy"):
         try:
-            __import__(package)
+            importlib.import_module(package)
         except ModuleNotFoundError:
             raise missing_extra(package, "train") from None
 

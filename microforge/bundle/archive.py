@@ -49,8 +49,8 @@ class Archive:
         self._lock = threading.Lock()
         self._folder: Path | None = None
 
-    def read(self, name: str) -> bytes:
-        """Content of the member ``name``.
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """Content of the member ``name``, of a larger one than ``most`` bytes the first ``most``.
 
         Raises:
             BundleError: when there is none, or it cannot be read.
@@ -58,7 +58,7 @@ class Archive:
         member = self._member(name)
         with self._lock, _reading(self.path):
             self._stream.seek(member.start)
-            return self._stream.read(member.bytes)
+            return self._stream.read(member.bytes if most is None else min(member.bytes, most))
 
     def extract(self, name: str) -> Path:
         """Path of a private copy of the member ``name``, at its own place relative to other members.

@@ -87,11 +87,13 @@ def _check_proportion(path: Path, stream: BinaryIO) -> None:
 
 def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
     name = entry.orig_filename
+    if len(name) > MAX_NAME:
+        raise BundleError(f"{path}: the name {name[:80]!r} of a member is not allowed; {_REMEDY}")
     try:
         check_relative_path(name.removesuffix("/"))
     except ValueError as error:
         raise BundleError(f"{path}: {error}; {_REMEDY}") from None
-    if len(name) > MAX_NAME or entry.filename != name:
+    if entry.filename != name:
         raise BundleError(f"{path}: the name {name[:80]!r} of a member is not allowed; {_REMEDY}")
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -120,6 +122,8 @@ def _check_names(path: Path, names: list[str]) -> None:
 
 def _located(path: Path, stream: BinaryIO, entry: zipfile.ZipInfo) -> Member:
     """Where the content of ``entry`` starts, by its local header, which must tell the same name."""
+    if not 0 <= entry.header_offset < 1 << 62:
+        raise BundleError(f"{path}: {entry.filename} has no header where the list says; {_REMEDY}")
     stream.seek(entry.header_offset)
     header = stream.read(_LOCAL_BYTES)
     if len(header) < _LOCAL_BYTES or not header.startswith(_LOCAL):

@@ -6,7 +6,6 @@ is computed from them is a projection. A measured device has a TOML file of its 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -15,21 +14,21 @@ from pydantic import Field, ValidationError
 
 from microforge.bundle.entry import Entry
 from microforge.errors import SpecError
-from microforge.io.user_file import read_user_text
+from microforge.io.user_file import parse_toml, read_user_text
 
 MIB = 1 << 20
 GIB = 1 << 30
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
 
 
 class DeviceProfile(Entry):
     """A device: memory in bytes, rates of all its ``cores`` together."""
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
-    ram_bytes: Annotated[int, Field(ge=MIB)]
+    ram_bytes: Annotated[int, Field(ge=MIB, le=1 << 50)]
     app_share: Annotated[float, Field(gt=0, le=1)]
-    cores: Annotated[int, Field(ge=1)]
+    cores: Annotated[int, Field(ge=1, le=4096)]
     bandwidth_gb_s: Positive
     fp32_gflop_s: Positive
     int8_gop_s: Positive
@@ -70,15 +69,16 @@ def find_device(name: str) -> DeviceProfile:
     if not name.endswith(".toml"):
         raise SpecError(f"unknown device {name!r}; allowed: {', '.join(DEVICES)}, or a file NAME.toml")
     try:
-        values = tomllib.loads(read_user_text(Path(name)))
+        values = parse_toml(read_user_text(Path(name)))
     except OSError as error:
         raise SpecError(f"{name} cannot be read: {error.strerror or error}") from None
     except ValueError as error:  # also for bytes that are not UTF-8
-        raise SpecError(f"{name} is not TOML: {' '.join(str(error).split())[:200]}") from None
+        raise SpecError(f"{name} is not TOML: {error}") from None
     try:
         return DeviceProfile.model_validate(values)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False)[0]
         key = ".".join(str(part) for part in problem["loc"])
         allowed = ", ".join(DeviceProfile.model_fields)
-        raise SpecError(f"{name}: {key}: {problem['msg']}; keys: {allowed}") from None
+        message = f"{key[:80]}: {problem['msg']}"
+        raise SpecError(f"{name}: {' '.join(message.split())}; keys: {allowed}") from None

@@ -31,7 +31,9 @@ def check_relative_path(path: str) -> str:
     """
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts) or any(c in '\\:*?"<>|' or ord(c) < 32 for c in path):
-        raise ValueError(f"path {path!r} must be relative, with / between names and no . or .. among them")
+        raise ValueError(
+            f"path {path[:80]!r} must be relative, with / between names and no . or .. among them"
+        )
     return path
 
 

@@ -146,7 +146,17 @@ def _usage_error(error: Exception) -> int | None:
 
 def say(message: str) -> None:
     """Print one line on stderr."""
-    print(" ".join(message.split()), file=sys.stderr, flush=True)
+    print(_plain(message), file=sys.stderr, flush=True)
+
+
+def _plain(message: str) -> str:
+    """``message`` on one line, without characters that steer a terminal or cannot be encoded: names come from strangers."""
+    line = " ".join(message.split())
+    if line.isprintable():
+        return line
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in line
+    )
 
 
 def say_error(message: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from microforge.errors import SpecError
-from microforge.io.user_file import read_user_text
+from microforge.io.user_file import parse_toml, read_user_text
 from microforge.spec import from_dict, to_dict
 
 T = TypeVar("T")
@@ -33,8 +32,8 @@ def read_toml(path: Path, what: str = "the settings") -> dict[str, Any]:
         SpecError: when it is missing or not TOML.
     """
     try:
-        return tomllib.loads(read_user_text(path))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        return parse_toml(read_user_text(path))
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise SpecError(f"cannot read {what} {path}: {reason}") from None
 
@@ -136,8 +135,8 @@ def _parsed(raw: str, hint: Any, where: str) -> Any:
     """``raw`` as a value of the type ``hint``."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {raw}")["value"]
+    except ValueError:
         value = None
     if typing.get_origin(hint) is tuple and typing.get_args(hint)[0] is str:
         return value if isinstance(value, list) else [part.strip() for part in raw.split(",") if part.strip()]

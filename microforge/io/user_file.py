@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from microforge.io.file_kind import HEAD_BYTES, file_kind, with_article
 
@@ -90,3 +92,17 @@ def _check_mode(mode: int) -> None:
     if stat.S_ISREG(mode):
         return
     raise UnusableFileError(next((text for is_kind, text in _KINDS if is_kind(mode)), "is no regular file"))
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The values of TOML ``text``.
+
+    Raises:
+        ValueError: when it is not TOML, or its brackets are nested beyond any use; one line.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(" ".join(str(error).split())[:200]) from None

@@ -23,20 +23,25 @@ from microforge.errors import SpecError
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 #: Smallest limit in bytes: Python, numpy and an engine alone may need as much under RLIMIT_DATA.
 MIN_LIMIT = 64 * 2**20
+#: Largest limit in bytes: the kernel's own numbers end at 2**63.
+MAX_LIMIT = 2**62
 
 
 def parse_bytes(text: str) -> int:
     """Number of bytes of "3GB", "512MiB" or a plain number.
 
     Raises:
-        SpecError: when ``text`` has another form, or is less than ``MIN_LIMIT``.
+        SpecError: when ``text`` has another form, or is below ``MIN_LIMIT`` or above ``MAX_LIMIT``.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B)?\s*", text.upper())
+    match = re.fullmatch(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([KMG]?I?B)?\s*", text.upper())
     if match is None or (match[2] or "") not in _UNITS:
-        raise SpecError(f"memory is {text!r}; write it as 3GB, 512MB or 512MiB")
+        shown = repr(text) if len(text) < 60 else f"{text[:60]!r}..."
+        raise SpecError(f"memory is {shown}; write it as 3GB, 512MB or 512MiB")
     count = int(float(match[1]) * _UNITS[match[2] or ""])
     if count < MIN_LIMIT:
         raise SpecError(f"memory is {count} bytes; at least {MIN_LIMIT // 2**20} MiB are needed")
+    if count > MAX_LIMIT:
+        raise SpecError(f"memory is {count} bytes; at most {MAX_LIMIT // 2**30} GiB are possible")
     return count
 
 

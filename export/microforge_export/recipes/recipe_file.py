@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -12,7 +11,7 @@ from pathlib import Path
 from microforge.bundle.manifest import Role
 from microforge.bundle.targets import TargetName
 from microforge.errors import SpecError
-from microforge.io.user_file import read_user_text
+from microforge.io.user_file import parse_toml, read_user_text
 from microforge_export.recipes.int8_recipe import (
     SCHEMES,
     Calibration,
@@ -48,8 +47,8 @@ def parse_recipe(text: str, source: str = "recipe") -> Int8Recipe:
         SpecError: as ``read_recipe``.
     """
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        table = parse_toml(text)
+    except ValueError as error:
         raise SpecError(f"{source} is not TOML ({error}); {_HINT}") from None
     known = {item.name for item in fields(Int8Recipe)}
     _check_keys(table, known, {"model", "target", "host", "schemes"}, source)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from microforge.data.files.captioned import captions_of_row, numbered_lines, parse_object
-from microforge.data.skipped import Skipped
+from microforge.data.skipped import Skipped, printable
 from microforge.errors import missing_extra
 from microforge.io.user_file import UnusableFileError, check_regular_file, decode_text, read_user_file
 
@@ -88,7 +88,7 @@ def _captioned(values: Iterator[tuple[int, Row]]) -> tuple[tuple[MetadataRow, ..
 
 def _columns(row: Mapping[str, object]) -> str:
     """What a row has instead, where that is more than the file's name."""
-    names = [name for name in row if name != "file_name" and row[name] is not None]
+    names = [printable(name)[:40] for name in row if name != "file_name" and row[name] is not None]
     return f" (it has: {', '.join(names[:6])})" if names and "text" not in names else ""
 
 
@@ -111,7 +111,7 @@ def _csv_rows(data: bytes) -> Iterator[tuple[int, Row]]:
         for row in reader:
             yield reader.line_num, {name: value for name, value in row.items() if name and value is not None}
     except csv.Error as error:
-        yield 0, f"is not CSV: {error}"
+        yield 0, f"is not CSV: {printable(str(error))[:160]}"
     finally:
         csv.field_size_limit(before)
 
@@ -123,10 +123,11 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
         yield 0, f"is not read: {missing_extra('pyarrow', 'parquet')}"
         return
     try:
-        number = 0
-        for batch in parquet.ParquetFile(path).iter_batches(
-            batch_size=1024, columns=_parquet_columns(parquet, path)
-        ):
+        number, table = 0, parquet.ParquetFile(path)
+        if table.metadata.num_rows > path.stat().st_size:  # a name of a file takes a byte at least
+            yield 0, f"is damaged: {table.metadata.num_rows} rows in {path.stat().st_size} bytes"
+            return
+        for batch in table.iter_batches(batch_size=1024, columns=_parquet_columns(parquet, path)):
             for row in batch.to_pylist():
                 number += 1
                 yield number, _named(row)

@@ -42,7 +42,7 @@ MAX_IMAGE_BYTES = 256 << 20
 MAX_SHARDS = 100_000
 #: Suffixes that WebDataset reads as text and as JSON.
 _TEXTS, _JSON = (".txt", ".text", ".transcript"), (".json", ".jsn")
-_BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+_BRACES = re.compile(r"\{(?:([0-9]{1,18})\.\.([0-9]{1,18})|([^{}]*,[^{}]*))\}")
 
 
 @dataclass
@@ -74,18 +74,32 @@ def expand_shards(pattern: str) -> tuple[Path, ...]:
     paths: list[Path] = []
     for text in _expanded(pattern):
         if "*" in text or "?" in text or ("[" in text and not os.path.exists(text)):
-            anchor = Path(text).anchor or "."
-            paths += sorted(Path(anchor).glob(text[len(anchor) :] if Path(text).anchor else text))
+            paths += _matching(text)
         else:
             paths.append(Path(text))
         if len(paths) > MAX_SHARDS:
             raise DataError(f"{pattern} names more than {MAX_SHARDS} shards")
     for path in paths:
-        if not path.is_file():
-            raise DataError(f"{path} does not exist; all {len(paths)} shards of {pattern} must be there")
+        if not os.path.isfile(path):  # also for a name that is too long
+            raise DataError(
+                f"{str(path)[:300]} does not exist; all {len(paths)} shards of {pattern[:300]} must be there"
+            )
     if not paths:
         raise DataError(f"{pattern} names no file; allowed: a .tar file, data/{{000..127}}.tar, data/*.tar")
     return tuple(paths)
+
+
+def _matching(pattern: str) -> list[Path]:
+    """The files that ``pattern`` with ``*``, ``?`` or ``[...]`` names, sorted.
+
+    Raises:
+        DataError: for a pattern that is none.
+    """
+    anchor = Path(pattern).anchor
+    try:
+        return sorted(Path(anchor or ".").glob(pattern[len(anchor) :]))
+    except (ValueError, NotImplementedError, re.error, RecursionError) as error:
+        raise DataError(f"{pattern[:200]} is no pattern of shards: {error}") from None
 
 
 def list_shards(shards: Sequence[Path], cache: Path, console: Console) -> Listing:

@@ -260,3 +260,27 @@ def bundle_folder(tmp_path: Path) -> Path:
     folder = write_bundle(tmp_path / "model.mfb")
     assert (folder / MANIFEST).is_file()
     return folder
+
+
+def test_a_header_at_an_impossible_offset_is_refused(tmp_path: Path) -> None:
+    name, extra = b"manifest.json", struct.pack("<HHQ", 1, 8, 1 << 63)
+    fields = (b"PK\x01\x02", 45, 45, 0, 0, 0, 0x21, 0, 2, 2, len(name), len(extra), 0, 0, 0, 0, 0xFFFFFFFF)
+    directory = struct.pack("<4s6H3L5H2L", *fields) + name + extra
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, len(directory), 0, 0)
+    (tmp_path / "x.mfb.zip").write_bytes(directory + end)
+    with pytest.raises(BundleError, match=r"manifest\.json has no header where the list says"):
+        load_bundle(tmp_path / "x.mfb.zip")
+
+
+def test_a_name_of_sixty_thousand_characters_is_cut_in_the_message(tmp_path: Path) -> None:
+    path = _written(tmp_path / "x.mfb.zip", [(_info("../" + "a" * 60_000), b"x")])
+    with pytest.raises(BundleError, match="is not allowed") as caught:
+        load_bundle(path)
+    assert len(str(caught.value)) < 400
+
+
+def test_of_a_manifest_out_of_proportion_only_the_beginning_is_read(tmp_path: Path) -> None:
+    path = _written(tmp_path / "x.mfb.zip", [(_info("manifest.json"), b" " * (18 << 20))])
+    assert len(Archive(path).read("manifest.json", 1000)) == 1000
+    with pytest.raises(BundleError, match="has more than 16,777,216 bytes"):
+        load_bundle(path)

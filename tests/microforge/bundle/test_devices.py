@@ -49,3 +49,26 @@ def test_a_wrong_profile_is_refused_in_one_line_that_names_the_key(
 def test_an_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(SpecError, match=name):
         find_device(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("3221225472", "9" * 400), "ram_bytes: "), (("6.0", "inf"), "bandwidth_gb_s: "), (("0.33", "nan"), "app_share: "),
+        (("cores = 4", "cores = 4\nx = " + "[" * 3000), "is not TOML: it is nested too deeply"),
+    ],
+)  # fmt: skip
+def test_impossible_numbers_and_endless_brackets_are_one_line(
+    tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    text = (
+        'name = "phone"\nram_bytes = 3221225472\napp_share = 0.33\ncores = 4\nbandwidth_gb_s = 6.0\n'
+        "fp32_gflop_s = 32.0\nint8_gop_s = 128.0\n"
+    )
+    path = tmp_path / "device.toml"
+    path.write_text(text, "utf-8")
+    assert find_device(str(path)).cores == 4
+    path.write_text(text.replace(*change), "utf-8")
+    with pytest.raises(SpecError, match=message) as caught:
+        find_device(str(path))
+    assert "\n" not in str(caught.value)

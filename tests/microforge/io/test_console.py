@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from microforge.errors import ParityError, SpecError
-from microforge.io.console import command_app, exit_code, print_json, run, say_warning
+from microforge.io.console import command_app, exit_code, print_json, run, say_error, say_warning
 
 Capture = pytest.CaptureFixture[str]
 
@@ -145,3 +145,8 @@ run(app)
         == 0
     )
     assert (tmp_path / "out").read_text() == "kept"
+
+
+def test_messages_hold_no_characters_that_steer_a_terminal(capsys: Capture) -> None:
+    say_error("the tensor \x1b[2J\x07\u202e is\r\nodd: é 日本 \udce9")
+    assert capsys.readouterr().err == "error: the tensor \\x1b[2J\\x07\\u202e is odd: é 日本 \\udce9\n"

@@ -53,3 +53,23 @@ def test_the_data_limit_stops_an_allocation_but_not_a_reservation_within_it() ->
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "small\n" and "MemoryError" in done.stderr and done.returncode != 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9" * 400 + "GB",
+        "9" * 21,
+        "4611686018427387904.5GB",
+        "٣GB",
+        "1e9",
+        "-3GB",
+        "3 GB GB",
+        "",
+        "x" * 10_000,
+    ],
+)
+def test_what_is_no_size_of_memory_is_refused_in_one_short_line(text: str) -> None:
+    with pytest.raises(SpecError, match="memory is ") as caught:
+        parse_bytes(text)
+    assert len(str(caught.value)) < 200

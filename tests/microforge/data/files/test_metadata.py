@@ -114,3 +114,20 @@ def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     (tmp_path / "metadata.parquet").write_bytes(b"PAR1 and nothing else")
     assert "is damaged" in read_metadata(tmp_path / "metadata.parquet")[1][0].reason
+
+
+def test_a_parquet_file_of_more_rows_than_bytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "metadata.parquet"
+    rows = 300_000
+    table = pyarrow.table({"file_name": ["a.png"] * rows, "text": ["x"] * rows})
+    parquet.write_table(table, path)
+    assert path.stat().st_size < rows
+    rows_read, (skipped,) = read_metadata(path)
+    assert rows_read == () and f"is damaged: {rows} rows in" in skipped.reason
+
+
+def test_columns_with_odd_names_stay_on_one_line(tmp_path: Path) -> None:
+    path = _csv(tmp_path, 'file_name,"odd\nname\x1b"\na.png,x\n')
+    assert "\n" not in read_metadata(path)[1][0].reason and "\x1b" not in read_metadata(path)[1][0].reason

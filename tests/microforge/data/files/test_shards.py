@@ -294,3 +294,19 @@ def test_a_folder_of_shards_in_capitals_is_read(tmp_path: Path) -> None:
         "1 captioned"
         in open_source(str(tmp_path / "shards"), tmp_path / "run" / "cache", Console(quiet=True)).describe()
     )
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{1.." + "9" * 5000 + "}.tar", "x**y.tar", "*/../**z", "a\0*.tar", "[", "{0..1}{,", "//*"]
+)
+def test_a_pattern_that_is_none_is_a_data_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError):
+        expand_shards(pattern)
+
+
+def test_a_range_of_shards_beyond_any_folder_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="more than 100000 shards"):
+        expand_shards(f"{tmp_path}/{{0..999999999999999999}}.tar")
