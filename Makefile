@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo "$$python" && break; done)
 
-.PHONY: help env demo test lint audit external docs arm64 conformance clean test-python test-kotlin
+.PHONY: help env demo test lint audit external docs fuzz arm64 conformance clean test-python test-kotlin
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,12 @@ external: $(STAMP) ## run test suites of other projects on our code (docs/extern
 
 docs: $(STAMP) ## build the documentation site in build/site; fails on any warning
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+# A hundred thousand inputs for each reader of files from strangers: about half an hour (docs/reliability.md, "Formats").
+FUZZ_RUNS ?= 100000
+
+fuzz: $(STAMP) ## attack every reader of files with coverage-guided inputs
+	$(BIN)/python -m tests.fuzz --runs $(FUZZ_RUNS)
 
 # The bundle on emulated 64-bit Arm beside x86-64 (docs/benchmarks.md, "Arm"); needs qemu-user-static and a network.
 # ARM64_BUNDLES may name more, such as one of --precision int8. benchmarks/results/arm64.json is such a result.
