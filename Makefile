@@ -50,11 +50,13 @@ test-kotlin: $(BUNDLE)/manifest.json ## the Kotlin runtime on the golden files a
 		echo "test-kotlin: skipped, no $(MAVEN) found; install a JDK 17 and Maven"; \
 	fi
 
-lint: $(STAMP) ## ruff, mypy --strict, import contracts
+lint: $(STAMP) ## ruff, mypy --strict, import contracts; ktlint where Maven is
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@if command -v $(MAVEN) >/dev/null; then cd runtimes/kotlin && $(MAVEN) $(MAVEN_ARGS) antrun:run@ktlint; \
+	else echo "lint: ktlint skipped, no $(MAVEN) found"; fi
 
 audit: $(STAMP) ## list the wheel's packages (SBOM) in build/audit and look up known vulnerabilities
 	scripts/audit.sh build/audit $(BIN)/python

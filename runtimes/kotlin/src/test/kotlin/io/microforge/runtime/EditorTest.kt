@@ -29,14 +29,15 @@ class EditorTest {
         SourceImage(Pixels(height, width, 3, ByteArray(height * width * 3) { (it / 3 % width * 3 + it % 3 * 40).toByte() }))
 
     @Test
-    fun `the example of the README runs`() = runBlocking {
+    fun `the example of the README runs`() = runBlocking<Unit> {
         val link = Files.createTempDirectory("readme").resolve("microforge.mfb")
         Files.createSymbolicLink(link, path)
-        val example = """
+        val example =
+            """
             val editor = Editor(Path.of("microforge.mfb"), Size(256, 256))
             val result = editor.generate("a red circle", seed = 1u).last() as Result
             val bitmap = result.image // RGB bytes, row by row
-        """.trimIndent()
+            """.trimIndent()
         assertContains(Files.readString(Path.of("README.md")), example)
 
         val editor = Editor(link, Size(256, 256))

@@ -49,7 +49,7 @@ class GeneratorTest {
     private fun generator() = Generator(bundle, opener = opener)
 
     @Test
-    fun `a flow is cold, gives every step and then the result, and holds one stage at a time`() = runBlocking {
+    fun `a flow is cold, gives every step and then the result, and holds one stage at a time`() = runBlocking<Unit> {
         generator().use { generator ->
             val flow = generator.flow(Request("a cat", seed = 3u))
             assertTrue(calls.isEmpty())
@@ -67,7 +67,7 @@ class GeneratorTest {
     }
 
     @Test
-    fun `a cancelled flow stops before the next evaluation and frees its stage`() = runBlocking {
+    fun `a cancelled flow stops before the next evaluation and frees its stage`() = runBlocking<Unit> {
         generator().use { generator ->
             assertEquals(1, (generator.flow(Request("a cat")).first() as Step).index)
             assertTrue(calls.count { it.first == "denoise" } <= 3, "${calls.map { it.first }}")
@@ -112,7 +112,8 @@ class GeneratorTest {
             Request() to "generate needs a prompt", Request(" ") to "the prompt is empty", Request("x", task = "paint") to "its tasks: generate, fill",
             Request("x", steps = 9) to "steps is 9; this bundle allows: 2, 1", Request("x", image = image) to "generate takes no image",
             Request("x", strength = 0.5) to "strength does not belong to generate", Request("x", guidance = mapOf("text" to 21.0)) to "allowed: 0.0 to 20.0",
-            Request("x", guidance = mapOf("image" to 1.0)) to "this bundle has: text", Request("x", parameters = mapOf("label" to Double.NaN)) to "parameter label",
+            Request("x", guidance = mapOf("image" to 1.0)) to "this bundle has: text",
+            Request("x", parameters = mapOf("label" to Double.NaN)) to "parameter label",
             Request(task = "fill") to "fill needs an image", Request(task = "fill", image = image) to "fill needs a mask",
             Request(task = "fill", image = image, mask = mask, strength = 0.0) to "above 0, at most 1",
             Request(task = "fill", image = image, mask = Floats(listOf(1, 1, 64, 96))) to "the mask is all zero",

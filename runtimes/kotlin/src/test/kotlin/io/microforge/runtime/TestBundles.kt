@@ -22,10 +22,14 @@ fun writeExampleBundle(folder: Path, salt: String = ""): Bundle {
     val line = goldenText("manifests.jsonl.gz").lineSequence().map { Json.parseToJsonElement(it).jsonObject }
         .first { it.getValue("accepted").jsonPrimitive.boolean }
     val sizes = mutableMapOf<String, Long>()
+
     fun filled(value: JsonElement): JsonElement = when (value) {
         is JsonArray -> JsonArray(value.map(::filled))
-        is JsonObject -> if ("sha256" in value) entry(folder, value.text("path"), salt).also { sizes[value.text("path")] = it.bytes }.json()
-        else JsonObject(value.mapValues { filled(it.value) })
+        is JsonObject -> if ("sha256" in value) {
+            entry(folder, value.text("path"), salt).also { sizes[value.text("path")] = it.bytes }.json()
+        } else {
+            JsonObject(value.mapValues { filled(it.value) })
+        }
         else -> value
     }
     var manifest = filled(Json.parseToJsonElement(line.text("manifest"))).jsonObject

@@ -28,7 +28,11 @@ internal fun jsonTree(text: String): JsonElement {
     for (char in text) {
         when {
             escaped -> escaped = false
-            inString -> if (char == '\\') escaped = true else if (char == '"') inString = false
+            inString -> if (char == '\\') {
+                escaped = true
+            } else if (char == '"') {
+                inString = false
+            }
             char == '"' -> inString = true
             char == '[' || char == '{' -> require(++depth <= MAX_DEPTH) { "more than $MAX_DEPTH levels of nesting" }
             char == ']' || char == '}' -> depth--

@@ -52,6 +52,7 @@ internal fun enlargeAlpha(alpha: Pixels, factor: Int): Pixels = resized(alpha, a
 internal fun enlargeColors(colors: Pixels, alpha: Pixels, factor: Int): Pixels {
     val area = colors.height * colors.width
     val weight = FloatArray(area) { (alpha.data[it].toInt() and 0xFF) / 255f }
+
     fun enlarged(values: FloatArray) =
         resized(Plane(colors.height, colors.width, values), colors.height * factor, colors.width * factor).data
     val largeWeight = enlarged(weight)
@@ -74,6 +75,7 @@ internal fun colorRange(colors: Pixels, alpha: Pixels, factor: Int): ColorRange 
     val lowest = around(pixelsLike(colors) { y, x, c -> if (alpha[y, x, 0] > 0) colors[y, x, c] else 255 }, 1, ::minOf)
     val highest = around(pixelsLike(colors) { y, x, c -> if (alpha[y, x, 0] > 0) colors[y, x, c] else 0 }, 1, ::maxOf)
     val opaque = around(alpha, REACH, ::minOf)
+
     fun level(y: Int, x: Int, c: Int, edge: Int, extreme: Pixels) = when {
         opaque[y, x, 0] == 255 -> edge
         lowest[y, x, c] > highest[y, x, c] -> colors[y, x, c]

@@ -31,6 +31,7 @@ public class Mask(public val height: Int, public val width: Int, public val mark
 /** A picture of [own] as large as [canvas] holds it, whatever its shape. */
 public fun fitted(own: Size, canvas: Size): Place {
     val scale = minOf(canvas.height.toDouble() / own.height, canvas.width.toDouble() / own.width)
+
     fun side(before: Int, most: Int) = minOf(maxOf(1, Math.rint(before * scale).toInt()), most)
     return centred(own, canvas, Size(side(own.height, canvas.height), side(own.width, canvas.width)))
 }

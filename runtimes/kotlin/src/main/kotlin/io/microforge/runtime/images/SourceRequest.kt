@@ -93,8 +93,11 @@ public fun chooseSize(request: SourceRequest, sizes: List<Size>): Size {
 
 /** The parts of the source that images of [size] are made from: one, unless the task enlarges. */
 internal fun split(request: SourceRequest, size: Size): List<Tile> =
-    if (request.enlarges) tiles(request.source.size, window(request, size))
-    else listOf(Tile(0, 0, request.source.size.height, request.source.size.width))
+    if (request.enlarges) {
+        tiles(request.source.size, window(request, size))
+    } else {
+        listOf(Tile(0, 0, request.source.size.height, request.source.size.width))
+    }
 
 /** The source, and the mask, as a model of [size] takes them; to be enlarged the [tile]. */
 internal fun toCanvas(request: SourceRequest, size: Size, tile: Tile): CanvasInputs {

@@ -59,8 +59,11 @@ private fun texts(settings: Settings?): List<Pair<String, String>> {
 private fun isLatin1(text: String) = text.all { it.code in 0x20..0x7E || it.code in 0xA1..0xFF || it == '\n' }
 
 private fun textChunk(key: String, value: String): ByteArray =
-    if (isLatin1(value)) "$key\u0000$value".toByteArray(Charsets.ISO_8859_1)
-    else ("$key\u0000\u0000\u0000\u0000\u0000" + value.replace('\u0000', ' ')).toByteArray(Charsets.UTF_8)
+    if (isLatin1(value)) {
+        "$key\u0000$value".toByteArray(Charsets.ISO_8859_1)
+    } else {
+        ("$key\u0000\u0000\u0000\u0000\u0000" + value.replace('\u0000', ' ')).toByteArray(Charsets.UTF_8)
+    }
 
 private fun chunk(stream: ByteArrayOutputStream, type: String, data: ByteArray) {
     val name = type.toByteArray(Charsets.US_ASCII)

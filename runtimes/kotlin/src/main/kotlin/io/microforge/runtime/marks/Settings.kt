@@ -67,9 +67,13 @@ public data class Settings(
             }
             val unknown = values.keys.firstOrNull { it !in KEYS }
             if (unknown != null) throw unusable("$unknown is unknown")
+
             fun item(key: String) = values[key] as? JsonPrimitive
+
             fun string(key: String) = item(key)?.takeIf { it.isString }?.content
+
             fun count(key: String) = item(key)?.takeUnless { it.isString }?.intOrNull
+
             fun <T : Any> needed(key: String, value: T?): T = value ?: throw unusable("$key is missing or no value of its kind")
             if (count("version") != 1) throw unusable("version is not 1")
             return Settings(
