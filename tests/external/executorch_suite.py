@@ -8,6 +8,7 @@ its operator supports), lowered with our rewrites to XNNPACK, and run by ExecuTo
     equal                outputs without quantized weights agree with PyTorch
     near                 outputs with quantized weights are near PyTorch's, see MIN_QUANTIZED_DB
     refused              our export refuses the module in one line
+    no kernel            ExecuTorch refuses to load the program: an operator has no kernel, as a build's check would report
     not run by PyTorch   the case itself does not run, or has no tensors that a bundle could declare
     different, crashed   defects: exit 1
 """
@@ -154,7 +155,7 @@ def outcome(case: Case) -> str:
     try:
         outputs = _load_for_executorch_from_buffer(program).run_method(component.key, case.inputs)
     except Exception as error:
-        return f"different: ExecuTorch does not run it: {str(error)[:120]}"
+        return f"no kernel: {str(error)[:120]}"
     if not all(_agree(one, other, quantized) for one, other in zip(expected, outputs, strict=True)):
         return "different: outputs differ"
     return "near" if quantized else "equal"
@@ -177,7 +178,7 @@ def main(
             result = outcome(case)
             kind = result.split(":", 1)[0]
             counts[kind] += 1
-            if kind == "refused":
+            if kind in ("refused", "no kernel"):
                 refusals[case.name] = result.split(": ", 1)[-1][:160]
             elif kind in ("different", "crashed"):
                 defects[case.name] = result
