@@ -27,7 +27,8 @@ def operator_groups(component: SourceComponent, graph: onnx.GraphProto) -> dict[
 
     A folded transpose has lost its parameter's name, so weights are found by content, transposed or not; those of
     merged layers, which share a group, by the first one's name. A weight that was made from several parameters
-    otherwise belongs to ``KIND other``.
+    otherwise belongs to ``KIND other``. Batched products have no group: their constants are no layers, but the order of
+    a scan and the like, and engines have no int8 kernel for them.
     """
     paths = parameter_names(component)
     weights = {item.name: item for item in graph.initializer if len(item.dims) >= 2}
@@ -38,7 +39,7 @@ def operator_groups(component: SourceComponent, graph: onnx.GraphProto) -> dict[
             continue
         name = node.input[position]
         weight = numpy_helper.to_array(weights[name])
-        if weight.dtype != np.float32:
+        if weight.dtype != np.float32 or (node.op_type == "MatMul" and weight.ndim > 2):
             continue
         merged = name.startswith(_MERGED)
         path = name.removeprefix(_MERGED).split("+")[0] if merged else paths.get(digest(weight))

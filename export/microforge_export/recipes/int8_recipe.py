@@ -34,6 +34,9 @@ SCHEMES: Mapping[TargetName, tuple[Scheme, ...]] = {
 }
 #: The group that stands for all groups that a recipe does not name.
 OTHERS = "*"
+#: Ends the name of the groups of constants that are no parameters. Whether a graph has any depends on how it was
+#: lowered, so a recipe may name one that is not there.
+CONSTANTS = " other"
 Preference = Literal["speed", "size"]
 
 
@@ -164,6 +167,8 @@ def resolve(
         if group == OTHERS:
             continue
         if group not in groups:
+            if group.endswith(CONSTANTS):
+                continue
             raise SpecError(
                 f"the recipe names an operator group {group!r}; this model has: {', '.join(groups)}"
             )

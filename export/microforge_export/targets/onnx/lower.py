@@ -27,6 +27,7 @@ from microforge_export.components.component import SourceComponent
 from microforge_export.targets.base import TargetFiles
 from microforge_export.targets.descriptions import ComponentDescription
 from microforge_export.targets.onnx.accelerator_support import usability
+from microforge_export.targets.onnx.channels_last import channels_last
 from microforge_export.targets.onnx.lint import lint, operator_counts
 from microforge_export.targets.onnx.merge_layers import merge_layers
 from microforge_export.targets.onnx.rewrites import fewer_operators
@@ -119,7 +120,12 @@ def lower_all(
 
 def lower(component: SourceComponent, program: ExportedProgram) -> ir.Model:
     """The component as one ONNX graph after operator fusion; inputs and outputs have the declared names."""
-    model = merge_layers(exported(component, program), component)
+    return rewritten(exported(component, program), component)
+
+
+def rewritten(model: ir.Model, component: SourceComponent) -> ir.Model:
+    """The exporter's graph after every rewrite, in place: the same function with fewer operators."""
+    model = channels_last(merge_layers(model, component), component)
     return fold(fewer_operators(model))
 
 

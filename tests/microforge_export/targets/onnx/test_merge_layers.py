@@ -76,7 +76,10 @@ def test_merged_layers_keep_their_group(
     for component in components:
         plain = exported(component, programs[component.key])
         apart = operator_groups(component, ir.to_proto(plain).graph)
-        assert set(apart.values()) == set(quantizables[component.key].nodes.values())
+        layers = set(apart.values()) - {
+            "matmul other"
+        }  # the order of a scan, in a batched product after the rewrites
+        assert layers == set(quantizables[component.key].nodes.values())
     merged = Counter(quantizables["denoiser"].nodes.values())
     assert (
         merged["matmul backbone.blocks.cross"] == 1 + 2 * 2

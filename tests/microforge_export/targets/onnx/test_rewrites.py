@@ -93,6 +93,69 @@ CASES = {
         }""",
         {"Transpose": 1, "Reshape": 1},
     ),
+    "shift in table": (
+        """(float[1,2,3] rows, float[1,5,3] x) => (float[1,5,3] y) {
+            table = Constant<value=float[1,2,3] {1,2,3,4,5,6}>()
+            flat = Constant<value_ints=[-1]>()
+            sizes = Constant<value_ints=[3,3]>()
+            one = Constant<value=float {1}>()
+            summed = Add(rows, table)
+            line = Reshape(summed, flat)
+            first, second = Split<axis=0>(line, sizes)
+            more = Add(second, one)
+            scaled = Mul(x, more)
+            y = Add(scaled, first)
+        }""",
+        {"Add": 2, "Reshape": 1, "Split": 1, "Mul": 1},
+    ),
+    "positions in product": (
+        """(float[1,2,3] x) => (float[1,3,2] y) {
+            weight = Constant<value=float[2,2] {1,2,3,4}>()
+            bias = Constant<value=float[2] {1,2}>()
+            positions = Constant<value=float[1,3,2] {1,2,3,4,5,6}>()
+            turned = Transpose<perm=[0,2,1]>(x)
+            product = MatMul(turned, weight)
+            biased = Add(product, bias)
+            y = Add(biased, positions)
+        }""",
+        {"Reshape": 2, "Gemm": 1},
+    ),
+    "positions in product of tokens": (
+        """(float[1,3,2] x) => (float[1,3,2] y) {
+            weight = Constant<value=float[2,2] {1,2,3,4}>()
+            bias = Constant<value=float[2] {1,2}>()
+            positions = Constant<value=float[1,3,2] {1,2,3,4,5,6}>()
+            product = MatMul(x, weight)
+            biased = Add(product, bias)
+            y = Add(biased, positions)
+        }""",
+        {"Reshape": 2, "Gemm": 1},
+    ),
+    "convolution of tokens": (
+        """(float[1,6,2] x) => (float[1,6,2] y) {
+            weight = Constant<value=float[2,1,3,3] {1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9}>()
+            grid = Constant<value_ints=[1,2,2,3]>()
+            line = Constant<value_ints=[1,2,6]>()
+            turned = Transpose<perm=[0,2,1]>(x)
+            wide = Reshape(turned, grid)
+            mixed = Conv<group=2, pads=[1,1,1,1]>(wide, weight)
+            flat = Reshape(mixed, line)
+            y = Transpose<perm=[0,2,1]>(flat)
+        }""",
+        {"Reshape": 2, "Transpose": 2, "Conv": 1},
+    ),
+}  # fmt: skip
+#: name -> graph, and operators that replace others which are slower, though they are more.
+SLOWER = {
+    "norm without skip": (
+        """(float[1,3,2] x, float[1,3,2] z) => (float[1,3,2] y) {
+            weights = Constant<value=float[2] {1,2}>()
+            bias = Constant<value=float[2] {1,2}>()
+            added = Add(x, z)
+            y = LayerNormalization<axis=-1>(added, weights, bias)
+        }""",
+        {"Add": 1, "Reshape": 2, "LayerNormalization": 1},
+    ),
 }  # fmt: skip
 #: Like a pattern, and not it.
 OTHERS = {
@@ -125,6 +188,23 @@ OTHERS = {
         normed = LayerNormalization<axis=-1>(x, ones)
         scaled = Mul(normed, gain)
         y = Add(scaled, shift)
+    }""",
+    "a norm of a sum that is read again": """(float[1,3,2] x, float[1,3,2] z) => (float[1,3,2] y) {
+        weights = Constant<value=float[2] {1,2}>()
+        added = Add(x, z)
+        normed = LayerNormalization<axis=-1>(added, weights)
+        y = Add(added, normed)
+    }""",
+    "a sum with a part that is read again": """(float[1,2,3] rows) => (float[6] y) {
+        table = Constant<value=float[1,2,3] {1,2,3,4,5,6}>()
+        flat = Constant<value_ints=[-1]>()
+        sizes = Constant<value_ints=[3,3]>()
+        one = Constant<value=float {1}>()
+        summed = Add(rows, table)
+        line = Reshape(summed, flat)
+        first, second = Split<axis=0>(line, sizes)
+        more = Add(second, one)
+        y = Concat<axis=0>(second, more)
     }""",
     "an unsqueeze that widens the result": """(float[1,3,3] x, float[3] v) => (float[1,1,3,3] y) {
         axes = Constant<value_ints=[1]>()
@@ -163,6 +243,16 @@ def test_rewrite_leaves_operators_out_and_computes_the_same(name: str) -> None:
     after = rewritten(before)
     assert Counter(node.op_type for node in after.graph.node) == Counter(expected)
     assert len(after.graph.node) <= len(before.graph.node)
+    np.testing.assert_allclose(run(after), run(before), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SLOWER)
+def test_rewrite_replaces_operators_by_faster_ones(name: str) -> None:
+    text, expected = SLOWER[name]
+    before = graph_of(text)
+    after = rewritten(before)
+    assert Counter(node.op_type for node in after.graph.node) == Counter(expected)
+    assert [item.name for item in after.graph.output] == [item.name for item in before.graph.output]
     np.testing.assert_allclose(run(after), run(before), rtol=1e-5, atol=1e-6)
 
 
