@@ -1,7 +1,7 @@
 """Command line of ``mf-bench``; heavy packages are imported inside the commands.
 
-``mf-bench BUNDLE`` measures a bundle. ``mf-bench compare``, ``scaling`` and ``against`` are commands of their own, so
-the first word decides.
+``mf-bench BUNDLE`` measures a bundle. ``mf-bench compare``, ``profile``, ``scaling`` and ``against`` are commands of
+their own, so the first word decides.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ compare_app = command_app("Tabulate measured rows.")
 ROWS, PAGE = "rows.json", "report.html"
 EXAMPLE = (
     "Example: mf-bench model.mfb --out report --threads 1,2 --memory-limit 1GB. "
-    "Other commands, each with --help: mf-bench compare, mf-bench scaling, mf-bench against."
+    "Other commands, each with --help: mf-bench compare, mf-bench profile, mf-bench scaling, mf-bench against."
 )
 ENGINE, MEASUREMENT, OUTPUT = "Engine", "Measurement", "Report"
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.", rich_help_panel=OUTPUT)]  # fmt: skip
@@ -68,7 +68,7 @@ def bench(
     limit = None if memory_limit is None else parse_bytes(memory_limit)
     plan = [
         MeasurementSettings(engine, pixels, count, runs, _loading(mode), limit, profile, name, timeout)
-        for engine in target.split(",") for count in _thread_counts(threads)
+        for engine in target.split(",") for count in thread_counts(threads)
     ]  # fmt: skip
     _check_plan(opened, plan)
     rows = []
@@ -110,7 +110,7 @@ def compare_rows(
     return DONE if current else FELL_SHORT
 
 
-def _thread_counts(threads: str | None) -> list[int | None]:
+def thread_counts(threads: str | None) -> list[int | None]:
     if threads is None:
         return [None]
     words = [word.strip() for word in threads.split(",")]
@@ -191,6 +191,10 @@ def main() -> None:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     if word == "compare":
         run(compare_app, sys.argv[2:])
+    if word == "profile":
+        from microforge_benchmarks.studies.image_profile_cli import app as profile_app
+
+        run(profile_app, sys.argv[2:])
     if word == "scaling":
         from microforge_benchmarks.studies.scaling_cli import app as scaling_app
 
