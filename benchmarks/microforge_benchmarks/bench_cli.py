@@ -60,6 +60,7 @@ def bench(
     from microforge.spec import parse_size
     from microforge_benchmarks.measure.latency import MeasurementSettings, measure
     from microforge_benchmarks.measure.memory import parse_bytes
+    from microforge_benchmarks.thread_counts import thread_counts
 
     check_output(out, force)
     device_profile = None if device is None else find_device(device)
@@ -108,15 +109,6 @@ def compare_rows(
     if not current:
         say_error(f"{into} is out of date; run the same command without --check")
     return DONE if current else FELL_SHORT
-
-
-def thread_counts(threads: str | None) -> list[int | None]:
-    if threads is None:
-        return [None]
-    words = [word.strip() for word in threads.split(",")]
-    if not all(word.isdecimal() and 1 <= int(word) <= 1024 for word in words):
-        raise SpecError(f"--threads is {threads!r}; write counts from 1 to 1024 with commas, as 1,2")
-    return [int(word) for word in words]
 
 
 def _loading(mode: str) -> Loading:

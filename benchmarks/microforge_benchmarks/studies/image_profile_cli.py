@@ -35,9 +35,9 @@ def profile(
     from microforge.bundle.files import load_bundle
     from microforge.io.atomic import atomic_folder, check_output
     from microforge.spec import parse_size
-    from microforge_benchmarks.bench_cli import thread_counts
     from microforge_benchmarks.studies.image_profile import profile_bundle
     from microforge_benchmarks.studies.image_profile_view import markdown, profile_table
+    from microforge_benchmarks.thread_counts import thread_counts
 
     check_output(out, force)
     opened = load_bundle(bundle)
