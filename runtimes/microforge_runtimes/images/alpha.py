@@ -14,6 +14,8 @@ Pixels = NDArray[np.uint8]
 
 #: Below this alpha an image laid on white says too little about its own colour.
 FAINT = 16
+#: A level of the darkest channel from which a colour counts as white of the source's own.
+_NEARLY_WHITE = 200
 #: Distance in source pixels up to which a pixel visibly changes an enlarged image.
 _REACH = 4
 
@@ -79,6 +81,45 @@ def color_range(colors: Pixels, alpha: Pixels, factor: int) -> tuple[Pixels, Pix
     low = np.where(opaque, np.uint8(0), np.where(nothing, colors, low))
     high = np.where(opaque, np.uint8(255), np.where(nothing, colors, high))
     return low.repeat(factor, 0).repeat(factor, 1), high.repeat(factor, 0).repeat(factor, 1)
+
+
+def without_rim(colors: Pixels, alpha: Pixels, own: Pixels, reach: int) -> Pixels:
+    """``colors`` (h, w, 3), taken off white, without the white that a model let into the edge of what is visible.
+
+    A model's image has soft edges, softer than ``alpha`` (h, w): what lies just inside an outline holds some of the
+    white around it. So much white is taken off there that no colour is lighter than those deeper inside. Where the
+    source's own colours ``own`` (h, w, 3) are nearly white, and in parts that have no inside, nothing changes.
+
+    Args:
+        reach: pixels that white may have come in.
+    """
+    inside = _spread((alpha == 255).astype(np.uint8)[..., None], reach, np.minimum)
+    lightest = _spread(np.where(inside > 0, colors, np.uint8(0)), 3 * reach, np.maximum).astype(np.float32)
+    own_lightest = _spread(np.where((alpha > 0)[..., None], own, np.uint8(0)), reach, np.maximum)
+    edge = (inside == 0) & (_spread(inside, 3 * reach, np.maximum) > 0)
+    edge &= own_lightest.min(2, keepdims=True) < _NEARLY_WHITE
+    white = ((colors - lightest) / np.maximum(255.0 - lightest, 1.0)).max(2, keepdims=True)
+    share = np.where(edge, white.clip(0.0, 0.95), 0.0)
+    clean = ((colors - 255.0 * share) / (1.0 - share)).clip(0, 255)
+    unknown = ((share - 0.5) / 0.4).clip(
+        0.0, 1.0
+    )  # what is nearly all white says too little about its own colour
+    mixed: Pixels = np.rint((1.0 - unknown) * clean + unknown * lightest).astype(np.uint8)
+    return mixed
+
+
+def _spread(values: Pixels, reach: int, extreme: np.ufunc) -> Pixels:
+    """As ``_around``, one axis after the other and in steps of doubled width: for a long ``reach``."""
+    for axis in (0, 1):
+        padding = [(reach, reach) if index == axis else (0, 0) for index in range(3)]
+        wide, covered, width = np.pad(values, padding, mode="edge"), 1, 2 * reach + 1
+        while covered < width:
+            step = min(covered, width - covered)
+            count = wide.shape[axis] - step
+            wide = extreme(wide.take(range(count), axis), wide.take(range(step, step + count), axis))
+            covered += step
+        values = wide
+    return values
 
 
 def _around(values: Pixels, reach: int, extreme: np.ufunc) -> Pixels:

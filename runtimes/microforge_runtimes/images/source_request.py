@@ -6,6 +6,7 @@ pixel without a visible change; alpha always, but where a task filled the mask w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from microforge_runtimes.images.alpha import (
     enlarge_colors,
     off_white,
     replace_faint,
+    without_rim,
 )
 from microforge_runtimes.images.canvas import (
     Place,
@@ -242,12 +244,19 @@ def from_canvas(request: SourceRequest, inputs: CanvasInputs, image: Pixels) -> 
     if alpha is not None and request.fills_mask and request.mask is not None:
         alpha = np.where(request.mask, np.uint8(255), alpha)
     if alpha is not None:
-        colors = replace_faint(off_white(colors, alpha), alpha, source.colors)
+        colors = without_rim(off_white(colors, alpha), alpha, source.colors, _softness(inputs.place))
+        colors = replace_faint(colors, alpha, source.colors)
     colors = source.as_stored(colors)
     region = _changed_region(request, inputs, image)
     if region is not None:
         colors = np.where(region[..., None], colors, source.stored)
     return _with_alpha(colors, alpha)
+
+
+def _softness(place: Place) -> int:
+    """Pixels of the source over which a model's image blurs an edge: two of the canvas."""
+    scale = max(own / side for own, side in zip(place.own, place.size, strict=True))
+    return min(max(1, math.ceil(2 * scale)), 32)
 
 
 def _changed_region(request: SourceRequest, inputs: CanvasInputs, image: Pixels) -> Mask | None:

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from microforge.bundle.reference_model import task_entries
 from microforge_runtimes.images.alpha import off_white, over_white
@@ -136,3 +136,32 @@ def test_inpainting_transparent_pixels_makes_them_opaque_and_no_others() -> None
     inside = np.asarray(base_mask()) > 0
     assert (found[inside] == (30, 200, 90, 255)).all()
     np.testing.assert_array_equal(found[~inside], np.asarray(image)[~inside])
+
+
+def _sticker(color: tuple[int, int, int], outline: tuple[int, int, int] | None, side: int) -> Pixels:
+    """A disc of ``color``, with an ``outline`` of a thirtieth of its ``side``: (side, side, 4) with a soft edge."""
+    large, width = Image.new("RGBA", (4 * side, 4 * side)), 4 * side // 30
+    draw = ImageDraw.Draw(large)
+    draw.ellipse((width, width, 4 * side - width, 4 * side - width), fill=outline or color)
+    draw.ellipse((2 * width, 2 * width, 4 * side - 2 * width, 4 * side - 2 * width), fill=color)
+    return np.asarray(large.resize((side, side), Image.Resampling.LANCZOS))
+
+
+@pytest.mark.parametrize("outline", [None, (20, 20, 20), (255, 255, 255)])
+@pytest.mark.parametrize("side", [256, 600])
+def test_a_recolouring_by_a_soft_model_leaves_no_white_rim_over_black(
+    outline: tuple[int, int, int] | None, side: int
+) -> None:
+    before, after = (_sticker(color, outline, side) for color in ((220, 20, 20), (20, 40, 200)))
+    source, result = (SourceImage(image[..., :3], before[..., 3]) for image in (before, after))
+    request, perfect = (source_request("edit", TASKS["edit"], image) for image in (source, result))
+    shown = to_pixels(to_canvas(perfect, CANVAS, split(perfect, CANVAS)[0]).source)
+    soft = np.asarray(Image.fromarray(shown).filter(ImageFilter.GaussianBlur(1.2)))
+    edited = _edited(request, soft)
+    rim = (before[..., 3] > 0) & (
+        np.hypot(*(np.indices((side, side)) - side / 2 + 0.5)) > side * (0.5 - 1 / 24)
+    )
+    over_black = [image[rim][:, :3] * (image[rim][:, 3:] / 255.0) for image in (edited, after)]
+    too_light = np.clip(over_black[0] - over_black[1], 0, None)
+    assert np.percentile(too_light, 99) <= (12 if outline != (255, 255, 255) else 25)
+    assert np.abs(over_black[0] - over_black[1]).mean() < 10, "an outline keeps its colour, white ones too"
