@@ -74,6 +74,7 @@ class VAESpec:
     stem_factor: int = 4
     latent_mean: tuple[float, ...] = ()  # per channel, measured on the training set; () = zeros
     latent_std: tuple[float, ...] = ()  # per channel; () = ones
+    alpha: bool = False  # a fourth channel of the decoder: how much of each pixel objects cover
 
     def __post_init__(self) -> None:
         _check_counts(self)
@@ -249,13 +250,10 @@ def _preset(
     name: str, vae: VAESpec, depth: int, dim: int, planner_depth: int, text: TextEncoderSpec, size: int
 ) -> ModelSpec:
     return ModelSpec(
-        name=name,
-        vae=vae,
+        name=name, vae=vae, text_encoder=text, native_size=(size, size),
         backbone=BackboneSpec(depth=depth, dim=dim, attn_every=2 if depth < 6 else 3, aligned_source=True),
         planner=PlannerSpec(depth=planner_depth, dim=dim, num_plan_tokens=16 if depth < 6 else 32),
-        text_encoder=text,
-        native_size=(size, size),
-    )
+    )  # fmt: skip
 
 
 PRESETS: Mapping[str, ModelSpec] = types.MappingProxyType({
@@ -281,7 +279,11 @@ def to_dict(spec: object) -> dict[str, Any]:
     """The JSON values of a spec (tuples become lists); ``from_dict`` is the inverse."""
     if not is_dataclass(spec) or isinstance(spec, type):
         raise TypeError(f"not a spec: {spec!r}")
-    return typing.cast(dict[str, Any], _listed(dataclasses.asdict(spec)))
+    values = _listed(dataclasses.asdict(spec))
+    for table in (values, values.get("vae", {})):
+        if table.get("alpha") is False:  # files of opaque models stay as they are
+            del table["alpha"]
+    return typing.cast(dict[str, Any], values)
 
 
 def _listed(value: Any) -> Any:

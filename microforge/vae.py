@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from microforge.errors import SpecError
 from microforge.spec import VAESpec, check_size, preset
 
 INITIAL_LOG_VARIANCE = -8.0
@@ -168,17 +169,17 @@ class Decoder(nn.Module):
         self.stages = nn.ModuleList(_blocks(w, d) for w, d in zip(widths, depths, strict=True))
         self.ups = nn.ModuleList(Upsample(a, b) for a, b in itertools.pairwise(widths))
         self.norm = PixelNorm(widths[-1])
-        self.out = nn.Conv2d(widths[-1], 3 * spec.stem_factor**2, 3, padding=1)
+        self.out = nn.Conv2d(widths[-1], (4 if spec.alpha else 3) * spec.stem_factor**2, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Raw latents (B, C, h, w) to images (B, 3, H, W), about [0, 1] but not clamped."""
+        """Raw latents (B, C, h, w) to images (B, 3, H, W), about [0, 1] but not clamped; (B, 4, H, W) with alpha."""
         x = self.head(latent) + repeat_channels(latent, self.width)  # (B, width 3, h, w)
         x = _run(self.mid, x, self.checkpoint_blocks)
         for level, stage in enumerate(self.stages):
             x = _run(stage, x, self.checkpoint_blocks)
             if level < len(self.ups):
                 x = self.ups[level](x)  # (B, next width, twice the sides)
-        x = self.out(F.silu(self.norm(x)))  # (B, 3 * stem factor^2, 8 h, 8 w)
+        x = self.out(F.silu(self.norm(x)))  # (B, 3 or 4 * stem factor^2, 8 h, 8 w)
         return F.pixel_shuffle(x, self.stem_factor) * 0.5 + 0.5
 
 
@@ -214,6 +215,17 @@ class MicroForgeVAE(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """Images (B, 3, H, W), about [0, 1] but not clamped, of raw latents (B, C, h, w)."""
+        image: Tensor = self.decoder(latent)
+        return image[:, :3] if self.spec.alpha else image
+
+    def decode_with_alpha(self, latent: Tensor) -> Tensor:
+        """Images and alpha (B, 4, H, W), about [0, 1] but not clamped, of raw latents (B, C, h, w).
+
+        Raises:
+            SpecError: for a decoder without alpha.
+        """
+        if not self.spec.alpha:
+            raise SpecError("this autoencoder gives no alpha; train its decoder with --set alpha=true")
         return self.decoder(latent)  # type: ignore[no-any-return]
 
     def normalize(self, latent: Tensor) -> Tensor:

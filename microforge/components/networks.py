@@ -38,7 +38,7 @@ DESCRIPTION = "Compact latent rectified-flow model for text to image and image e
 
 
 class VaeDecoder(nn.Module):
-    """Raw latent (1, C, h, w) to an image (1, 3, H, W) in [0, 1]."""
+    """Raw latent (1, C, h, w) to an image (1, 3, H, W) in [0, 1]; (1, 4, H, W) of a decoder with alpha."""
 
     def __init__(self, vae: MicroForgeVAE) -> None:
         super().__init__()
@@ -96,7 +96,8 @@ def pipeline_networks(
         latent = tensor("latent", *_latent_shape(spec, size))
         image = tensor("image", 1, 3, size.height, size.width)
         key = component_key(DECODER, size, sizes)
-        networks.append(Network(key, DECODER, size, VaeDecoder(pipeline.vae).eval(), (latent,), (image,)))
+        decoded = tensor("image", 1, 4, size.height, size.width) if spec.vae.alpha else image
+        networks.append(Network(key, DECODER, size, VaeDecoder(pipeline.vae).eval(), (latent,), (decoded,)))
         key = component_key(IMAGE_ENCODER, size, sizes)
         networks.append(
             Network(key, IMAGE_ENCODER, size, VaeEncoder(pipeline.vae).eval(), (image,), (latent,))

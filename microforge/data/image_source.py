@@ -46,6 +46,16 @@ class ImageSource(Protocol):
         The same seed, step and count give the same images, independent of earlier calls.
         """
 
+    def images_with_alpha(
+        self, seed: int, step: int, count: int, size: tuple[int, int], device: str,
+        crop: tuple[int, int] | None = None, rows: slice = slice(None),
+    ) -> Tensor:  # fmt: skip
+        """The same images with a fourth channel (B, 4, H, W): how much of each pixel objects cover.
+
+        Raises:
+            DataError: when the data do not say what is an object.
+        """
+
     def sheet(self, count: int, size: tuple[int, int], device: str) -> Tensor:
         """Up to ``count`` fixed images for sample sheets, held out from training where possible."""
 

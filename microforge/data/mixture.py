@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -69,12 +70,25 @@ class MixedSource:
         crop: tuple[int, int] | None = None, rows: slice = slice(None),
     ) -> Tensor:  # fmt: skip
         """The first source's images first."""
+        return self._images("images", seed, step, count, size, device, crop, rows)
+
+    def images_with_alpha(
+        self, seed: int, step: int, count: int, size: tuple[int, int], device: str,
+        crop: tuple[int, int] | None = None, rows: slice = slice(None),
+    ) -> Tensor:  # fmt: skip
+        return self._images("images_with_alpha", seed, step, count, size, device, crop, rows)
+
+    def _images(
+        self, method: Literal["images", "images_with_alpha"], seed: int, step: int, count: int,
+        size: tuple[int, int], device: str, crop: tuple[int, int] | None, rows: slice,
+    ) -> Tensor:  # fmt: skip
         start, stop, _ = rows.indices(count)
         made, first = [], 0
         for part, number in zip(self.parts, self.shares(step, count), strict=True):
             low, high = max(start - first, 0), min(stop - first, number)
             if low < high:
-                made.append(part.source.images(seed, step, number, size, device, crop, slice(low, high)))
+                make = getattr(part.source, method)
+                made.append(make(seed, step, number, size, device, crop, slice(low, high)))
             first += number
         return torch.cat(made)
 

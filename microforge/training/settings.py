@@ -76,6 +76,10 @@ class VAESettings(TrainingSettings):
     pool_sizes: tuple[int, ...] = (4, 16, 64)  # in pixels
     crop: int | None = None  # side of square image crops in pixels; None trains on whole images
     decoder_noise: float = 0.1  # noise on the latents of a decoder-only run, in their standard deviations
+    alpha: bool = (
+        False  # a fourth decoder channel: how much of each pixel objects cover (scenes and stickers only)
+    )
+    alpha_weight: float = 1.0  # L1 of that channel
     # optional loss terms
     fft: float = 0.0  # L1 of spectrum magnitudes
     perceptual: float = 0.0  # features of a fixed random network
@@ -85,7 +89,7 @@ class VAESettings(TrainingSettings):
     discriminator_optimizer: OptimizerSettings = OptimizerSettings(2e-4, weight_decay=0.0)
 
     def __post_init__(self) -> None:
-        for name in ("kl", "gradient", "pooled", "fft", "perceptual", "lpips", "adversarial"):
+        for name in ("kl", "gradient", "pooled", "fft", "perceptual", "lpips", "adversarial", "alpha_weight"):
             if not 0.0 <= (weight := getattr(self, name)) < math.inf:
                 raise SpecError(f"the loss weight {name} is {weight}; allowed: 0 or more")
         if not 0.0 <= self.adversarial_start <= 1.0:

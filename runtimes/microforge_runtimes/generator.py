@@ -148,7 +148,7 @@ class Generator:
         seconds: dict[str, float] = {}
         encodings = self.encode(checked, seconds)
         latent = self.sample(checked, encodings, callback, seconds)
-        image, alpha = sampler.split_alpha(self.decode(latent, seconds))
+        image, alpha = self.decode_with_alpha(latent, seconds)
         if checked.mask is not None and checked.image is not None:
             image = latent_blending.composited(image, checked.image, checked.mask)
         return Result(
@@ -270,14 +270,20 @@ class Generator:
         return Branch(session, component, active.bindings, checked.entry.output, self.manifest.state, context)
 
     def decode(self, latent: Floats, seconds: Seconds | None = None) -> Floats:
-        """Image (1, 3, H, W) in [0, 1] of a normalized latent (1, C, h, w); (1, 4, H, W) where the decoder gives alpha."""
+        """Image (1, 3, H, W) in [0, 1] of a normalized latent (1, C, h, w)."""
+        return self.decode_with_alpha(latent, seconds)[0]
+
+    def decode_with_alpha(
+        self, latent: Floats, seconds: Seconds | None = None
+    ) -> tuple[Floats, Floats | None]:
+        """Image (1, 3, H, W) and alpha (1, 1, H, W) in [0, 1]; None where the decoder gives no alpha."""
         entry, raw = self.manifest.decode, sampler.denormalize(latent, self.manifest.latent)
         if entry.role is None:
-            return np.clip(raw, 0.0, 1.0)
+            return np.clip(raw, 0.0, 1.0), None
         with self.stage(entry.role, seconds) as session:
             image = session.run({entry.input: raw})[entry.output]
         sampler.check_finite(image, f"{entry.role} gave")
-        return image
+        return sampler.split_alpha(image)
 
     def component_key(self, role: str) -> str:
         """Key of the component with this role at the generator's size."""

@@ -112,6 +112,14 @@ class PhotoSource:
         ]
         return pixels_tensor(crops, device)
 
+    def images_with_alpha(
+        self, seed: int, step: int, count: int, size: tuple[int, int], device: str,
+        crop: tuple[int, int] | None = None, rows: slice = slice(None),
+    ) -> Tensor:  # fmt: skip
+        raise DataError(
+            f"{self.name} does not say what is an object; alpha is learnt from scenes, or stickers:FOLDER"
+        )
+
     def sheet(self, count: int, size: tuple[int, int], device: str) -> Tensor:
         """Held-out images, or the first training images of a small data set."""
         self.prepare(size)

@@ -59,10 +59,16 @@ class Layers:
     placements: tuple[Placement, ...]
 
 
-def paint(layers: Layers, store: SpriteStore, size: tuple[int, int], window: Window | None = None) -> Pixels:
-    """Paint an image of ``size`` (height, width), or a ``window`` of it: float32 (h, w, 3) in [0, 1]."""
+def paint(
+    layers: Layers, store: SpriteStore, size: tuple[int, int], window: Window | None = None, alpha: bool = False
+) -> Pixels:  # fmt: skip
+    """Paint an image of ``size`` (height, width), or a ``window`` of it: float32 (h, w, 3) in [0, 1].
+
+    With ``alpha`` it is (h, w, 4): how much of each pixel stickers cover.
+    """
     window = window or Window(0, 0, size[1], size[0])
     canvas = _background(layers.background, size, window)
+    free = np.ones((window.height, window.width, 1), np.float32)
     for placement in layers.placements:
         found = sprite_part(placement, store, window)
         if found is None:
@@ -71,7 +77,9 @@ def paint(layers: Layers, store: SpriteStore, size: tuple[int, int], window: Win
         covered = canvas[rows, columns]
         covered *= 1.0 - part[..., 3:]
         covered += part[..., :3]
-    return np.clip(canvas, 0.0, 1.0)
+        free[rows, columns] *= 1.0 - part[..., 3:]
+    image = np.concatenate([canvas, 1.0 - free], 2) if alpha else canvas
+    return np.clip(image, 0.0, 1.0)
 
 
 def sprite_part(

@@ -128,11 +128,23 @@ class StickerSource:
         crop: tuple[int, int] | None = None, rows: slice = slice(None),
     ) -> Tensor:  # fmt: skip
         """Every sticker is once an epoch the first one of an image; windows of ``crop`` each show part of a sticker."""
+        return self._images(seed, step, count, size, device, crop, rows)
+
+    def images_with_alpha(
+        self, seed: int, step: int, count: int, size: tuple[int, int], device: str,
+        crop: tuple[int, int] | None = None, rows: slice = slice(None),
+    ) -> Tensor:  # fmt: skip
+        return self._images(seed, step, count, size, device, crop, rows, alpha=True)
+
+    def _images(
+        self, seed: int, step: int, count: int, size: tuple[int, int], device: str,
+        crop: tuple[int, int] | None, rows: slice, alpha: bool = False,
+    ) -> Tensor:  # fmt: skip
         self.prepare(size)
         firsts = epoch_rows(seed, step, count, len(self._train))[rows]
         rngs = step_rng(seed, step).spawn(count)[rows]
         painted = [
-            self._image(rng, self._train[int(first)], size, crop)
+            self._image(rng, self._train[int(first)], size, crop, alpha)
             for rng, first in zip(rngs, firsts, strict=True)
         ]
         return _tensor(painted, device)
@@ -147,6 +159,11 @@ class StickerSource:
     def portraits(self, rows: Sequence[int], size: tuple[int, int], device: str) -> Tensor:
         """Stickers ``rows`` alone in the middle on white, float32 (B, 3, H, W)."""
         return _tensor([paint(_portrait(row, self.store, size), self.store, size) for row in rows], device)
+
+    def portraits_with_alpha(self, rows: Sequence[int], size: tuple[int, int], device: str) -> Tensor:
+        """As ``portraits``, with a fourth channel, float32 (B, 4, H, W): how much of each pixel the sticker covers."""
+        layers = (_portrait(row, self.store, size) for row in rows)
+        return _tensor([paint(item, self.store, size, alpha=True) for item in layers], device)
 
     def statistics(self, count: int, size: tuple[int, int], device: str) -> Iterator[Tensor]:
         for part in range(max(1, count // CHUNK)):
@@ -181,11 +198,15 @@ class StickerSource:
         )
 
     def _image(
-        self, rng: np.random.Generator, first: int, size: tuple[int, int], crop: tuple[int, int] | None
-    ) -> Pixels:
+        self, rng: np.random.Generator, first: int, size: tuple[int, int], crop: tuple[int, int] | None,
+        alpha: bool,
+    ) -> Pixels:  # fmt: skip
         others = [self._train[int(index)] for index in rng.integers(len(self._train), size=MOST - 1)]
         layers = arrange(rng, first, others, self.store, size)
-        return paint(layers, self.store, size, None if crop is None else _window(rng, layers, size, crop))
+        window = None if crop is None else _window(rng, layers, size, crop)
+        if alpha:
+            return paint(layers, self.store, size, window, alpha=True)
+        return paint(layers, self.store, size, window)
 
 
 def _window(rng: np.random.Generator, layers: Layers, size: tuple[int, int], crop: tuple[int, int]) -> Window:
@@ -208,5 +229,5 @@ def _portrait(row: int, store: SpriteStore, size: tuple[int, int]) -> Layers:
 
 
 def _tensor(images: Sequence[Pixels], device: str) -> Tensor:
-    """(h, w, 3) images as float32 (B, 3, h, w)."""
+    """(h, w, C) images as float32 (B, C, h, w)."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().to(device)

@@ -13,7 +13,7 @@ from torch import Tensor
 from microforge.data.order import CHUNK, PART, ExamplePlan, Examples, step_rng
 from microforge.data.skipped import Skipped
 from microforge.data.world.captions import caption
-from microforge.data.world.renderer import render
+from microforge.data.world.renderer import render, scene_coverage
 from microforge.data.world.scenes import Scene, sample_scene
 from microforge.streams import FixedSeed, StepStream
 
@@ -54,10 +54,24 @@ class SceneSource:
         crop: tuple[int, int] | None = None, rows: slice = slice(None),
     ) -> Tensor:  # fmt: skip
         """Images of new scenes; every crop of size ``crop`` holds the centre of an object."""
+        return self._images(seed, step, count, size, device, crop, rows)
+
+    def images_with_alpha(
+        self, seed: int, step: int, count: int, size: tuple[int, int], device: str,
+        crop: tuple[int, int] | None = None, rows: slice = slice(None),
+    ) -> Tensor:  # fmt: skip
+        return self._images(seed, step, count, size, device, crop, rows, alpha=True)
+
+    def _images(
+        self, seed: int, step: int, count: int, size: tuple[int, int], device: str,
+        crop: tuple[int, int] | None, rows: slice, alpha: bool = False,
+    ) -> Tensor:  # fmt: skip
         rng = step_rng(seed, step)
         scenes = [sample_scene(rng) for _ in range(count)]
         corners = [(0, 0) if crop is None else _corner(scene, size, crop, rng) for scene in scenes][rows]
         images = render(scenes[rows], size[0], size[1], device=device)
+        if alpha:
+            images = torch.cat([images, scene_coverage(scenes[rows], *size).to(device)], dim=1)
         if crop is None:
             return images
         return torch.stack([

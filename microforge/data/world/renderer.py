@@ -60,6 +60,17 @@ def object_mask(item: SceneObject, height: int, width: int) -> Tensor:
     return mask
 
 
+def scene_coverage(scenes: Sequence[Scene], height: int, width: int) -> Tensor:
+    """How much of each pixel the objects of a scene cover: float32 (B, 1, height, width) in [0, 1]."""
+    masks = []
+    for scene in scenes:
+        uncovered = torch.ones(height, width)
+        for item in scene.objects:
+            uncovered = uncovered * (1.0 - object_mask(item, height, width))
+        masks.append(1.0 - uncovered)
+    return torch.stack(masks)[:, None]
+
+
 def _groups(
     scenes: Sequence[Scene],
 ) -> dict[tuple[str, str], list[tuple[tuple[int, int], SceneObject]]]:

@@ -201,7 +201,7 @@ class _BlankImages(VAEStage):
         height, width = self.crop or self.size
         factor = self.network.spec.downsample
         noise = torch.zeros(self.samples, self.spec.latent_channels, height // factor, width // factor)
-        return torch.zeros(self.samples, 3, height, width), noise
+        return torch.zeros(self.samples, 4 if self.spec.vae.alpha else 3, height, width), noise
 
 
 class _VAEStep:

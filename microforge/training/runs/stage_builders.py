@@ -24,6 +24,7 @@ from microforge.training.settings import (
     RewriteSettings,
     VAESettings,
 )
+from microforge.training.stages.autoencoder_weights import load_autoencoder
 from microforge.training.stages.edit import EditStage
 from microforge.training.stages.flow import FlowContext, FlowStage, choose_tokenizer
 from microforge.training.stages.kd import KDStage
@@ -64,7 +65,7 @@ def _vae(inputs: StageInputs) -> TrainingStage:
     inputs.source.prepare(plan.size)
     stage = VAEStage(plan.spec, settings, plan.loop, plan.size, tokenizer, finished, source=inputs.source)
     if weights.init is not None:
-        weights.init.load_into("vae", stage.network)
+        load_autoencoder(weights.init, stage.network)
     return stage
 
 

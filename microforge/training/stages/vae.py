@@ -33,6 +33,7 @@ from microforge.training.losses.discriminator import (
 from microforge.training.losses.perceptual import PerceptualHook, RandomFeatures, load_lpips
 from microforge.training.losses.terms import fft_l1, gradient_l1, mean_psnr, pooled_l1
 from microforge.training.settings import VAESettings
+from microforge.training.stages.autoencoder_weights import load_autoencoder
 from microforge.vae import MicroForgeVAE
 
 #: Images that the latents' mean and standard deviation are measured on.
@@ -75,12 +76,14 @@ class VAEStage(StageDefaults):
             MissingExtraError, CheckpointError: when ``settings.lpips`` needs a package or weights that are missing.
         """
         torch.manual_seed(loop.seed)
+        if settings.alpha:
+            spec = replace(spec, vae=replace(spec.vae, alpha=True))
         self.network: MicroForgeVAE = MicroForgeVAE(spec.vae).to(loop.device)
         if loop.cuda:  # the memory layout of tensor cores
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.decoder_only = finished is not None
         if finished is not None:
-            finished.load_into("vae", self.network)
+            load_autoencoder(finished, self.network)
             self.network.encoder.requires_grad_(False)
         self.network.encoder.checkpoint_blocks = loop.checkpoint_blocks
         self.network.decoder.checkpoint_blocks = loop.checkpoint_blocks
@@ -90,7 +93,7 @@ class VAEStage(StageDefaults):
         self.samples_per_step = settings.batch  # of all pieces together
         side = settings.crop
         self.crop = None if side is None or min(size) <= side else (side, side)
-        prepare = partial(_pixels, self.source, loop.seed, settings.batch, size, self.crop)
+        prepare = partial(_pixels, self.source, loop.seed, settings.batch, size, self.crop, spec.vae.alpha)
         self.images = prefetched(prepare, self.source, loop)
         self.random_features = RandomFeatures().to(loop.device) if settings.perceptual > 0 else None
         if settings.lpips > 0 and perceptual_hook is None:
@@ -108,14 +111,19 @@ class VAEStage(StageDefaults):
 
         With a discriminator, ``score`` is the loss without the adversarial term, which does not compare between steps.
         """
-        image, noise = self._batch(step, shard)
+        batch, noise = self._batch(step, shard)
+        image = batch[:, :3]
         terms: dict[str, Tensor] = {}
         if self.decoder_only:
             latent = self._noisy_latents(image, noise)
-            output = self.network.decode(latent).float()
+            decoded = self.network.decoder(latent).float()
         else:
-            output, posterior = self.network(image, noise)
-            output, terms["kl"] = output.float(), posterior.kl()
+            posterior = self.network.encode(image)
+            decoded = self.network.decoder(posterior.sample(noise)).float()
+            terms["kl"] = posterior.kl()
+        output = decoded[:, :3]
+        if self.spec.vae.alpha:
+            terms["alpha_weight"] = (decoded[:, 3:] - batch[:, 3:]).abs().mean()
         terms |= self._reconstruction(output, image)
         weights = self._weights(step)
         loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
@@ -136,7 +144,7 @@ class VAEStage(StageDefaults):
         return discriminator_terms(self.discriminator, image, output)
 
     def _batch(self, step: int, shard: BatchShard) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) and latent noise (B, C, h, w) of this piece of the step."""
+        """Images (B, 3, H, W), with alpha (B, 4, H, W), and latent noise (B, C, h, w) of this piece of the step."""
         device, total = self.loop.device, self.settings.batch
         rows = shard.rows(total)
         image = from_uint8(self.images(step, shard).to(device, non_blocking=True))
@@ -171,16 +179,18 @@ class VAEStage(StageDefaults):
         settings = self.settings
         ramp = RAMP * (settings.steps - self.adversarial_from)
         risen = min(max((step + 1 - self.adversarial_from) / max(ramp, 1.0), 0.0), 1.0)
-        names = ("gradient", "pooled", "kl", "fft", "perceptual", "lpips")
+        names = ("gradient", "pooled", "kl", "fft", "perceptual", "lpips", "alpha_weight")
         weights = {name: getattr(settings, name) for name in names}
         return {"l1": 1.0, **weights, "adversarial": settings.adversarial * risen}
 
     @torch.no_grad()
     def sheet(self, ema: nn.Module) -> Tensor:
-        """Up to eight images, unseen ones where the source has enough, above their reconstructions."""
+        """Up to eight images, unseen ones where the source has enough, above their reconstructions, and alpha as grey."""
         assert isinstance(ema, MicroForgeVAE)
         image = self.source.sheet(8, self.size, self.loop.device)
-        return grid(torch.cat([image, ema.decode(ema.encode(image).mean).clamp(0, 1)]), len(image))
+        decoded = ema.decoder(ema.encode(image).mean).clamp(0, 1)
+        alpha = [decoded[:, 3:].expand(-1, 3, -1, -1)] if ema.spec.alpha else []
+        return grid(torch.cat([image, decoded[:, :3], *alpha]), len(image))
 
     def write(self, folder: Path, ema: nn.Module) -> None:
         """Write a checkpoint that holds the VAE and the tokenizer."""
@@ -199,12 +209,14 @@ def _pixels(
     total: int,
     size: tuple[int, int],
     crop: tuple[int, int] | None,
+    alpha: bool,
     device: str,
     step: int,
     shard: BatchShard,
 ) -> Tensor:
-    """Images of this piece of a step as uint8 (B, 3, H, W)."""
-    return to_uint8(source.images(seed, step, total, size, device, crop, shard.rows(total)))
+    """Images of this piece of a step as uint8 (B, 3, H, W); (B, 4, H, W) with alpha."""
+    make = source.images_with_alpha if alpha else source.images
+    return to_uint8(make(seed, step, total, size, device, crop, shard.rows(total)))
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ def lay_out(pixels: Pixels, side: int, margin: int, outline: int) -> Pixels:
 def outlined(pixels: Pixels, width: int) -> Pixels:
     """``pixels`` (h, w, 4) over a white outline of ``width`` pixels."""
     alpha = pixels[..., 3].astype(np.float32) / 255.0
-    stroke = _dilated(alpha, width)
+    stroke = _dilated(np.clip(2.0 * alpha - 0.5, 0.0, 1.0), width)  # faint pixels get no outline
     cover = np.maximum(alpha + stroke * (1.0 - alpha), 1e-6)
     colors = pixels[..., :3] * alpha[..., None] + _WHITE * (stroke * (1.0 - alpha))[..., None]
     result = np.dstack([colors / cover[..., None], cover * 255.0])
