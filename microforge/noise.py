@@ -31,8 +31,8 @@ def check_seed(seed: int) -> int:
     Raises:
         SpecError: otherwise.
     """
-    if not 0 <= seed < 2**64:
-        raise SpecError(f"seed is {seed}; allowed: 0 to {2**64 - 1}")
+    if not hasattr(seed, "__index__") or not 0 <= seed < 2**64:
+        raise SpecError(f"seed is {str(seed)[:80]}; allowed: 0 to {2**64 - 1}")
     return seed
 
 

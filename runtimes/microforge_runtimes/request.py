@@ -175,6 +175,8 @@ def _tokens(
     if request.prompt is None and task.prompt == "required":
         raise PromptError(f"{name} needs a prompt; describe the result in a few words")
     for text in (request.prompt, request.negative):
+        if text is not None and not isinstance(text, str):
+            raise PromptError(f"the prompt is {type(text).__name__}; it must be text")
         if text is not None and any(tokenizer(key).is_empty(text) for key in manifest.tokenizers):
             raise PromptError("the prompt is empty; describe the image in a few words")
     return {
@@ -223,6 +225,9 @@ def _images(
         return None, None, None
     if image is None:
         raise SpecError(f"{name} needs an image")
+    if not isinstance(image, np.ndarray) or not np.isfinite(image).all():
+        what = "holds NaN or infinity" if isinstance(image, np.ndarray) else f"is {type(image).__name__}"
+        raise SpecError(f"the image {what}; it must be finite float32[1, 3, {size.height}, {size.width}]")
     if source.enlarge is not None:
         image = _enlarged(name, image, size, source)
     if image.shape != (1, 3, size.height, size.width) or image.dtype != np.float32:
@@ -259,8 +264,8 @@ def _strength(name: str, task: Task, strength: float | None) -> float | None:
             raise SpecError(f"strength does not belong to {name}")
         return None
     chosen = start.strength if strength is None else strength
-    if not 0.0 < chosen <= 1.0:
-        raise SpecError(f"strength is {chosen:g}; allowed: above 0, at most 1")
+    if not isinstance(chosen, (int, float)) or not 0.0 < chosen <= 1.0:
+        raise SpecError(f"strength is {str(chosen)[:40]}; allowed: above 0, at most 1")
     return chosen
 
 

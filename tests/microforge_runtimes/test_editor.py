@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,3 +230,23 @@ def test_bad_input_is_refused_before_an_engine_loads(
     with pytest.raises(BundleError, match="steps is 3; this bundle allows: 4, 2, 1"):
         editor.edit(_source(), "a", steps=3)
     assert log == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": np.full((1, 3, 64, 64), np.nan, np.float32)}, "the image holds NaN or infinity"),
+        ({"image": "photo.png"}, "the image is str; it must be finite float32"),
+        ({"prompt": b"a circle"}, "the prompt is bytes; it must be text"),
+        ({"prompt": 5}, "the prompt is int; it must be text"),
+        ({"seed": 1.5}, "seed is 1.5; allowed: 0 to"),
+        ({"seed": "1"}, "seed is 1; allowed: 0 to"),
+        ({"task": "vary", "strength": "0.5x"}, "strength is 0.5x; allowed: above 0"),
+    ],
+)
+def test_values_of_another_type_or_not_finite_are_refused_by_name(
+    editing_bundle: Path, change: dict[str, Any], message: str
+) -> None:
+    request = {"prompt": "a", "task": "edit", "image": np.zeros((1, 3, 64, 64), np.float32), **change}
+    with pytest.raises((SpecError, PromptError), match=message):
+        Editor(editing_bundle, size=(64, 64)).run(Request(**request))
