@@ -29,7 +29,7 @@ PAGES = sorted(
 EXECUTED = ("README.md", "docs/api/index.md", "docs/spec.md")
 #: Words of a shell that say nothing about MicroForge.
 FOREIGN = {".", "adb", "apt", "cp", "pkg", "proot-distro", "python3", "termux-setup-storage"}
-#: Options of all commands, launchers and pip.
+#: Options of all commands, launchers, pip and the tests of reliability.
 FOREIGN_OPTIONS = {
     "--help",
     "--strict",
@@ -37,6 +37,8 @@ FOREIGN_OPTIONS = {
     "--mixed_precision",
     "--nproc_per_node",
     "--num_processes",
+    "--tries",  # of tests/reliability
+    "--images",
 }
 #: Modules that are run with ``python -m`` and have options of their own.
 MODULES = (

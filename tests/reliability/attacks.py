@@ -21,12 +21,14 @@ class Attacks:
         self.command, self.server, self.whole = command, server, whole
         self.work, self.log, self.temporary = folder / "work", folder / "log", folder
         self.counts: Counter[str] = Counter()
+        self.judged = 0
         self.failures: list[str] = []
 
     def restart(self) -> None:
         """Forget the tries so far."""
         self.counts.clear()
         self.failures.clear()
+        self.judged = 0
 
     def fail(self, text: str) -> None:
         """Note a failure; it is printed at once, too (``-s`` shows it)."""
@@ -70,6 +72,9 @@ class Attacks:
         except Exception as error:
             names = sorted(str(path.relative_to(self.work)) for path in self.work.rglob("*"))[:40]
             self.fail(f"{note}: {type(error).__name__}: {str(error)[:600]} {names}")
+        self.judged += 1
+        if self.judged % 10 == 0:
+            print(self.summary("so far", self.judged), flush=True)
 
     def _continue(self) -> None:
         """The next call: --resume where the command has it, else --force."""
