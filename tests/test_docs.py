@@ -82,9 +82,10 @@ Command = Any
 def _command(words: list[str]) -> tuple[Command, list[str]]:
     """The project's command that ``words`` start with, and its arguments."""
     scripts = tomllib.loads(_text("pyproject.toml"))["project"]["scripts"]
-    if words[:2] in (["mf-bench", "compare"], ["mf-bench", "scaling"], ["mf-bench", "against"]):
+    if words[0] == "mf-bench" and words[1:2] in (["compare"], ["profile"], ["scaling"], ["against"]):
         modules = {
             "compare": "bench_cli",
+            "profile": "studies.image_profile_cli",
             "scaling": "studies.scaling_cli",
             "against": "studies.baselines_cli",
         }
@@ -230,7 +231,7 @@ def _options(command: Command) -> set[str]:
 
 def test_options_in_pages_exist() -> None:
     lines = (["mf-data"], ["mf-train"], ["mf-export"], ["mf-generate"], ["mf-eval"], ["mf-bench"], ["mf-bench", "compare"],
-             ["mf-bench", "scaling"], ["mf-bench", "against"])  # fmt: skip
+             ["mf-bench", "profile"], ["mf-bench", "scaling"], ["mf-bench", "against"])  # fmt: skip
     known = set().union(*(_options(_command(list(line))[0]) for line in lines))
     known |= FOREIGN_OPTIONS
     known |= {
