@@ -32,6 +32,8 @@ import executorch.backends.test.suite.operators as operators
 import numpy as np
 import torch
 import typer
+from executorch.backends.test.harness import Tester
+from executorch.backends.test.suite.flow import TestFlow
 from executorch.extension.pybindings.portable_lib import _load_for_executorch_from_buffer
 
 from microforge.components.networks import tensor
@@ -63,7 +65,7 @@ class _Recorder:
     """Stands in for the suite's runner and keeps what a case would run."""
 
     def __init__(self, name: str) -> None:
-        self._flow = None
+        self._flow = TestFlow("microforge", "xnnpack", tester_factory=Tester)
         self.name = name
         self.cases: list[Case] = []
 
@@ -174,7 +176,10 @@ def main(
     defects: dict[str, str] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the suite uses what torch has deprecated
-        for case in suite_cases():
+        cases = list(suite_cases())
+        for number, case in enumerate(cases, 1):
+            if number % 50 == 0:
+                print(f"{number} of {len(cases)} cases", file=sys.stderr, flush=True)
             result = outcome(case)
             kind = result.split(":", 1)[0]
             counts[kind] += 1
