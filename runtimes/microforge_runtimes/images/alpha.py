@@ -87,7 +87,7 @@ def without_rim(colors: Pixels, alpha: Pixels, own: Pixels, reach: int) -> Pixel
     """``colors`` (h, w, 3), taken off white, without the white that a model let into the edge of what is visible.
 
     A model's image has soft edges, softer than ``alpha`` (h, w): what lies just inside an outline holds some of the
-    white around it. So much white is taken off there that no colour is lighter than those deeper inside. Where the
+    white around it. There white is taken off until no colour is lighter than those deeper inside. Where the
     source's own colours ``own`` (h, w, 3) are nearly white, and in parts that have no inside, nothing changes.
 
     Args:
