@@ -18,16 +18,7 @@ wheel=$(ls "$folder"/dist/*.whl)
 "$folder/tools/bin/pip" --python "$folder/wheel/bin/python" install --quiet --disable-pip-version-check "$wheel[onnx]"
 "$folder/tools/bin/cyclonedx-py" environment --pyproject pyproject.toml --output-reproducible --of JSON \
     -o "$folder/sbom.cdx.json" "$folder/wheel/bin/python"
-"$python" - "$folder/sbom.cdx.json" <<'CHECK'
-import json, re, sys, tomllib
-components = {part["name"].lower().replace("_", "-") for part in json.load(open(sys.argv[1]))["components"]}
-project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-lines = project["dependencies"] + project["optional-dependencies"]["onnx"]
-missing = sorted({re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in lines} - components)
-if missing:
-    sys.exit(f"error: the SBOM lacks {', '.join(missing)}")
-print(f"{sys.argv[1]}: {len(components)} packages", file=sys.stderr)
-CHECK
+"$python" scripts/check_sbom.py "$folder/sbom.cdx.json" pyproject.toml onnx
 site=$("$folder/wheel/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 echo "asking the advisory service" >&2
 if timeout 300 "$folder/tools/bin/pip-audit" --progress-spinner off --skip-editable --path "$site" \
