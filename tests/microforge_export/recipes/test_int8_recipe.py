@@ -20,6 +20,12 @@ GROUPS: dict[str, tuple[Scheme, ...]] = {
 }  # fmt: skip
 
 
+def test_constants_that_a_graph_no_longer_has_are_passed_over() -> None:
+    assert resolve({"matmul other": "weight-only", "matmul b": "dynamic"}, GROUPS, "onnx") == resolve(
+        {"matmul b": "dynamic"}, GROUPS, "onnx"
+    )
+
+
 def test_resolve_fills_the_rest_with_what_each_operator_can_have() -> None:
     assert resolve({"*": "dynamic", "matmul b": "fp32"}, GROUPS, "onnx") == {
         "conv a": "weight-only", "matmul b": "fp32", "gather c": "weight-only",
