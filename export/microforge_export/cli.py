@@ -24,7 +24,8 @@ def _commands() -> None:
 
 app.command(
     rich_help_panel=_BUILD,
-    epilog="Example: mf-export build --out model.mfb --target onnx,executorch --size 128 --size 128x256",
+    epilog="Example: mf-export build --out model.mfb --target onnx,executorch --size 128 --size 128x256\n\n"
+    "mf-export build ./sd-turbo --out sd-turbo.mfb --vae ./taesd --size 512",
 )(build)
 app.command(
     rich_help_panel=_BUILD, epilog="Example: mf-export tune --target onnx --prefer size --out nano-onnx.toml"

@@ -19,8 +19,8 @@ from microforge_export.quantization.calibration import of_size, record_sample, s
 from microforge_runtimes.sampler import from_pixels, preview_pixels
 
 Floats = NDArray[np.float32]
-#: Samples that the map is fitted to, and those that it is measured on.
-_FITTED, _MEASURED = 24, 8
+#: Share of the samples that the map is measured on; it is fitted to the others.
+_MEASURED_SHARE = 4
 #: Pixels of a patch, at most; larger ones fit no better (docs/log.md) and have more numbers.
 _PATCH = 2
 _DIGITS = 5
@@ -33,7 +33,7 @@ def fit_preview(
     chosen = of_size(components, size)
     run, downsample = torch_runner(chosen), model.provider.driving(model.tasks).latent.downsample
     latents, images = [], []
-    requests = sample_requests(model, _FITTED + _MEASURED, FixedSeed.PREVIEW)
+    requests = sample_requests(model, model.preview_samples, FixedSeed.PREVIEW)
     for index, request in enumerate(requests):
         report(f"sample {index + 1}/{len(requests)}")
         sample = record_sample(model, chosen, run, request, keep_cases=False)
@@ -41,10 +41,11 @@ def fit_preview(
         images.append(sample.image.astype(np.float32))
     patch = next(side for side in range(min(_PATCH, downsample), 0, -1) if downsample % side == 0)
     small = [shrunk(image, downsample // patch) for image in images]
-    preview = fitted(latents[:_FITTED], small[:_FITTED], patch)
+    count = len(latents) - len(latents) // _MEASURED_SHARE
+    preview = fitted(latents[:count], small[:count], patch)
     errors = [
         float(np.mean(np.square(from_pixels(preview_pixels(preview, latent)) - image)))
-        for latent, image in zip(latents[_FITTED:], small[_FITTED:], strict=True)
+        for latent, image in zip(latents[count:], small[count:], strict=True)
     ]
     psnr = round(10.0 * float(np.log10(1.0 / max(float(np.mean(errors)), 1e-12))), 2)
     return preview.model_copy(update={"psnr_db": psnr})

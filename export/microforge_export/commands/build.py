@@ -18,18 +18,24 @@ if TYPE_CHECKING:
 
 
 def build(
-    checkpoint: options.Checkpoint = None,
+    checkpoint: options.Source = None,
     out: options.BundleOut = None,
     target: options.Targets = "onnx",
     size: options.Sizes = None,
     precision: options.Precision = None,
     recipe: options.Recipes = None,
     tasks: options.Tasks = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    scheduler: options.Scheduler = None,
+    vae: options.Vae = None,
+    lora: options.Loras = None,
+    prompts: options.PromptFile = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Export a checkpoint to a bundle and check it through the shipped runtime.
+    """Export a checkpoint, or a model in diffusers' format, to a bundle and check it through the shipped runtime.
 
     Every component is compared with PyTorch on recorded inputs, and whole images are compared pixel by pixel.
     If a limit is missed, nothing is written and the exit code is 1.
@@ -46,10 +52,15 @@ def build(
     if out is not None:
         check_output(out, force)
 
-    from microforge_export.providers.microforge import read_model
+    from microforge_export.providers.source_folder import SourceOptions, read_source
+
+    chosen_options = SourceOptions(steps, guidance, scheduler, vae, tuple(lora or ()), prompts)
 
     def load() -> SourceModel:
-        return read_model(checkpoint)
+        model = read_source(checkpoint, chosen_options)
+        for remark in model.remarks:
+            say(remark)
+        return model
 
     if dry_run or out is None:
         from microforge_export.build import builder

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 _OUTPUT, _CONTENT, _TUNING = "Output", "What the bundle contains", "Measurement"
+_DIFFUSERS = "Models in diffusers' format"
 
 
 def positive(text: str | int) -> int:
@@ -36,6 +37,13 @@ Checkpoint = Annotated[
     Path | None,
     typer.Argument(
         help="Checkpoint folder with config.json, model.safetensors and tokenizer.json. Default: the shipped student.",
+        metavar="CHECKPOINT",
+    ),
+]
+Source = Annotated[
+    Path | None,
+    typer.Argument(
+        help="Checkpoint folder with config.json, model.safetensors and tokenizer.json, or a folder in diffusers' format with model_index.json. Default: the shipped student.",
         metavar="CHECKPOINT",
     ),
 ]
@@ -143,6 +151,58 @@ Tasks = Annotated[
         help="Tasks, separated by commas: generate, edit, inpaint, super-resolve. Default: all tasks of the checkpoint.",
         metavar="NAMES",
         rich_help_panel=_CONTENT,
+    ),
+]
+
+# Models in diffusers' format
+Steps = Annotated[
+    str | None,
+    typer.Option(
+        help="Step counts of the bundle, separated by commas, the default first: 4,8. Default: what the model's family needs.",
+        metavar="COUNTS",
+        rich_help_panel=_DIFFUSERS,
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        help="Default guidance scale; 1 is none. Default: what the model's family needs.",
+        metavar="SCALE",
+        rich_help_panel=_DIFFUSERS,
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        help="Scheduler of diffusers in place of the model's own, such as DPMSolverMultistepScheduler.",
+        metavar="CLASS",
+        rich_help_panel=_DIFFUSERS,
+    ),
+]
+Vae = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of another autoencoder for the same latents, such as TAESD.",
+        metavar="FOLDER",
+        rich_help_panel=_DIFFUSERS,
+    ),
+]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        help="LoRA file (safetensors) that is folded into the weights, with its scale. Repeat for several.",
+        metavar="FILE[:SCALE]",
+        rich_help_panel=_DIFFUSERS,
+    ),
+]
+PromptFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        help="Text file with a prompt per line, to fit previews and to calibrate INT8 with. Default: a built-in list.",
+        metavar="FILE",
+        rich_help_panel=_DIFFUSERS,
     ),
 ]
 

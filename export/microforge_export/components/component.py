@@ -85,7 +85,8 @@ class SourceModel:
 
     ``files``: path in the bundle -> source, of tokenizers. ``requests``: what a build is checked with, at least one per
     task; the first one of a task is its golden trajectory. ``texts``: what networks do, by role, and tensors contain,
-    by name, for the files' own descriptions.
+    by name, for the files' own descriptions. ``preview_samples`` is how many samples the preview is fitted to and measured
+    on. ``remarks`` are lines for the user about choices that were made for this model.
     """
 
     provider: Provider
@@ -97,6 +98,8 @@ class SourceModel:
     checkpoint_sha256: str
     path: Path = field(default=Path("model"))
     texts: Mapping[str, str] = field(default_factory=dict)
+    preview_samples: int = 32
+    remarks: tuple[str, ...] = ()
 
     def bundle(
         self, components: Sequence[Network], sizes: Sequence[Size], tasks: Sequence[str]

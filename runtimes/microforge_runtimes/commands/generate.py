@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,8 @@ def generate(
     count: options.Count = 1,
     size: options.Size = None,
     steps: options.Steps = None,
+    negative: options.Negative = None,
+    guidance: options.Guidance = None,
     task: options.Task = None,
     source: options.Source = None,
     mask: options.Mask = None,
@@ -77,13 +79,17 @@ def generate(
         raise SpecError("Missing option --out FILE; or --pack FOLDER for a sticker pack")
     from microforge.bundle.signature import read_key
     from microforge_runtimes.commands.batch import check_paths, clean_prompt, plan_batch
+    from microforge_runtimes.commands.guidance import scales_of
     from microforge_runtimes.commands.output import check_transparent, make_writer
     from microforge_runtimes.commands.replay import check_files, check_pixels, read_settings
     from microforge_runtimes.images.source_request import check_options, read_request
     from microforge_runtimes.open_model import Choice, task_entries
 
     earlier = None if like is None else read_settings(like)
-    settings = _Sampling(task, size, steps, target, threads, factor, composite, strength).filled(earlier)
+    settings = _Sampling(
+        task, size, steps, target, threads, factor, composite, strength, clean_prompt(negative) if negative else negative,
+        scales_of(guidance or ()),
+    ).filled(earlier)  # fmt: skip
     prompts: list[str | None] = [clean_prompt(text) for text in prompt or ()]
     prompts = prompts or [None if earlier is None else earlier.prompt]
     _hint_at_quotes(prompts)
@@ -133,6 +139,8 @@ class _Sampling:
     factor: int | None
     composite: bool
     strength: float | None
+    negative: str | None = None
+    guidance: Mapping[str, float] = field(default_factory=dict)
     transparent: bool = False
 
     def filled(self, earlier: Settings | None) -> _Sampling:
@@ -150,6 +158,8 @@ class _Sampling:
             self.factor or (earlier.factor if same_task else None),
             self.composite or (earlier.composite and same_task),
             self.strength if self.strength is not None or not same_task else earlier.strength,
+            self.negative if self.negative is not None else earlier.negative,
+            self.guidance or earlier.guidance or {},
         )
 
 
@@ -190,6 +200,7 @@ def _run(
     earlier: Settings | None, preview: bool,
 ) -> list[dict[str, object]]:  # fmt: skip
     """Generate and write all images, then their contact sheet; the values of each image for ``--json``."""
+    from microforge_runtimes.commands.guidance import named_scales
     from microforge_runtimes.commands.output import settings_of, summary
     from microforge_runtimes.commands.progress import GenerationProgress
     from microforge_runtimes.commands.replay import check_model
@@ -200,6 +211,7 @@ def _run(
     values: list[dict[str, object]] = []
     sheet = []
     with open_model(model, choice, request) as editor, GenerationProgress(len(batch.items)) as progress:
+        settings = replace(settings, guidance=named_scales(settings.guidance, editor.manifest))
         editor.keep_loaded = editor.keep_loaded or len(batch.items) > 1
         if earlier is not None:
             check_model(earlier, model, editor.bundle.id)
@@ -216,7 +228,9 @@ def _run(
             if settings.transparent:
                 pixels = _without_background(result, item.path)
             writer.write(
-                item.path, pixels, settings_of(result, request, item.prompt, engine, settings.threads)
+                item.path,
+                pixels,
+                settings_of(result, request, item.prompt, engine, settings.threads, settings.guidance),
             )
             values.append(summary(result, pixels, item.path, engine))
             if batch.sheet is not None:
@@ -265,4 +279,7 @@ def _pack(
 def _request(settings: _Sampling, prompt: str | None, seed: int) -> Request:
     from microforge_runtimes.request import Request
 
-    return Request(prompt, settings.task, seed=seed, steps=settings.steps, strength=settings.strength)
+    return Request(
+        prompt, settings.task, seed=seed, steps=settings.steps, strength=settings.strength, negative=settings.negative,
+        guidance=settings.guidance,
+    )  # fmt: skip

@@ -58,6 +58,22 @@ Size = Annotated[
 Steps = Annotated[
     int | None, _option(_SAMPLE, "Sampling steps, a number that the bundle allows.", min=1, metavar="N")
 ]
+Negative = Annotated[
+    str | None,
+    _option(
+        _SAMPLE,
+        "What the image should not show, for a model with guidance. Default: the empty prompt.",
+        metavar="TEXT",
+    ),
+]
+Guidance = Annotated[
+    list[str] | None,
+    _option(
+        _SAMPLE,
+        "How closely the image follows the prompt, if the bundle lets you choose; NAME=SCALE where it has several scales.",
+        metavar="SCALE",
+    ),
+]
 Task = Annotated[
     str | None,
     _option(

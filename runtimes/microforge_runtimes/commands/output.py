@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,15 +116,16 @@ def check_transparent(transparent: bool, out: Path, source: Path | None) -> None
 
 
 def settings_of(
-    result: Result, request: SourceRequest | None, prompt: str | None, target: str, threads: int | None
-) -> Settings:
-    """The settings that ``result`` was generated with."""
+    result: Result, request: SourceRequest | None, prompt: str | None, target: str, threads: int | None,
+    guidance: Mapping[str, float] = types.MappingProxyType({}),
+) -> Settings:  # fmt: skip
+    """The settings that ``result`` was generated with; ``guidance`` are the scales that the user chose."""
     return Settings(
         task=result.task, prompt=prompt, seed=result.seed, steps=result.steps, height=result.height,
         width=result.width, bundle=result.bundle_id, target=target, threads=threads,
         factor=request.factor if request is not None and request.enlarges else None,
         composite=request is not None and request.composite,
-        strength=result.strength,
+        strength=result.strength, negative=result.negative, guidance=dict(guidance) or None,
         source_sha256=None if request is None else request.source.digest(),
         mask_sha256=None if request is None or request.mask is None else mask_digest(request.mask),
     )  # fmt: skip
@@ -133,6 +136,8 @@ def summary(result: Result, pixels: Pixels, path: Path, target: str) -> dict[str
     return {
         "image": str(path.absolute()),
         "prompt": result.prompt,
+        "negative": result.negative,
+        "guidance": dict(result.guidance),
         "seed": result.seed,
         "size": [pixels.shape[0], pixels.shape[1]],
         "drawn_size": [result.height, result.width],

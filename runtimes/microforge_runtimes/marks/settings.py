@@ -45,6 +45,8 @@ class Settings(BaseModel):
     factor: Count | None = None
     composite: bool = False
     strength: float | None = None
+    negative: str | None = None
+    guidance: Annotated[dict[Word, float], Field(max_length=8)] | None = None
     source_sha256: Digest | None = None
     mask_sha256: Digest | None = None
 

@@ -26,8 +26,15 @@ AfterStep = Callable[[Tensor, int], Tensor]
 class SamplingLoop(Protocol):
     """A loop of the library from noise to the final latent (1, C, h, w)."""
 
-    scheduler: Any
-    latent_shape: tuple[int, ...]
+    @property
+    def scheduler(self) -> Any:
+        """The library's scheduler, prepared by the last run."""
+        ...
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(1, C, h, w)."""
+        ...
 
     def run(self, denoise: Denoise, noise: NumberedNoise, after: AfterStep | None = None) -> Tensor:
         """The final latent; ``denoise`` stands in place of the network."""
@@ -108,14 +115,18 @@ class PipelineLoop:
         """The pipeline's denoising network."""
         return getattr(self.pipeline, "unet", None) or self.pipeline.transformer
 
-    def run(self, denoise: Denoise, noise: NumberedNoise, after: AfterStep | None = None) -> Tensor:
-        """See ``SamplingLoop``."""
+    def run(self, denoise: Denoise | None, noise: NumberedNoise, after: AfterStep | None = None) -> Tensor:
+        """See ``SamplingLoop``; without ``denoise`` the pipeline's own network is run."""
         network, count = self.network, 0
+        original = network.forward
 
         def forward(
             sample: Tensor | None = None, timestep: Any = None, *args: Any, **kwargs: Any
         ) -> tuple[Tensor]:
             nonlocal count
+            if denoise is None:
+                count += 1
+                return original(sample, timestep, *args, **kwargs)  # type: ignore[no-any-return]
             sample = kwargs.pop("hidden_states") if sample is None else sample
             others = _tensors(kwargs) | _positional(network, args)
             output = denoise(sample, _first(timestep), others)

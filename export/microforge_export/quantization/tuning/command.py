@@ -84,11 +84,11 @@ def run_tune(
         ParityError: if no recipe meets the limits.
     """
     check_output(out, force)
-    from microforge_export.providers.microforge import read_model
+    from microforge_export.providers.source_folder import read_source
     from microforge_export.quantization.tuning.choice import TuningSettings
     from microforge_export.quantization.tuning.tune import tune
 
-    model = read_model(checkpoint)
+    model = read_source(checkpoint)
     size = model.native_size
     if request.size is not None:
         height, width = parse_size(request.size, model.provider.driving(model.tasks).latent.downsample)
