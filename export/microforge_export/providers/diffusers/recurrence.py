@@ -45,6 +45,8 @@ def fit(recording: LoopRecording, steps: int, guidance: float | None = None) -> 
     Raises:
         SpecError: when more history is needed than a table can hold.
     """
+    if not all(np.isfinite(values).all() for values in recording.inputs):
+        raise SpecError("the sampler gives values that are not finite")
     weights = _branch_weights(recording, guidance)
     outputs = [
         np.sum([w * recording.unit(i) for w, i in zip(weights, row, strict=True)], 0)
