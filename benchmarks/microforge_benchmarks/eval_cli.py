@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from microforge.errors import OutputError, missing_extra
+from microforge.errors import OutputError, SpecError, missing_extra
 from microforge.io.console import command_app, print_json, run
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ def evaluate(
     prompts: Annotated[int, typer.Option(min=1, max=100_000, help="Number of prompts, or of examples of --task.", rich_help_panel=TASKS)] = 500,
     task: Annotated[str, typer.Option(help="generate, edit, inpaint or super-resolve.", rich_help_panel=TASKS)] = "generate",
     single_object: Annotated[bool, typer.Option("--single-object", help="generate: use only prompts for one coloured object.", rich_help_panel=TASKS)] = False,
+    stickers: Annotated[Path | None, typer.Option(help="Evaluate with this sticker set (mf-data stickers): retrieval of the asked sticker.", rich_help_panel=TASKS, metavar="FOLDER")] = None,
+    geneval: Annotated[Path | None, typer.Option(help="With --stickers: ask the prompts of GenEval's metadata file whose classes the set knows.", rich_help_panel=TASKS, metavar="FILE")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder for decoded stickers.", rich_help_panel=TASKS)] = Path("cache"),
     masked: Annotated[bool, typer.Option("--masked", help="edit: give the model a mask of the pixels that change, with a margin.", rich_help_panel=TASKS)] = False,
     size: Annotated[str | None, typer.Option(help="256 or 256x384 (height x width).", rich_help_panel=SAMPLING)] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps.", rich_help_panel=SAMPLING)] = None,
@@ -55,7 +58,16 @@ def evaluate(
     )
 
     check_task(task, single_object, masked)
+    if geneval is not None and stickers is None:
+        raise SpecError("--geneval needs --stickers FOLDER, the set that the model knows")
+    if stickers is not None and (task != "generate" or single_object):
+        raise SpecError(
+            "--stickers is for text-to-image prompts of its own; leave --task and --single-object out"
+        )
     opened = open_model_under_test(model, SamplingOptions(size, steps, guidance, target))
+    if stickers is not None:
+        _evaluate_stickers(opened, str(model), stickers, geneval, cache, prompts, seed, out, force, json)
+        return
     report: GenerationReport | TaskReport
     images: list[dict[str, object]] | None = None
     if task == "generate":
@@ -69,6 +81,25 @@ def evaluate(
     atomic_bytes(out, (json_module.dumps(written, indent=1) + "\n").encode(), force)
     if json:
         print_json({"out": str(out.absolute()), "sheet": str(sheet_path.absolute()), **values})
+    else:
+        print(out.absolute())
+
+
+def _evaluate_stickers(
+    model: ModelUnderTest, name: str, folder: Path, geneval: Path | None, cache: Path, prompts: int, seed: int,
+    out: Path, force: bool, json: bool,
+) -> None:  # fmt: skip
+    """Judge a sticker model and write its report; no contact sheet."""
+    from microforge.io.atomic import atomic_bytes
+    from microforge_benchmarks.stickers.command import geneval_report, stickers_report
+
+    if geneval is None:
+        values = asdict(stickers_report(model, name, folder, cache, prompts, seed))
+    else:
+        values = asdict(geneval_report(model, name, geneval, folder, cache, seed))
+    atomic_bytes(out, (json_module.dumps(values, indent=1) + "\n").encode(), force)
+    if json:
+        print_json({"out": str(out.absolute()), **values})
     else:
         print(out.absolute())
 
