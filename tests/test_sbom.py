@@ -1,4 +1,4 @@
-"""The check of the SBOM that ``make audit`` makes: it names every package that the wheel needs."""
+"""The checks of ``make audit``: the SBOM names every package of the wheel, and every package was looked up."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = ROOT / "pyproject.toml"
 
 
-@pytest.fixture(scope="module")
-def check_sbom() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check_sbom", ROOT / "scripts" / "check_sbom.py")
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def check_sbom() -> ModuleType:
+    return load_script("check_sbom")
 
 
 def write_sbom(path: Path, names: set[str]) -> Path:
@@ -49,3 +53,28 @@ def test_an_sbom_that_lacks_any_dependency_is_named(
         sbom = write_sbom(tmp_path / "sbom.json", names - {name})
         assert check_sbom.main([str(sbom), str(PYPROJECT), "onnx"]) == 1
         assert capsys.readouterr().err == f"error: {sbom} lacks {name}\n"
+
+
+LOOKED_UP = {"name": "numpy", "version": "2.3.5", "vulns": []}
+SKIPPED = {"name": "pillow", "skip_reason": "Dependency not found on PyPI and could not be audited"}
+OWN = {"name": "microforge", "skip_reason": "Dependency not found on PyPI and could not be audited"}
+VULNERABLE = {"name": "h11", "version": "0.1", "vulns": [{"id": "PYSEC-0"}]}
+
+
+@pytest.mark.parametrize(
+    ("packages", "code", "message"),
+    [
+        ([LOOKED_UP, OWN], 0, "1 packages, no known vulnerability"),
+        ([LOOKED_UP, VULNERABLE, OWN], 1, "known vulnerability of h11: PYSEC-0"),
+        ([LOOKED_UP, SKIPPED, OWN], 1, "not looked up: pillow"),
+        ([SKIPPED, OWN], 3, "none of 1 packages could be looked up"),
+        ([OWN], 3, "none of 0 packages could be looked up"),
+    ],
+)
+def test_packages_that_were_not_looked_up_do_not_pass_as_harmless(
+    packages: list[object], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "advisories.json"
+    report.write_text(json.dumps({"dependencies": packages}), "utf-8")
+    assert load_script("check_advisories").main([str(report), "microforge"]) == code
+    assert message in capsys.readouterr().err
