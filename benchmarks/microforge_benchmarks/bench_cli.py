@@ -39,7 +39,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the
 def bench(
     bundle: Annotated[Path, typer.Argument(help="Bundle made by mf-export build.")],
     out: Annotated[Path, typer.Option(help="Folder for rows.json, report.html and its plots.", rich_help_panel=OUTPUT)],
-    target: Annotated[str, typer.Option(help="Engines, separated by commas: onnx, executorch, coreml.", rich_help_panel=ENGINE)] = "onnx",
+    target: Annotated[str, typer.Option(help="Engines, separated by commas: onnx, executorch, coreml, litert.", rich_help_panel=ENGINE)] = "onnx",
     size: Annotated[str | None, typer.Option(help="128 or 128x256 (height x width), if the bundle has several sizes.", rich_help_panel=ENGINE)] = None,
     threads: Annotated[str | None, typer.Option(help="CPU threads of the engine: one count, or several separated by commas; the engine's default when omitted.", rich_help_panel=ENGINE)] = None,
     mode: Annotated[str, typer.Option(help="resident keeps all stages in memory between images, staged frees each after its use.", rich_help_panel=ENGINE)] = "resident",

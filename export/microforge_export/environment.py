@@ -19,11 +19,11 @@ from microforge.bundle.targets import TargetName
 from microforge.errors import MissingExtraError
 
 DISTRIBUTION = "microforge"
-TARGETS: tuple[TargetName, ...] = ("onnx", "executorch", "coreml")
+TARGETS: tuple[TargetName, ...] = ("onnx", "executorch", "coreml", "litert")
 #: What every build needs: the dependencies of each installation, and those of the PyTorch models.
 _BASE = ("", "train")
 #: The extras whose packages are listed, and the order in which they are.
-_EXTRAS = (*_BASE, "export", "onnx", "executorch", "coreml", "text")
+_EXTRAS = (*_BASE, "export", "onnx", "executorch", "coreml", "litert", "litert-export", "text")
 Status = Literal["tested", "other version", "not installed"]
 #: Distribution name -> installed version, or None.
 VersionLookup = Callable[[str], str | None]
@@ -70,13 +70,17 @@ class Installation:
 
     def needed_for(self, target: TargetName) -> tuple[PackageState, ...]:
         """The packages that a build for ``target`` needs."""
-        extras = {*_BASE, target}
+        extras = {*_BASE, target, f"{target}-export"}
         return tuple(
             item
             for item in self.packages
             if item.extras & extras
             # The extra export collects those of all engines; what only it lists are the converters to ONNX.
-            or (target == "onnx" and not item.extras & {"executorch", "coreml"} and "export" in item.extras)
+            or (
+                target == "onnx"
+                and not item.extras & {"executorch", "coreml", "litert", "litert-export"}
+                and "export" in item.extras
+            )
         )
 
     def usable(self, target: TargetName) -> bool:

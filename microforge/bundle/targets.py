@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from microforge.bundle.entry import Bytes, DecibelValue, Entry, FileEntry, Key, Line, Name, Sha256
 
-TargetName = Literal["onnx", "coreml", "executorch"]
+TargetName = Literal["onnx", "coreml", "executorch", "litert"]
 Precision = Literal["fp32", "fp16", "int8"]
 #: "256x384": height x width, as ``str(Size)``.
 SizeName = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}x[1-9][0-9]{0,6}$")]
@@ -98,8 +98,8 @@ class Target(Entry):
     """The files of one engine; all but ``shared_files``, ``tasks``, ``operators``, ``quality`` and ``peaks`` are keyed
     like ``components``.
 
-    Several components may have one file: an ExecuTorch program holds a method per component, named by its
-    key. ``parts`` are further files of a component alone, ``shared_files`` those that all components need,
+    Several components may have one file: an ExecuTorch program holds a method per component, and a LiteRT model a
+    signature, named by its key. ``parts`` are further files of a component alone, ``shared_files`` those that all components need,
     ``shared_sha256`` of what a component reads in them, which tells which ones a damaged file hurts.
     ``tasks`` has the worst sample of every task, ``image`` the worst of all. ``precisions`` names the components
     that are not in ``precision``; ``quality`` has an entry per size ("256x384") where the target is quantized.

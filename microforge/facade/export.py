@@ -30,7 +30,7 @@ def export(
     Args:
         model: folder of a checkpoint or of a model in diffusers' format, a ``Model`` that was loaded from one, or None for the shipped student.
         out: the bundle to write, by convention ``NAME.mfb``; it appears whole at the end or not at all.
-        targets: onnx, executorch or coreml, or several of them.
+        targets: onnx, executorch, coreml or litert, or several of them.
         precision: fp32 or int8, for coreml also fp16; by default fp32, for coreml fp16.
         size: 256, "256x384" or (256, 384), height first, or a list of them for several in one bundle; the trained size
             by default.

@@ -23,7 +23,7 @@ def load(
 
     Args:
         model: folder or archive of a bundle (``mf-export build``), or folder of a checkpoint; None is the shipped student.
-        target: engine of a bundle: onnx, executorch or coreml; onnx by default where the bundle has it.
+        target: engine of a bundle: onnx, executorch, coreml or litert; onnx by default where the bundle has it.
         threads: CPU threads; the engine's own choice by default.
         device: of a checkpoint: cpu, cuda or mps; cpu by default.
         keep_loaded: of a bundle: keep networks in memory between images; False frees each one after its use, as on

@@ -39,6 +39,7 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1a\x45\xdf\xa3", "Matroska or WebM video"),
     (8, b"AVI ", "AVI video"),
     (4, b"ET12", "ExecuTorch program"),
+    (4, b"TFL3", "LiteRT model"),
     (0, b"\x7fELF", "program"),
     (0, b"MZ", "program"),
 )

@@ -17,7 +17,7 @@ ResultT = TypeVar("ResultT")
 #: Every file that a checkpoint or a bundle can have. ``*.bin`` is raw numbers there; elsewhere it may be a pickle.
 ALLOWED_FILES = (
     "*.json", "*.md", "LICENSE*", "*.png", "*.safetensors", "*.mfb.zip", "*.toml",
-    "onnx/*.onnx", "onnx/*.bin", "executorch/*.pte",
+    "onnx/*.onnx", "onnx/*.bin", "executorch/*.pte", "litert/*.tflite",
     "coreml/*.mlpackage/*.mlmodel", "coreml/*.mlpackage/*.bin",
 )  # fmt: skip
 _NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)

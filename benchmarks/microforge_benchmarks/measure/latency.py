@@ -30,7 +30,12 @@ from microforge.errors import BundleError
 from microforge_benchmarks.measure import memory
 from microforge_benchmarks.measure.worker import Kind, MeasurementJob, Measurements
 
-_ENGINES = {"onnx": "onnxruntime", "executorch": "executorch", "coreml": "coremltools"}
+_ENGINES = {
+    "onnx": "onnxruntime",
+    "executorch": "executorch",
+    "coreml": "coremltools",
+    "litert": "ai-edge-litert",
+}
 #: numpy's BLAS is not used, but it reserves a buffer per thread, which counts under RLIMIT_DATA.
 _VARIABLES = {"OPENBLAS_NUM_THREADS": "1"}
 

@@ -163,9 +163,11 @@ def _peak_of(role: Role, peaks: dict[Role, int]) -> Iterator[None]:
 def _load_engine(target: str) -> None:
     """Import the engine, so that its memory can be separated from that of the networks."""
     if target == "onnx":
-        import microforge_runtimes.engines.onnx  # noqa: F401
+        import microforge_runtimes.engines.onnx
     elif target == "executorch":
         import executorch.runtime  # noqa: F401
+    elif target == "litert":
+        import microforge_runtimes.engines.litert  # noqa: F401
 
 
 def measure_profile(job: MeasurementJob) -> Measurements:

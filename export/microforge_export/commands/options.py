@@ -106,7 +106,7 @@ DoctorTargets = Annotated[
     str | None,
     typer.Option(
         "--target",
-        help="Engines that must be usable, separated by commas: onnx, executorch, coreml. Default: onnx, and every installed package in a tested version.",
+        help="Engines that must be usable, separated by commas: onnx, executorch, coreml, litert. Default: onnx, and every installed package in a tested version.",
         metavar="NAMES",
     ),
 ]
@@ -115,7 +115,7 @@ DoctorTargets = Annotated[
 Targets = Annotated[
     str,
     typer.Option(
-        help="Engines to build for, separated by commas: onnx, executorch, coreml.",
+        help="Engines to build for, separated by commas: onnx, executorch, coreml, litert.",
         metavar="NAMES",
         rich_help_panel=_CONTENT,
     ),
@@ -208,7 +208,7 @@ PromptFile = Annotated[
 
 # Tuning
 TuneTarget = Annotated[
-    str, typer.Option(help="Engine to tune for: onnx, executorch or coreml.", metavar="NAME")
+    str, typer.Option(help="Engine to tune for: onnx, executorch, coreml or litert.", metavar="NAME")
 ]
 Prefer = Annotated[
     str,

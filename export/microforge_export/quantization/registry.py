@@ -27,6 +27,10 @@ def quantized_lowering(target: TargetName) -> QuantizedLower:
         from microforge_export.quantization import coreml
 
         return coreml.lower_all_int8
+    if target == "litert":
+        from microforge_export.quantization import litert
+
+        return litert.lower_all_int8
     raise SpecError(f"{target} has no int8 path in this version; build it with --precision fp32")
 
 
@@ -49,4 +53,10 @@ def quantizable_factory(target: TargetName) -> QuantizableFactory:
         from microforge_export.quantization import coreml
 
         return coreml.CoreMLQuantizable.make
-    raise SpecError(f"target {target!r} cannot be tuned in this version; available: onnx, executorch, coreml")
+    if target == "litert":
+        from microforge_export.quantization import litert
+
+        return litert.LiteRTQuantizable.make
+    raise SpecError(
+        f"target {target!r} cannot be tuned in this version; available: onnx, executorch, coreml, litert"
+    )

@@ -15,14 +15,20 @@ from microforge.errors import SpecError
 from microforge_export.recipes.int8_recipe import Int8Recipe
 from microforge_export.recipes.recipe_file import read_recipe
 
-AVAILABLE_TARGETS: tuple[TargetName, ...] = ("onnx", "executorch", "coreml")
+AVAILABLE_TARGETS: tuple[TargetName, ...] = ("onnx", "executorch", "coreml", "litert")
 AVAILABLE_PRECISIONS: dict[TargetName, tuple[Precision, ...]] = {
     "onnx": ("fp32", "int8"),
     "executorch": ("fp32", "int8"),
     "coreml": ("fp32", "fp16", "int8"),
+    "litert": ("fp32", "int8"),
 }
 #: The precision of a target by default. Apple's Neural Engine computes in fp16 only.
-DEFAULT_PRECISION: dict[TargetName, Precision] = {"onnx": "fp32", "executorch": "fp32", "coreml": "fp16"}
+DEFAULT_PRECISION: dict[TargetName, Precision] = {
+    "onnx": "fp32",
+    "executorch": "fp32",
+    "coreml": "fp16",
+    "litert": "fp32",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

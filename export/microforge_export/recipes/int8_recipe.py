@@ -31,6 +31,7 @@ SCHEMES: Mapping[TargetName, tuple[Scheme, ...]] = {
     "onnx": ("fp32", "weight-only", "dynamic", "static"),
     "executorch": ("fp32", "weight-only", "dynamic", "static"),
     "coreml": ("fp16", "linear8", "palettize6", "palettize4"),
+    "litert": ("fp32", "weight-only", "dynamic"),
 }
 #: The group that stands for all groups that a recipe does not name.
 OTHERS = "*"

@@ -17,6 +17,11 @@ PACKAGES: Mapping[TargetName, Mapping[str, str]] = {
     "onnx": {"onnx": "export", "onnx_ir": "export", "onnxscript": "export", "onnxruntime": "onnx"},
     "executorch": {"executorch": "executorch"},
     "coreml": {"coremltools": "coreml"},
+    "litert": {
+        "litert_torch": "litert-export",
+        "ai_edge_quantizer": "litert-export",
+        "ai_edge_litert": "litert",
+    },
 }
 
 
@@ -25,6 +30,7 @@ VERSIONS: Mapping[TargetName, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "executorch": ("executorch", "torchao"),
     "coreml": ("coremltools",),
+    "litert": ("litert-torch", "ai-edge-quantizer", "ai-edge-litert"),
 }
 
 
@@ -60,4 +66,8 @@ def lowering(target: TargetRecipe) -> Lower:
         from microforge_export.targets.coreml.target import lower_all as lower_coreml
 
         return functools.partial(lower_coreml, recipe=RECIPES[target.precision])
+    if target.name == "litert":
+        from microforge_export.targets.litert.lower import lower_all as lower_litert
+
+        return lower_litert
     raise KeyError(target.name)

@@ -113,7 +113,9 @@ Composite = Annotated[
 # Model
 Target = Annotated[
     str | None,
-    _option(_MODEL, "Engine: onnx (default), executorch or coreml, if the bundle has it.", metavar="NAME"),
+    _option(
+        _MODEL, "Engine: onnx (default), executorch, coreml or litert, if the bundle has it.", metavar="NAME"
+    ),
 ]
 Threads = Annotated[int | None, _option(_MODEL, "CPU threads of the engine.", min=1, max=1024, metavar="N")]
 

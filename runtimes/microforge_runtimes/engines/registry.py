@@ -36,4 +36,10 @@ def open_session(bundle: Bundle, target: str, key: str, threads: int | None = No
         # Core ML itself runs on Apple's systems only; elsewhere its files are interpreted, and checked so.
         on_mac = platform.system() == "Darwin"
         return CoreMLSession(path, component, key) if on_mac else MilSession(path, component, key)
-    raise BundleError(f"this version has no runtime for target {target!r}; it has: onnx, executorch, coreml")
+    if target == "litert":
+        from microforge_runtimes.engines.litert import LiteRTSession
+
+        return LiteRTSession(path, key, component, threads)
+    raise BundleError(
+        f"this version has no runtime for target {target!r}; it has: onnx, executorch, coreml, litert"
+    )

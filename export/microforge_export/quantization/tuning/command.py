@@ -19,7 +19,7 @@ from microforge_export.recipes.recipe_file import check_note, read_recipe, rende
 from microforge_export.targets.registry import require_packages
 
 #: Engines whose artefacts can be timed on the machine that tunes.
-_TIMED_ENGINES = ("onnx", "executorch")
+_TIMED_ENGINES = ("onnx", "executorch", "litert")
 
 
 @dataclass(frozen=True, kw_only=True)
