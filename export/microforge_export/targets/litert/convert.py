@@ -59,6 +59,7 @@ def convert(components: Sequence[SourceComponent], programs: Mapping[str, Export
     Raises:
         GraphLintError: if litert-torch cannot convert a component; names it.
     """
+    litert_torch.config.show_progress = False
     converter: Any = litert_torch.Converter()
     with refusing(", ".join(item.key for item in components)), quiet(), _without_logs():
         for item in components:
