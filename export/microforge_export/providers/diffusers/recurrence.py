@@ -78,6 +78,8 @@ def _branch_weights(recording: LoopRecording, guidance: float | None) -> tuple[f
     if len(branches) == 1:
         return (1.0,)
     shares = recording.inputs[1][branches]
+    if abs(shares.sum()) < 1e-12:
+        raise SpecError("the network's output does not change the sample")
     weights = shares / shares.sum()
     if len(branches) == 2 and guidance is not None:
         exact = np.array([1.0 - guidance, guidance])
