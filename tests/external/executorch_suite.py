@@ -47,8 +47,8 @@ from microforge_export.targets.executorch.lower import lower_all, refusing
 app = command_app("Run ExecuTorch's operator suite through the INT8 export.")
 #: Signal-to-error ratio of outputs behind one quantized layer: static ranges leave about 8 bits.
 MIN_QUANTIZED_DB = 20.0
-#: Relative to the largest output: XNNPACK sums in another order.
-TOLERANCE = 1e-4
+#: The suite's own, absolute and relative to the largest output.
+TOLERANCE = 1e-3
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.int64: "int64", torch.int32: "int32"}
 
 
@@ -184,7 +184,7 @@ def main(
             kind = result.split(":", 1)[0]
             counts[kind] += 1
             if kind in ("refused", "no kernel"):
-                refusals[case.name] = result.split(": ", 1)[-1][:160]
+                refusals[case.name] = result[:160]
             elif kind in ("different", "crashed"):
                 defects[case.name] = result
     values = {"outcomes": dict(sorted(counts.items())), "refusals": refusals, "defects": defects}
