@@ -12,7 +12,7 @@ import pytest
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Family -> folder written by the library's ``save_pretrained``."""
     pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
-    from tiny_models import save
+    from tests.microforge_export.providers.diffusers.tiny_models import save
 
     root, written = tmp_path_factory.mktemp("models"), dict[str, Path]()
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-from tiny_models import BETAS
 
 from microforge_export.providers.diffusers.replay import measured_sampler
 from microforge_export.providers.diffusers.sampling_loop import SchedulerLoop
+from tests.microforge_export.providers.diffusers.tiny_models import BETAS
 
 #: Name -> (scheduler, its configuration, steps, options of each step).
 SETTINGS: Mapping[str, tuple[str, Mapping[str, Any], int, Mapping[str, Any]]] = {

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
-sys.path.insert(0, str(Path(__file__).parent))
 
 from microforge.errors import MicroForgeError
 from microforge_export.providers.diffusers.folder import read_folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
-sys.path.insert(0, str(Path(__file__).parent))
 
 from microforge.bundle.manifest import Size
 from microforge.components.torch_session import TorchOpener
@@ -91,7 +89,7 @@ def test_several_step_counts_make_a_table_each(model_folder: Folder) -> None:
 
 
 def test_another_autoencoder_takes_the_place_of_the_folder_s(model_folder: Folder, tmp_path: Path) -> None:
-    from tiny_models import tiny_vae
+    from tests.microforge_export.providers.diffusers.tiny_models import tiny_vae
 
     tiny_vae().save_pretrained(tmp_path / "taesd")
     model = read_source(model_folder("sd-turbo"), SourceOptions(vae=tmp_path / "taesd"))
@@ -121,7 +119,7 @@ def test_a_size_that_cannot_be_halved_is_refused(model_folder: Folder) -> None:
 
 def test_a_lora_is_folded_into_the_weights(model_folder: Folder, tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="needs the extra [diffusers]")
-    from lora_files import write_lora
+    from tests.microforge_export.providers.diffusers.lora_files import write_lora
 
     file = write_lora(model_folder("sd-turbo"), tmp_path / "style.safetensors")
     request, size = Request("a red apple", "generate"), Size(height=64, width=64)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
-sys.path.insert(0, str(Path(__file__).parent))
-
-import settings
 
 from microforge.bundle.sampling import SamplerTable
 from microforge.errors import SpecError
 from microforge_benchmarks.conformance.sampler_cases import TABLES
 from microforge_export.providers.diffusers.replay import measured_sampler, replay_error
 from microforge_export.providers.diffusers.sampling_loop import SchedulerLoop
+from tests.microforge_export.providers.diffusers import settings
+from tests.microforge_export.providers.diffusers.tiny_models import BETAS
 
 
 @pytest.mark.parametrize("name", settings.SETTINGS)
@@ -39,7 +35,7 @@ def test_table_follows_the_scheduler_on_random_data(name: str) -> None:
 def test_non_linear_option_is_refused_by_name(scheduler: str, option: dict[str, object]) -> None:
     import diffusers
 
-    made = getattr(diffusers, scheduler)(**settings.BETAS, **option)
+    made = getattr(diffusers, scheduler)(**BETAS, **option)
     name, value = next(iter(option.items()))
     with pytest.raises(SpecError, match=f"{scheduler}: {name}={value!r} makes the sampler non-linear"):
         measured_sampler(SchedulerLoop(made, 10), 10)
