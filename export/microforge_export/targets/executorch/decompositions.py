@@ -3,8 +3,9 @@
 The partitioner leaves an operator outside its delegate if it has no kernel for its form: reductions over other axes
 than the last two of four, norms, ``expand``, ``select``, ``unsqueeze``, alias copies, and matmuls with broadcast batch
 axes. Each such operator splits the delegate in two. Here a reduction becomes a product with a constant of equal
-weights, which every engine runs fast, and the others become views, slices and products with ones. ``simplify``
-applies the decompositions and folds constants.
+weights, which every engine runs fast, and the others become views, slices and products with ones. GELU in its tanh
+form is spelled out, because XNNPACK's delegate computes the exact form in its place. ``simplify`` applies the
+decompositions and folds constants.
 """
 
 from __future__ import annotations
@@ -160,6 +161,13 @@ def _matmul(a: Tensor, b: Tensor) -> Tensor:
     return _shaped(torch.bmm(left, right), (*batch, a.shape[-2], b.shape[-1]))
 
 
+def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
+    """The tanh form; (1 + tanh(u)) / 2 is sigmoid(2 u)."""
+    if approximate != "tanh":
+        return NotImplemented  # stays as it is
+    return x * torch.sigmoid(2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x))
+
+
 def _new_zeros(x: Tensor, size: Sequence[int], **options: Any) -> Tensor:
     return torch.zeros(tuple(size), dtype=options.get("dtype") or x.dtype)
 
@@ -179,6 +187,7 @@ DECOMPOSITIONS: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
     aten.unbind.int: _unbind,
     aten.expand.default: _expand,
     aten.matmul.default: _matmul,
+    aten.gelu.default: _gelu,
     aten.new_zeros.default: _new_zeros,
     aten.alias.default: _alias,
 }
