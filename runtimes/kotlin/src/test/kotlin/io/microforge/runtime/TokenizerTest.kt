@@ -60,6 +60,24 @@ class TokenizerTest {
     }
 
     @Test
+    fun `a stranger's tokenizer cannot make a text grow without bound or end the process`() {
+        val model = """"model":{"vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"ByteLevel"}"""
+        val long = """{"type":"Replace","pattern":{"String":"a"},"content":"${"a".repeat(9)}"}"""
+        val refused = mapOf(
+            """{"type":"Sequence","normalizers":[$long,$long]}""" to "81.0 times longer",
+            """{"type":"Sequence","normalizers":[${List(33) { """{"type":"NFC"}""" }.joinToString()}]}""" to "33 steps",
+            """{"type":"Replace","pattern":{"Regex":""},"content":"a"}""" to "empty pattern",
+            """{"type":"Replace","pattern":{"Regex":"${"a".repeat(3000)}"},"content":"a"}""" to "2048 characters",
+            """{"type":"Replace","pattern":{"Regex":"("},"content":"a"}""" to "not understood",
+        )
+        for ((normalizer, message) in refused) {
+            assertContains(assertFailsWith<BundleError> { TokenizerJson.parse("""{"normalizer":$normalizer,$model}""") }.message.orEmpty(), message)
+        }
+        val deep = TokenizerJson.parse("""{"normalizer":{"type":"Replace","pattern":{"Regex":"(a|b)*c"},"content":"a"},$model}""")
+        assertContains(assertFailsWith<BundleError> { deep.ids("ab".repeat(100_000)) }.message.orEmpty(), "too deep")
+    }
+
+    @Test
     fun `what is no tokenizer, or one that is not understood, is one line`() {
         val texts = mapOf(
             "" to "is not a tokenizer.json", "[]" to "is not a tokenizer.json", "{}" to "is not a tokenizer.json",

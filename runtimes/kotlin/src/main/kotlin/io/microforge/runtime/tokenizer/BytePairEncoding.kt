@@ -88,6 +88,7 @@ internal class BytePairEncoding(
             require(!model.flag("byte_fallback", false)) { "byte_fallback is not understood" }
             require(model["dropout"] == null || model["dropout"] is JsonNull) { "dropout is not understood" }
             val vocabulary = model.getValue("vocab").jsonObject.mapValues { it.value.jsonPrimitive.int }
+            require(vocabulary.isNotEmpty()) { "its vocabulary is empty" }
             val merges = HashMap<Long, Merge>()
             model.getValue("merges").jsonArray.forEachIndexed { rank, entry ->
                 val (left, right) = sides(entry)

@@ -30,7 +30,13 @@ public class TokenizerJson private constructor(
     public fun ids(text: String): LongArray = firstIds(text, Int.MAX_VALUE)
 
     /** At least the first [count] ids of [text], or all; a long text is not tokenized to its end. */
-    public fun firstIds(text: String, count: Int): LongArray {
+    public fun firstIds(text: String, count: Int): LongArray = try {
+        encoded(text, count)
+    } catch (error: StackOverflowError) { // of a pattern that goes down by recursion
+        throw BundleError("this tokenizer cannot encode the text: its pattern is too deep", error)
+    }
+
+    private fun encoded(text: String, count: Int): LongArray {
         val ids = mutableListOf<Int>()
         for (piece in added.pieces(text, normalize)) {
             if (piece.id != null) {
@@ -54,6 +60,7 @@ public class TokenizerJson private constructor(
          */
         public fun parse(text: String, where: String = "tokenizer.json"): TokenizerJson = try {
             val values = jsonTree(text).jsonObject
+            checkLimits(values)
             val model = values.getValue("model").jsonObject
             val normalize = normalizer(values["normalizer"])
             TokenizerJson(
