@@ -44,7 +44,8 @@ class SamplerTest {
     fun `pixels are rounded to the even number and broken values are refused`() {
         val levels = floatArrayOf(0.5f / 255f, 1.5f / 255f, -1f, 2f, 0.25f, 1f)
         val pixels = toPixels(Floats(listOf(1, 3, 1, 2), levels))
-        assertEquals(listOf(0, 0, 64, 2, 255, 255), listOf(pixels[0, 0, 0], pixels[0, 0, 1], pixels[0, 0, 2], pixels[0, 1, 0], pixels[0, 1, 1], pixels[0, 1, 2]))
+        val row = (0..1).flatMap { column -> (0..2).map { channel -> pixels[0, column, channel] } }
+        assertEquals(listOf(0, 0, 64, 2, 255, 255), row)
         assertFailsWith<GenerationError> { toPixels(Floats(listOf(1, 3, 1, 1), floatArrayOf(0f, Float.NaN, 0f))) }
         assertNull(Step(1, 1, 0.0, pixelsFloats(), pixelsFloats(), pixelsFloats(), emptyMap(), null, null).preview())
     }

@@ -25,7 +25,9 @@ class TokenizerTest {
             val wrong = lines.map { Json.parseToJsonElement(it) }.filter { line ->
                 tokenizer.ids(line.text("text")).toList() != line.items("ids").map { it.jsonPrimitive.long }
             }
-            val shown = wrong.take(5).joinToString { line -> "${line.jsonObject["text"]} gives ${tokenizer.ids(line.text("text")).toList()}, not ${line.items("ids")}" }
+            val shown = wrong.take(5).joinToString { line ->
+                "${line.jsonObject["text"]} gives ${tokenizer.ids(line.text("text")).toList()}, not ${line.items("ids")}"
+            }
             assertTrue(wrong.isEmpty(), "$name: ${wrong.size} differ: $shown")
         }
     }

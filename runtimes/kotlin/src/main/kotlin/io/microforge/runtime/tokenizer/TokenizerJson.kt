@@ -30,10 +30,13 @@ public class TokenizerJson private constructor(
     public fun ids(text: String): LongArray = firstIds(text, Int.MAX_VALUE)
 
     /** At least the first [count] ids of [text], or all; a long text is not tokenized to its end. */
-    public fun firstIds(text: String, count: Int): LongArray = try {
-        encoded(text, count)
-    } catch (error: StackOverflowError) { // of a pattern that goes down by recursion
-        throw BundleError("this tokenizer cannot encode the text: its pattern is too deep", error)
+    public fun firstIds(text: String, count: Int): LongArray {
+        try {
+            return encoded(text, count)
+        } catch (error: StackOverflowError) {
+            // of a pattern that goes down by recursion
+            throw BundleError("this tokenizer cannot encode the text: its pattern is too deep", error)
+        }
     }
 
     private fun encoded(text: String, count: Int): LongArray {
