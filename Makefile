@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo "$$python" && break; done)
 
-.PHONY: help env demo test lint audit external docs fuzz arm64 conformance clean test-python test-kotlin
+.PHONY: help env demo test lint lint-kotlin audit external docs fuzz arm64 conformance clean test-python test-kotlin
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,13 +50,14 @@ test-kotlin: $(BUNDLE)/manifest.json ## the Kotlin runtime on the golden files a
 		echo "test-kotlin: skipped, no $(MAVEN) found; install a JDK 17 and Maven"; \
 	fi
 
-lint: $(STAMP) ## ruff, mypy --strict, import contracts; ktlint where Maven is
+lint: $(STAMP) ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@if command -v $(MAVEN) >/dev/null; then cd runtimes/kotlin && $(MAVEN) $(MAVEN_ARGS) antrun:run@ktlint; \
-	else echo "lint: ktlint skipped, no $(MAVEN) found"; fi
+
+lint-kotlin: ## ktlint; needs a JDK 17 and Maven
+	cd runtimes/kotlin && $(MAVEN) $(MAVEN_ARGS) antrun:run@ktlint
 
 audit: $(STAMP) ## list the wheel's packages (SBOM) in build/audit and look up known vulnerabilities
 	scripts/audit.sh build/audit $(BIN)/python
