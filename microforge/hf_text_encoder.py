@@ -194,6 +194,8 @@ TASK_PREFIXES = {task: "" if task == "generate" else f"{task}: " for task in TAS
 class HuggingFaceTokenizer(PromptTokenizer):
     """The tokenizer of an external text encoder, which pads every prompt to one length on the right."""
 
+    _FIXED_LENGTH = True
+
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Wrap a tokenizer whose padding is set to a fixed length.
 

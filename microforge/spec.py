@@ -38,7 +38,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "depth": (1, MAX_BLOCKS), "mid_depth": (0, MAX_BLOCKS), "num_layers": (0, MAX_BLOCKS),
     "encoder_depths": (0, MAX_BLOCKS), "decoder_depths": (0, MAX_BLOCKS), "conv_kernel": (1, 31), "state_dim": (1, 1024),
     "ffn_expansion": (1, 16), "adaln_groups": (1, 64), "num_plan_tokens": (1, 4096), "max_length": (1, 16_384),
-    "vocab_size": (1, 1 << 22), "native_size": (1, MAX_SIDE), "dense_limit": (0, 1 << 20),
+    "vocab_size": (1, 1 << 22), "native_size": (1, MAX_SIDE), "dense_limit": (0, 1 << 30),
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,8 @@ class TokenIds:
 class PromptTokenizer:
     """Encodes prompts for the text encoder."""
 
+    _FIXED_LENGTH: ClassVar[bool] = False  # whether ``load`` keeps the file's padding to one length
+
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Wrap a tokenizer of the library ``tokenizers``.
 
@@ -83,7 +86,7 @@ class PromptTokenizer:
         except OSError as error:
             raise CheckpointError(f"cannot read tokenizer {path}: {error}") from None
         try:
-            tokenizer = parse_tokenizer(text)
+            tokenizer = parse_tokenizer(text, cls._FIXED_LENGTH)
         except TokenizerFileError as error:
             raise CheckpointError(f"{path} {error}") from None
         return cls(tokenizer)

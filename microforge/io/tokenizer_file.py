@@ -22,6 +22,8 @@ from microforge.io.quiet import quiet_stderr
 
 #: Most steps of one kind (normalizer, pre-tokenizer ...), and times that they may lengthen a text together.
 MAX_STEPS, MAX_GROWTH = 32, 64
+#: Most tokens that a prompt may be padded to.
+MAX_LENGTH = 16_384
 #: Longest pattern or replacement in characters.
 _MAX_PATTERN = 2048
 #: Keys of the steps of a sequence.
@@ -39,8 +41,11 @@ class TokenizerFileError(ValueError):
     """A file that is no ``tokenizer.json``, or one that must not be run; one line that begins with a verb."""
 
 
-def parse_tokenizer(text: str) -> Tokenizer:
+def parse_tokenizer(text: str, fixed_length: bool = False) -> Tokenizer:
     """The tokenizer of a ``tokenizer.json``'s ``text``, without padding and truncation.
+
+    Args:
+        fixed_length: keep padding on the right to one length, and the cut at that length, if the file has them.
 
     Raises:
         TokenizerFileError: when it is not one, or could lengthen a text out of proportion.
@@ -53,7 +58,24 @@ def parse_tokenizer(text: str) -> Tokenizer:
         raise TokenizerFileError("is not a tokenizer.json: it holds no JSON object")
     _check(values)
     with quiet_stderr():  # a panic prints itself before it is raised
-        return _opened(json.dumps({**values, "padding": None, "truncation": None}))
+        tokenizer = _opened(json.dumps({**values, "padding": None, "truncation": None}))
+    if fixed_length:
+        _fix_length(tokenizer, values.get("padding"))
+    return tokenizer
+
+
+def _fix_length(tokenizer: Tokenizer, padding: Any) -> None:
+    """Pad and cut at the one length of ``padding``, as the file has it; nothing for padding of another kind."""
+    try:
+        length, pad_id, token = padding["strategy"]["Fixed"], padding["pad_id"], padding["pad_token"]
+    except (TypeError, KeyError):
+        return
+    if not isinstance(length, int) or not 1 <= length <= MAX_LENGTH:
+        raise TokenizerFileError(f"pads to {str(length)[:40]} tokens; allowed: 1 to {MAX_LENGTH}")
+    if not isinstance(token, str) or tokenizer.token_to_id(token) != pad_id:
+        raise TokenizerFileError("pads with a token that it does not have")
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(direction="right", pad_id=pad_id, pad_token=token, length=length)
 
 
 def _opened(text: str) -> Tokenizer:

@@ -76,9 +76,7 @@ class VAESettings(TrainingSettings):
     pool_sizes: tuple[int, ...] = (4, 16, 64)  # in pixels
     crop: int | None = None  # side of square image crops in pixels; None trains on whole images
     decoder_noise: float = 0.1  # noise on the latents of a decoder-only run, in their standard deviations
-    alpha: bool = (
-        False  # a fourth decoder channel: how much of each pixel objects cover (scenes and stickers only)
-    )
+    alpha: bool = False  # a fourth decoder channel, the opacity of objects (scenes and stickers only)
     alpha_weight: float = 1.0  # L1 of that channel
     # optional loss terms
     fft: float = 0.0  # L1 of spectrum magnitudes

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import atheris
 
+sys.dont_write_bytecode = True  # a reader that imports writes no files
+
 with atheris.instrument_imports(
     include=[
         "microforge",

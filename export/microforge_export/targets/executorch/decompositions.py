@@ -161,7 +161,7 @@ def _matmul(a: Tensor, b: Tensor) -> Tensor:
     return _shaped(torch.bmm(left, right), (*batch, a.shape[-2], b.shape[-1]))
 
 
-def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
+def _gelu(x: Tensor, *, approximate: str = "none") -> Any:
     """The tanh form; (1 + tanh(u)) / 2 is sigmoid(2 u)."""
     if approximate != "tanh":
         return NotImplemented  # stays as it is

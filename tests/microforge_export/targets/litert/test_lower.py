@@ -112,7 +112,8 @@ def test_int8_stores_a_quarter_and_stays_close() -> None:
 def test_a_program_that_litert_cannot_express_is_refused_by_name() -> None:
     class Values(nn.Module):
         def forward(self, latent: Tensor) -> Tensor:
-            return torch.linalg.eigvals(latent).real
+            values: Tensor = torch.linalg.eigvals(latent).real
+            return values
 
     latent = tensor("latent", 1, 4, 4)
     component = SourceComponent("odd", "vae_decoder", None, Values(), (latent,), (tensor("image", 1, 4),))
