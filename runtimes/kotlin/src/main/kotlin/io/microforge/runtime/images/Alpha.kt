@@ -8,6 +8,9 @@ import io.microforge.runtime.Pixels
 /** Below this alpha an image laid on white says too little about its own colour. */
 private const val FAINT = 16f
 
+/** A level of the darkest channel from which a colour counts as white of the source's own. */
+private const val NEARLY_WHITE = 200
+
 /** Distance in source pixels up to which a pixel visibly changes an enlarged image. */
 private const val REACH = 4
 
@@ -85,6 +88,61 @@ internal fun colorRange(colors: Pixels, alpha: Pixels, factor: Int): ColorRange 
         repeated(pixelsLike(colors) { y, x, c -> level(y, x, c, 0, lowest) }, factor),
         repeated(pixelsLike(colors) { y, x, c -> level(y, x, c, 255, highest) }, factor),
     )
+}
+
+/**
+ * [colors], taken off white, without the white that a model let into the edge of what is visible. A model's image has soft edges,
+ * softer than [alpha]: what lies just inside an outline holds some of the white around it. So much white is taken off there that no
+ * colour is lighter than those deeper inside. Where the source's colours [own] are nearly white, and in parts that have no inside,
+ * nothing changes. White may have come in by [reach] pixels.
+ */
+internal fun withoutRim(colors: Pixels, alpha: Pixels, own: Pixels, reach: Int): Pixels {
+    val inside = spread(pixelsLike(alpha, 1) { y, x, _ -> if (alpha[y, x, 0] == 255) 1 else 0 }, reach, ::minOf)
+    val nearInside = spread(inside, 3 * reach, ::maxOf)
+    val lightest = spread(pixelsLike(colors) { y, x, c -> if (inside[y, x, 0] > 0) colors[y, x, c] else 0 }, 3 * reach, ::maxOf)
+    val ownLightest = spread(pixelsLike(own) { y, x, c -> if (alpha[y, x, 0] > 0) own[y, x, c] else 0 }, reach, ::maxOf)
+
+    fun whiteShare(y: Int, x: Int): Float {
+        val ownIsWhite = (0..2).minOf { ownLightest[y, x, it] } >= NEARLY_WHITE
+        if (inside[y, x, 0] > 0 || nearInside[y, x, 0] == 0 || ownIsWhite) return 0f
+        val white = (0..2).maxOf { (colors[y, x, it] - lightest[y, x, it].toFloat()) / maxOf(255f - lightest[y, x, it], 1f) }
+        return minOf(maxOf(white, 0f), 0.95f)
+    }
+
+    return pixelsLike(colors) { y, x, c ->
+        val share = whiteShare(y, x)
+        val clean = minOf(maxOf((colors[y, x, c] - 255f * share) / (1f - share), 0f), 255f)
+        val unknown = minOf(maxOf((share - 0.5f) / 0.4f, 0f), 1f) // what is nearly all white says too little about its own colour
+        rounded((1f - unknown) * clean + unknown * lightest[y, x, c])
+    }
+}
+
+/** As [around], one axis after the other and in steps of doubled width: for a long [reach]. */
+private fun spread(values: Pixels, reach: Int, extreme: (Int, Int) -> Int): Pixels {
+    val rows = spreadRows(values, reach, extreme)
+    return transposed(spreadRows(transposed(rows), reach, extreme))
+}
+
+private fun transposed(image: Pixels): Pixels =
+    Pixels(image.width, image.height, image.channels, ByteArray(image.data.size)).also { turned ->
+        forEachByte(turned) { row, column, channel -> image[column, row, channel] }
+    }
+
+private fun spreadRows(values: Pixels, reach: Int, extreme: (Int, Int) -> Int): Pixels {
+    val lines = Array(values.height * values.channels) { line ->
+        val (row, channel) = line / values.channels to line % values.channels
+        val wide = IntArray(values.width + 2 * reach) { values[row, (it - reach).coerceIn(0, values.width - 1), channel] }
+        var covered = 1
+        var size = wide.size
+        while (covered < 2 * reach + 1) {
+            val step = minOf(covered, 2 * reach + 1 - covered)
+            size -= step
+            for (index in 0 until size) wide[index] = extreme(wide[index], wide[index + step])
+            covered += step
+        }
+        wide
+    }
+    return pixelsLike(values) { row, column, channel -> lines[row * values.channels + channel][column] }
 }
 
 private fun around(values: Pixels, reach: Int, extreme: (Int, Int) -> Int): Pixels = pixelsLike(values) { row, column, channel ->

@@ -7,6 +7,7 @@ import io.microforge.runtime.bundle.Size
 import io.microforge.runtime.bundle.SourceEntry
 import io.microforge.runtime.fromPixels
 import io.microforge.runtime.toPixels
+import kotlin.math.ceil
 
 /** An upright image in sRGB: its [colors] (3 channels), and its [alpha] (1 channel) or null. */
 public class SourceImage(public val colors: Pixels, public val alpha: Pixels? = null) {
@@ -131,6 +132,12 @@ internal fun assembleEnlargement(request: SourceRequest, generated: List<Triple<
     return withAlpha(replaceFaint(colors, alpha, enlargeColors(source.colors, source.alpha, request.factor)), alpha)
 }
 
+/** Pixels of the source over which a model's image blurs an edge: two of the canvas. */
+private fun softness(place: Place): Int {
+    val scale = maxOf(place.own.height.toDouble() / place.size.height, place.own.width.toDouble() / place.size.width)
+    return ceil(2 * scale).toInt().coerceIn(1, 32)
+}
+
 /** The user's image, not enlarged, with alpha where the source has it, from the model's. */
 internal fun fromCanvas(request: SourceRequest, inputs: CanvasInputs, image: Pixels): Pixels {
     val source = request.source
@@ -139,7 +146,10 @@ internal fun fromCanvas(request: SourceRequest, inputs: CanvasInputs, image: Pix
     val alpha = source.alpha?.let { own ->
         if (!request.fillsMask || mask == null) own else pixelsLike(own) { y, x, _ -> if (mask[y, x]) 255 else own[y, x, 0] }
     }
-    if (alpha != null) colors = replaceFaint(offWhite(colors, alpha), alpha, source.colors)
+    if (alpha != null) {
+        val clean = withoutRim(offWhite(colors, alpha), alpha, source.colors, softness(inputs.place))
+        colors = replaceFaint(clean, alpha, source.colors)
+    }
     val region = changedRegion(request, inputs, image)
     if (region != null) {
         val made = colors
