@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from executorch.exir.backend.utils import WhyNoPartition
 from executorch.exir.delegate import executorch_call_delegate
 from executorch.exir.lowered_backend_module import get_lowered_submodules
@@ -50,8 +51,8 @@ def rejections() -> Iterator[Mapping[str, str]]:
 
 def operator_name(node: fx.Node) -> str:
     """The name of an operator of the ATen or edge dialect, for example ``aten.add.Tensor``."""
-    target: Any = node.target
-    return str(getattr(target, "_op", target))
+    target: Any = node.target  # an ATen operator has an attribute _op, too, which is a bare function
+    return str(target if isinstance(target, torch._ops.OpOverload) else getattr(target, "_op", target))
 
 
 def operators(graph: fx.Graph) -> list[str]:
