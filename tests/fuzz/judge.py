@@ -113,10 +113,11 @@ def _watched(reader: Reader) -> Iterator[None]:
         _hooked = True
     _events.clear()
     _active = reader
+    writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a first import would write its cache
     try:
         yield
     finally:
-        _active = None
+        _active, sys.dont_write_bytecode = None, writes_none
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
