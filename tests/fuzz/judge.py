@@ -113,7 +113,7 @@ def _watched(reader: Reader) -> Iterator[None]:
         _hooked = True
     _events.clear()
     _active = reader
-    writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a first import would write its cache
+    writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no cache of a first import
     try:
         yield
     finally:
