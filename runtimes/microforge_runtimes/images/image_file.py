@@ -129,8 +129,9 @@ def read_mask(mask: ImageInput, source: SourceImage, what: str = "--mask") -> Ma
     black_and_one_level = not ((levels > 0) & (levels < brightest)).any()
     area: Mask = levels > (0 if black_and_one_level else 127)
     if not area.any():
+        depth = "; of 16-bit colours only the upper 8 bits are read" if decoded.bits > 8 else ""
         raise DataError(
-            f"{_name(mask, what)} is black, its brightest value is {brightest} of 255; "
+            f"{_name(mask, what)} is black, its brightest value is {brightest} of 255{depth}; "
             "paint white what is to be generated"
         )
     if area.shape != size:  # of the source's full size, which was read at a smaller one

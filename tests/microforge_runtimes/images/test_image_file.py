@@ -63,7 +63,7 @@ def _deep_grey(path: Path) -> Path:
     return _saved(path, Image.fromarray(np.full((4, 4), 40_000, np.uint16)))
 
 
-def _deep_colour(path: Path) -> Path:
+def _deep_colour(path: Path, sample: bytes = b"\x12\x34") -> Path:
     """A PNG of 16-bit RGB, which Pillow can read but not write."""
     import struct
     import zlib
@@ -71,7 +71,7 @@ def _deep_colour(path: Path) -> Path:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = zlib.compress((b"\0" + b"\x12\x34" * 3 * 2) * 2)
+    rows = zlib.compress((b"\0" + sample * 3 * 2) * 2)
     header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
@@ -88,6 +88,15 @@ def test_read_source_image_refuses_16_bits_and_a_mask_of_them_is_right(
         read_source_image(path)
     if make is _deep_grey:
         assert read_mask(path, _source((4, 4))).all()
+
+
+@pytest.mark.parametrize("sample", [b"\0\1", b"\0\xff"])
+def test_read_mask_says_that_small_values_of_16_bit_colours_are_not_read(
+    tmp_path: Path, sample: bytes
+) -> None:
+    path = _deep_colour(tmp_path / "deep.png", sample)
+    with pytest.raises(DataError, match=r"is black, .* of 16-bit colours only the upper 8 bits are read"):
+        read_mask(path, _source((2, 2)))
 
 
 def _html(path: Path) -> None:
