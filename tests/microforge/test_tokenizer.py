@@ -157,13 +157,19 @@ def test_a_long_prompt_has_the_ids_of_tokenizing_it_whole(
     assert first is None or (len(first) >= max_length - 2 and first == whole[: len(first)])
 
 
+def _encoding_seconds(text: str) -> float:
+    """Processor time of one encoding; the least of several is not that of a busy machine."""
+    started = time.process_time()
+    TOKENIZER.encode(text)
+    return time.process_time() - started
+
+
 @pytest.mark.parametrize("piece", _PIECES)
 def test_a_prompt_of_a_megabyte_is_cut_before_it_is_tokenized(piece: str) -> None:
     text = "x" + piece * (1_000_000 // len(piece.encode())) + "x"
     short = "x" + piece * (30_000 // len(piece.encode())) + "x"
-    started = time.process_time()
+    assert min(_encoding_seconds(text) for _ in range(3)) < 1.0
     result = TOKENIZER.encode(text)
-    assert time.process_time() - started < 1.0
     assert result.truncated and list(result.ids[2:63]) == TOKENIZER.tokens(short)[:61]
 
 
